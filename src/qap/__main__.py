@@ -1,0 +1,37 @@
+"""`python -m qap`: runs a verb and turns what goes wrong into one line and an exit code."""
+
+import signal
+import sys
+from types import FrameType
+
+from qap.errors import Exit, QapError
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """SIGTERM unwinds like Ctrl-C, so that every process's owner ends it."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGHUP, _terminated)
+    from qap.cli import app
+
+    try:
+        app(prog_name="./qap")
+    except QapError as exc:
+        print(f"qap: {exc}", file=sys.stderr)
+        for line in exc.detail.splitlines():
+            print(f"  {line}", file=sys.stderr)
+        return exc.code
+    except KeyboardInterrupt:
+        print("qap: interrupted", file=sys.stderr)
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        return Exit.FAILED
+    return Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

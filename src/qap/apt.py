@@ -1,0 +1,203 @@
+"""Packages of other Debian suites and architectures, without touching the system's apt.
+
+A private apt configuration is derived from the machine's own sources: the same mirror
+and the same keyring, another suite. apt checks the archive's signature and every
+checksum; the system's lists, cache and dpkg status are neither read nor written.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qap.errors import MissingError, QapError
+from qap.paths import cache
+
+SUMS = "SHA256SUMS"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for one process at a time; others wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def mirror() -> str:
+    """The Debian mirror that this machine's own apt uses.
+
+    Raises:
+        MissingError: no apt here, or it has no Debian archive.
+    """
+    if shutil.which("apt-get") is None:
+        raise MissingError(
+            "apt-get is missing, and QEMU's source and the guests come through it: "
+            "run on Debian or Ubuntu, or bring a tree with --source DIR|TARBALL"
+        )
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(ORIGIN) $(LABEL) $(CODENAME)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split("\n")
+    rows = [line.split() for line in listed]
+    for row in rows:
+        if len(row) == 4 and row[1] == row[2] == "Debian" and "-" not in row[3]:
+            return row[0]
+    raise MissingError(
+        "apt on this machine lists no Debian archive: run `apt-get update`, "
+        "or add a Debian source beside the machine's own"
+    )
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One Debian suite, seen through a private apt configuration.
+
+    Args:
+        suite: Debian's codename, such as "trixie".
+    """
+
+    suite: str
+
+    @property
+    def home(self) -> Path:
+        return cache() / "apt" / self.suite
+
+    def _configure(self) -> Path:
+        if not KEYRING.exists():
+            raise MissingError(f"{KEYRING} is missing: install debian-archive-keyring")
+        uri = mirror()
+        for part in ("state/lists/partial", "cache/archives/partial"):
+            (self.home / part).mkdir(parents=True, exist_ok=True)
+        (self.home / "status").touch()
+        sources = self.home / "debian.sources"
+        wanted = (
+            f"Types: deb deb-src\nURIs: {uri}\nSuites: {self.suite}\n"
+            f"Components: main\nSigned-By: {KEYRING}\n"
+        )
+        if not sources.exists() or sources.read_text() != wanted:
+            sources.write_text(wanted)
+        conf = self.home / "apt.conf"
+        conf.write_text(
+            f'Dir::State "{self.home}/state";\n'
+            f'Dir::State::status "{self.home}/status";\n'
+            f'Dir::Cache "{self.home}/cache";\n'
+            f'Dir::Etc::sourcelist "{sources}";\n'
+            'Dir::Etc::sourceparts "-";\n'
+            'Dir::Etc::preferencesparts "-";\n'
+            'APT::Architectures { "amd64"; "s390x"; };\n'
+            'APT::Sandbox::User "root";\n'
+            'Acquire::Languages "none";\n'
+            'Acquire::Retries "3";\n'
+        )
+        return conf
+
+    def _run(self, argv: Sequence[str], cwd: Path, wanted: str) -> str:
+        conf = self._configure()
+        done = subprocess.run(
+            argv,
+            cwd=cwd,
+            env={**os.environ, "APT_CONFIG": str(conf), "LC_ALL": "C.UTF-8"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+            raise MissingError(
+                f"cannot bring {wanted} of Debian {self.suite} from {mirror()}, and it is "
+                "not cached: connect to the network and run this again",
+                "\n".join(errors or done.stderr.splitlines()[-5:]),
+            )
+        return done.stdout
+
+    def update(self) -> None:
+        """Bring the suite's package lists."""
+        self._run(["apt-get", "update", "--error-on=any"], self.home, "the package lists")
+
+    def _has_lists(self) -> bool:
+        return any((self.home / "state/lists").glob("*_Packages*"))
+
+    def show(self, package: str, field: str, architecture: str) -> str:
+        """One field of a package's record, such as Version or Depends."""
+        with locked(self.home):
+            if not self._has_lists():
+                self.update()
+            text = self._run(
+                ["apt-cache", "show", "--no-all-versions", f"{package}:{architecture}"],
+                self.home,
+                f"package {package}:{architecture}",
+            )
+        for line in text.splitlines():
+            name, _, value = line.partition(": ")
+            if name == field:
+                return value
+        raise QapError(f"Debian's {package}:{architecture} has no field {field}")
+
+    def download(self, package: str, architecture: str) -> Path:
+        """Bring a .deb unless it is cached; returns the file.
+
+        Raises:
+            MissingError: not cached, and no network or no such package.
+            QapError: the cached file is not what was downloaded; it has been removed.
+        """
+        name = f"{package}:{architecture}"
+        return self._brought(["apt-get", "download", name], name, "*.deb")
+
+    def source(self, package: str) -> Path:
+        """Bring a source package likewise; returns its .dsc."""
+        argv = ["apt-get", "source", "--download-only", "--only-source", package]
+        return self._brought(argv, f"source:{package}", "*.dsc")
+
+    def _brought(self, argv: Sequence[str], wanted: str, pattern: str) -> Path:
+        """What apt brings into an empty folder; kept in the cache once it is all there."""
+        target = self.home / "files" / wanted.replace(":", "_")
+        with locked(self.home):
+            if not target.exists():
+                self.update()
+                target.parent.mkdir(exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                    self._run(argv, Path(scratch), wanted)
+                    _write_sums(Path(scratch))
+                    shutil.copytree(scratch, target)
+            _check_sums(target)
+        return next(target.glob(pattern))
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
+    return {path.name: file_sha256(path) for path in files}
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [f"{value}  {name}\n" for name, value in _sums(folder).items()]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def _check_sums(folder: Path) -> None:
+    lines = (folder / SUMS).read_text().splitlines()
+    wanted = {name: value for value, name in (line.split("  ", 1) for line in lines)}
+    found = _sums(folder)
+    bad = sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+    if bad:
+        shutil.rmtree(folder)
+        raise QapError(
+            f"the cached {bad[0]} is corrupted (its SHA-256 is not the one it had when apt "
+            "checked it): removed, run this again to download it anew"
+        )

@@ -1,0 +1,147 @@
+"""The upstream source: brought, checked and unpacked as qemu/base, a git repo of one commit."""
+
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qap import apt, config
+from qap.errors import MissingError, QapError, UsageError
+from qap.git import Git
+from qap.paths import QEMU
+
+TREE = QEMU / "base"
+DEBIAN = "debian"
+EPOCH = "2025-01-01T00:00:00Z"
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """Which upstream is unpacked in qemu/base.
+
+    Attributes:
+        source: where it came from: a Debian suite, or the --source that was given.
+        package_version: Debian's version of it, "" for a --source.
+        version: QEMU's own, the content of its VERSION file.
+        commit: the one commit of qemu/base.
+    """
+
+    source: str
+    package_version: str
+    version: str
+    commit: str
+
+    @property
+    def title(self) -> str:
+        return f"QEMU {self.version} ({self.package_version or self.source})"
+
+
+def _record() -> Path:
+    return TREE / ".git" / "qap-base.json"
+
+
+def info() -> BaseInfo | None:
+    """What qemu/base holds, or None when there is nothing yet."""
+    if not _record().exists():
+        return None
+    return BaseInfo(**json.loads(_record().read_text()))
+
+
+def ensure(source: str | None = None) -> BaseInfo:
+    """Bring and unpack the base unless it is there.
+
+    Args:
+        source: a folder or tarball to use instead of Debian's; "debian" goes back to it;
+            None keeps what is there.
+    Raises:
+        MissingError: it can't be brought.
+        UsageError: `source` is not a QEMU tree.
+    """
+    present = info()
+    if present is not None and source is None:
+        return present
+    if source is None or source == DEBIAN:
+        if present is not None and present.package_version:
+            return present
+        return _from_debian()
+    return _from_path(Path(source).resolve())
+
+
+def _from_debian() -> BaseInfo:
+    wanted = config.base()
+    dsc = apt.Archive(wanted.suite).source(wanted.package)
+    version = next(
+        line.split(": ", 1)[1]
+        for line in dsc.read_text().splitlines()
+        if line.startswith("Version: ")
+    )
+    upstream = version.split(":")[-1]
+    if not upstream.startswith(f"{wanted.series}."):
+        raise QapError(
+            f"Debian {wanted.suite} now has {wanted.package} {version}, and the patches are for "
+            f"{wanted.series}: bring such a tree with --source DIR|TARBALL"
+        )
+    with tempfile.TemporaryDirectory(dir=QEMU, prefix=".unpack-") as scratch:
+        unpacked = Path(scratch) / "qemu"
+        argv = ["dpkg-source", "--no-copy", "--require-strong-checksums", "-x"]
+        done = subprocess.run(
+            [*argv, str(dsc), str(unpacked)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise QapError(f"dpkg-source could not unpack {dsc.name}", done.stderr.strip())
+        return _adopt(unpacked, f"Debian {wanted.suite}", version)
+
+
+def _from_path(path: Path) -> BaseInfo:
+    if not path.exists():
+        raise UsageError(f"--source {path}: there is no such file or folder")
+    with tempfile.TemporaryDirectory(dir=QEMU, prefix=".unpack-") as scratch:
+        copied = Path(scratch) / "qemu"
+        if path.is_dir():
+            ignored = shutil.ignore_patterns(".git", "build", "build-*")
+            shutil.copytree(path, copied, symlinks=True, ignore=ignored)
+        else:
+            try:
+                with tarfile.open(path) as tar:
+                    tar.extractall(scratch, filter="tar")
+            except tarfile.TarError as exc:
+                raise UsageError(f"--source {path}: not a tarball ({exc})") from exc
+            copied = next(entry for entry in Path(scratch).iterdir() if entry.is_dir())
+        return _adopt(copied, str(path), "")
+
+
+def _adopt(unpacked: Path, source: str, package_version: str) -> BaseInfo:
+    """Make the unpacked source qemu/base, keeping the builds that are there."""
+    if not (unpacked / "VERSION").exists() or not (unpacked / "configure").exists():
+        raise UsageError(f"{source} is not a QEMU source tree (no VERSION or no configure)")
+    for name in config.base().leave_out:
+        shutil.rmtree(unpacked / name, ignore_errors=True)
+    git = Git(unpacked)
+    git.init()
+    git("add", "-A", "-f", ".")
+    version = (unpacked / "VERSION").read_text().strip()
+    dates = {"GIT_AUTHOR_DATE": EPOCH, "GIT_COMMITTER_DATE": EPOCH}
+    git("commit", "-q", "-m", f"QEMU {version} {package_version}".strip(), env=dates)
+    found = BaseInfo(source, package_version, version, git.head())
+    builds = TREE / "build"
+    if builds.exists():
+        builds.rename(unpacked / "build")
+    shutil.rmtree(TREE, ignore_errors=True)
+    unpacked.rename(TREE)
+    _record().write_text(json.dumps(asdict(found), indent=2) + "\n")
+    return found
+
+
+def require() -> BaseInfo:
+    """What qemu/base holds.
+
+    Raises:
+        MissingError: nothing yet.
+    """
+    present = info()
+    if present is None:
+        raise MissingError("there is no qemu/base yet: run ./qap tree")
+    return present

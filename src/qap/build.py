@@ -1,0 +1,252 @@
+"""Configure and build qemu/tree or qemu/base under a profile."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from qap import apt, base, config, series
+from qap.errors import MissingError, QapError, unknown_name
+from qap.git import Git
+from qap.paths import CONFIGS, ROOT, cache, shown
+
+STATUS = re.compile(r"^@(\d+)/(\d+)@ ?(.*)")
+ERROR = re.compile(r"\b(error|undefined reference|FAILED)\b", re.IGNORECASE)
+Progress = Callable[[int, int, str], None]
+
+
+def quiet(done: int, total: int, what: str) -> None:
+    """A progress display that shows nothing."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """One build of QEMU.
+
+    Args:
+        profile: a name in configs/profiles/.
+        is_base: build the unpatched upstream rather than the fork.
+    """
+
+    profile: str
+    is_base: bool = False
+
+    @property
+    def name(self) -> str:
+        return "base" if self.is_base else "fork"
+
+    @cached_property
+    def settings(self) -> config.Profile:
+        return config.profile(self.profile)
+
+    @property
+    def tree(self) -> Path:
+        return base.TREE if self.is_base else series.TREE
+
+    @property
+    def folder(self) -> Path:
+        return self.tree / "build" / self.profile
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "qap-build.json"
+
+    def tools(self) -> dict[str, str]:
+        """The programs it builds, each with its path in the build folder."""
+        names = [f"qemu-system-{target.removesuffix('-softmmu')}" for target in self._systems()]
+        inside = {"qemu-storage-daemon": "storage-daemon/qemu-storage-daemon"}
+        return {name: inside.get(name, name) for name in [*names, *self.settings.tools]}
+
+    def _systems(self) -> Iterator[str]:
+        return (target for target in self.settings.targets if target.endswith("-softmmu"))
+
+    def path(self, tool: str) -> Path:
+        """A built program.
+
+        Raises:
+            UsageError: the profile builds no such program.
+            MissingError: it has not been built yet.
+        """
+        if tool not in self.tools():
+            raise unknown_name("tool", tool, self.tools())
+        found = self.folder / self.tools()[tool]
+        if not found.exists():
+            flags = " --base" if self.is_base else ""
+            raise MissingError(
+                f"{tool} ({self.name}, profile {self.profile}) is not built: "
+                f"run ./qap build --profile {self.profile}{flags}"
+            )
+        return found
+
+    def provenance(self) -> dict[str, str]:
+        """What was built, when and from what; empty before the first build."""
+        if not self._record.exists():
+            return {}
+        record: dict[str, str] = json.loads(self._record.read_text())
+        return record
+
+    def _configure_argv(self) -> list[str]:
+        compiler = "ccache gcc" if shutil.which("ccache") else "gcc"
+        profile = self.settings
+        argv = [
+            "../../configure",
+            f"--python={sys.executable}",
+            f"--cc={compiler}",
+            f"--host-cc={compiler}",
+            f"--target-list={','.join(profile.targets)}",
+            f"--firmwarepath={':'.join(profile.firmwarepath)}",
+            "--with-pkgversion=qemu-access-platform",
+            "--disable-download",
+            *profile.configure,
+        ]
+        if profile.devices:
+            argv += [
+                f"--with-devices-{target.removesuffix('-softmmu')}={profile.devices}"
+                for target in self._systems()
+            ]
+        return argv
+
+    def _link_devices(self) -> None:
+        """Put the project's device lists where configure looks, out of git's sight."""
+        if not self.settings.devices:
+            return
+        exclude = self.tree / ".git" / "info" / "exclude"
+        exclude.parent.mkdir(exist_ok=True)
+        ignored = "configs/devices/*/qap-*.mak\n/build/\n"
+        if not exclude.exists() or exclude.read_text() != ignored:
+            exclude.write_text(ignored)
+        for target in self._systems():
+            name = f"{self.settings.devices}.mak"
+            link = self.tree / "configs/devices" / target / name
+            ours = CONFIGS / "devices" / target / name
+            wanted = os.path.relpath(ours, link.parent)
+            if not link.is_symlink() or os.readlink(link) != wanted:
+                link.unlink(missing_ok=True)
+                link.symlink_to(wanted)
+
+    def _link_firmware(self) -> None:
+        """Let a program find firmware when it runs from its build folder.
+
+        There QEMU looks for every absolute path below qemu-bundle/.
+        """
+        for name in self.settings.firmwarepath:
+            link = self.folder / "qemu-bundle" / name.lstrip("/")
+            if not link.exists():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(name)
+
+    def _environment(self) -> dict[str, str]:
+        """ccache hits across clones: paths below the project are hashed relative."""
+        return {
+            **os.environ,
+            "CCACHE_BASEDIR": str(ROOT),
+            "CCACHE_NOHASHDIR": "1",
+            "CCACHE_COMPILERCHECK": "content",
+            "NINJA_STATUS": "@%f/%t@ ",
+            "LC_ALL": "C.UTF-8",
+        }
+
+    def make(self, progress: Progress = quiet) -> None:
+        """Bring the source, configure and build whatever is not up to date.
+
+        Args:
+            progress: called with steps done, steps in all and what is being done.
+        Raises:
+            QapError: configure or the build failed; `detail` has the command and its
+                first error.
+        """
+        with apt.locked(cache() / "build"):
+            base.ensure()
+            if not self.is_base:
+                series.ensure()
+            self._configure(progress)
+            self._link_firmware()
+            self._ninja(progress)
+            self._write_record()
+
+    def _configure(self, progress: Progress) -> None:
+        self._link_devices()
+        argv = self._configure_argv()
+        stamp = self.folder / "qap-configure.json"
+        if stamp.exists() and json.loads(stamp.read_text()) == argv:
+            return
+        progress(0, 0, "configure")
+        stamp.unlink(missing_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        log = self.folder / "qap-configure.log"
+        with log.open("wb") as out:
+            status = subprocess.run(
+                argv,
+                cwd=self.folder,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                check=False,
+            ).returncode
+        if status:
+            text = log.read_text(errors="replace").strip().splitlines()
+            errors = [line for line in text if "ERROR" in line] or text[-3:]
+            raise QapError(
+                f"configure of {self.name} failed (profile {self.profile}), see {shown(log)}",
+                "\n".join([*errors[:3], f"command: {' '.join(argv)}"]),
+            )
+        stamp.write_text(json.dumps(argv))
+
+    def _ninja(self, progress: Progress) -> None:
+        argv = ["ninja", "-C", str(self.folder), *self.tools().values()]
+        failed: list[str] = []
+        ninja = subprocess.Popen(
+            argv,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert ninja.stdout is not None
+        try:
+            for line in ninja.stdout:
+                if match := STATUS.match(line):
+                    progress(int(match[1]), int(match[2]), match[3])
+                elif failed or line.startswith(("FAILED:", "ninja: error:")):
+                    failed.append(line.rstrip("\n"))
+            status = ninja.wait()
+        finally:
+            if ninja.poll() is None:
+                ninja.terminate()
+                ninja.wait()
+        if status:
+            raise QapError(
+                f"the build of {self.name} failed (profile {self.profile})", first_error(failed)
+            )
+
+    def _write_record(self) -> None:
+        found = base.require()
+        record = {
+            "build": self.name,
+            "profile": self.profile,
+            "qemu": found.version,
+            "package_version": found.package_version,
+            "source": found.source,
+            "commit": found.commit if self.is_base else Git(self.tree).head(),
+            "queue": "" if self.is_base else series.digest(),
+        }
+        if record != self.provenance():
+            self._record.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def first_error(failed: list[str]) -> str:
+    """The failing command and its first error, from ninja's lines after FAILED:."""
+    if not failed:
+        return ""
+    command = failed[1] if len(failed) > 1 else ""
+    error = next((line for line in failed[2:] if ERROR.search(line)), "")
+    return "\n".join(line for line in (failed[0], f"command: {command}", error) if line)

@@ -1,0 +1,109 @@
+"""A child process with an owner: it ends when its owner's context does, whatever happens."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from qap.errors import MissingError
+
+GRACE_S = 5.0
+
+
+class Child:
+    """A running program, its output in a log file.
+
+    The child leads a session of its own, so that a Ctrl-C in the terminal reaches
+    only the owner, which then ends it. Should the owner be killed with no chance to
+    act, the kernel kills the child (prctl(2), PR_SET_PDEATHSIG, through setpriv(1)).
+
+    Args:
+        argv: program and arguments.
+        log: file that collects stdout and stderr.
+        fds: file descriptors that the child inherits under their own numbers.
+        env: variables added to the environment.
+    Raises:
+        MissingError: the program does not exist.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        log: Path,
+        fds: Sequence[int] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.argv = [str(word) for word in argv]
+        self.log = log
+        guarded = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv]
+        with log.open("wb") as out:
+            try:
+                self.process = subprocess.Popen(
+                    guarded,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=tuple(fds),
+                    env={**os.environ, **(env or {})},
+                    start_new_session=True,
+                )
+            except FileNotFoundError as exc:
+                raise MissingError("setpriv is missing: install util-linux") from exc
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def tail(self, lines: int = 12) -> str:
+        """The last lines that the program printed."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the program to end by itself; returns its exit status.
+
+        Raises:
+            TimeoutError: it still runs after `timeout` seconds.
+        """
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired as exc:
+            raise TimeoutError(
+                f"waited {timeout:g} s for {Path(self.argv[0]).name} (pid {self.pid}) to exit"
+            ) from exc
+
+    def end(self) -> None:
+        """Ask the program to end, then make it; returns once it is gone."""
+        if self.alive:
+            self._signal(signal.SIGTERM)
+            try:
+                self.process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGKILL)
+        self.process.wait()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()

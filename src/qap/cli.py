@@ -1,0 +1,79 @@
+"""The verbs of ./qap. Each imports what it needs when it runs, so that it starts at once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qap.errors import Exit
+
+app = typer.Typer(
+    name="qap",
+    help="Build the QEMU patch queue and prove what it changes, on real guests and devices.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Profile = Annotated[str, typer.Option("--profile", help="A build profile of configs/profiles/.")]
+Base = Annotated[bool, typer.Option("--base", help="The unpatched upstream, not the fork.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the results here, as JSON.")]
+Source = Annotated[
+    str | None,
+    typer.Option(help="A QEMU tree to patch: a folder, a tarball, or “debian” to go back."),
+]
+
+
+@app.command()
+def tree(
+    source: Source = None,
+    discard: Annotated[
+        bool, typer.Option("--discard", help="Throw away work done in qemu/tree.")
+    ] = False,
+) -> None:
+    """Make qemu/tree: the base with one commit for each patch."""
+    from qap import base, series
+
+    if source is not None and not discard:
+        series.refuse_to_lose()
+    found = base.ensure(source)
+    series.ensure(discard=discard, update=True)
+    print(f"qemu/tree: {found.title} + {len(series.patches())} patches")
+
+
+@app.command()
+def refresh(
+    topic: Annotated[str | None, typer.Option(help="The topic of new commits.")] = None,
+) -> None:
+    """Write the commits of qemu/tree back to qemu/patches."""
+    from qap import series
+
+    changed = series.refresh(topic)
+    for name in changed:
+        print(f"changed: {name}")
+    if not changed:
+        print("qemu/patches: nothing changed")
+
+
+@app.command()
+def build(profile: Profile = "lab", base: Base = False) -> None:
+    """Build the fork (or, with --base, the unpatched upstream)."""
+    from qap.build import Build
+    from qap.progress import make
+
+    wanted = Build(profile, base)
+    make(wanted)
+    for tool in wanted.tools():
+        print(wanted.path(tool))
+
+
+@app.command()
+def path(tool: str, profile: Profile = "lab", base: Base = False) -> None:
+    """Print the path of a built program, such as qemu-system-x86_64."""
+    from qap.build import Build
+
+    print(Build(profile, base).path(tool))
+
+
+__all__ = ["Exit", "app"]

@@ -1,0 +1,60 @@
+"""Programs and data out of .deb files, unpacked into the cache and never installed."""
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qap.apt import Archive, file_sha256, locked
+from qap.errors import MissingError, QapError
+from qap.paths import cache
+
+
+def unpacked(
+    suite: str,
+    packages: Sequence[str],
+    members: Sequence[str] = (),
+    finish: Callable[[Path], None] | None = None,
+) -> Path:
+    """A folder with the content of some packages, made once and kept in the cache.
+
+    Args:
+        suite: the Debian suite they come from.
+        packages: names with architecture, such as "busybox-static:s390x".
+        members: unpack only these files, such as "./usr/bin/qemu-s390x"; all if empty.
+        finish: does once to the folder what the packages' own scripts would do.
+    Raises:
+        MissingError: a package is not cached and can't be brought.
+        QapError: a download is corrupted; it has been removed.
+    """
+    archive = Archive(suite)
+    debs = [archive.download(*name.split(":", 1)) for name in packages]
+    home = cache() / "unpacked"
+    stem = "_".join([packages[0].replace(":", "_"), *(file_sha256(deb)[:8] for deb in debs)])
+    target = home / stem
+    with locked(home):
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=home) as scratch:
+                root = Path(scratch) / "root"
+                root.mkdir()
+                for deb in debs:
+                    _unpack(deb, root, members)
+                if finish is not None:
+                    finish(root)
+                root.rename(target)
+    return target
+
+
+def _unpack(deb: Path, root: Path, members: Sequence[str]) -> None:
+    if shutil.which("dpkg-deb") is None:
+        raise MissingError("dpkg-deb is missing: install dpkg")
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as tar:
+        argv = ["tar", "-x", "--no-same-owner", "-C", str(root), *members]
+        done = subprocess.run(
+            argv, stdin=tar.stdout, capture_output=True, text=True, check=False
+        )
+        assert tar.stdout is not None
+        tar.stdout.close()
+    if done.returncode or tar.returncode:
+        raise QapError(f"could not unpack {deb.name}", done.stderr.strip())

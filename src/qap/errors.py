@@ -1,0 +1,52 @@
+"""The errors a user can meet: each is one line that says what is wrong and what to do."""
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of every verb (documented in docs/verbs.md)."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    MISSING = 3
+    FAILED = 4
+    INTERRUPTED = 130
+
+
+class QapError(Exception):
+    """Something the user can act on; str() is the whole message.
+
+    Args:
+        message: what is wrong and what to do, in one line.
+        detail: further lines worth reading (a compiler's error, QEMU's last words).
+    """
+
+    code = Exit.FAILED
+
+    def __init__(self, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
+class UsageError(QapError):
+    """A name, option or file that the user gave is wrong."""
+
+    code = Exit.USAGE
+
+
+class MissingError(QapError):
+    """Something that is needed is not on this machine and could not be brought."""
+
+    code = Exit.MISSING
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
+    """An error for a name that is not known, with the nearest valid ones."""
+    from rapidfuzz import process
+
+    names = sorted(valid)
+    near = [match[0] for match in process.extract(name, names, limit=3, score_cutoff=45)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names)}"
+    return UsageError(f"unknown {kind} {name!r}: {hint}")

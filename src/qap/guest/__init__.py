@@ -1,0 +1,1 @@
+"""Guests that boot: Debian kernels, a busybox initramfs, and a dialogue on the console."""

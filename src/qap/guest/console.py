@@ -1,0 +1,125 @@
+"""The dialogue with a guest: run a command there, get its output and exit status."""
+
+import base64
+import re
+import socket
+from dataclasses import dataclass
+
+import pexpect
+from pexpect.socket_pexpect import SocketSpawn
+
+from qap.errors import QapError
+
+PANIC = rb"(?:Kernel panic - not syncing|Oops:|BUG: unable to handle)[^\r\n]*"
+COMMAND_S = 60.0
+
+
+class GuestPanic(QapError):
+    """The guest's kernel panicked; the message holds its own words."""
+
+
+class GuestLost(QapError):
+    """The console closed: QEMU ended or the guest powered off."""
+
+
+class GuestCommandError(QapError):
+    """A command ended with a non-zero status in the guest."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command printed (stdout and stderr) and its exit status."""
+
+    output: str
+    status: int
+
+
+class Console:
+    """A guest's console, connected to the /init of qap.guest.initramfs.
+
+    Args:
+        sock: the other end of the guest's serial line.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._line = SocketSpawn(sock, timeout=COMMAND_S, maxread=65536)
+        self._seen: list[bytes] = []
+
+    def _expect(self, pattern: bytes, timeout: float, wanted: str) -> re.Match[bytes]:
+        try:
+            index = self._line.expect([pattern, PANIC], timeout=timeout)
+        except pexpect.TIMEOUT as exc:
+            self._keep(self._line.before)
+            raise TimeoutError(f"waited {timeout:g} s for {wanted}; the console ends:\n"
+                               f"{self.tail()}") from exc
+        except (pexpect.EOF, OSError) as exc:
+            self._keep(self._line.before)
+            raise GuestLost(f"the console closed while qap waited for {wanted}") from exc
+        self._keep(self._line.before)
+        match = self._line.match
+        assert isinstance(match, re.Match)
+        self._keep(match[0])
+        if index == 1:
+            words = match[0].decode(errors="replace").strip()
+            raise GuestPanic(f"the guest's kernel stopped: {words}", self.tail())
+        return match
+
+    def _keep(self, data: object) -> None:
+        if isinstance(data, bytes):
+            self._seen.append(data)
+
+    def tail(self, lines: int = 12) -> str:
+        """The last lines of the console, without the dialogue's own."""
+        text = b"".join(self._seen[-200:]).decode(errors="replace")
+        kept = [line for line in text.splitlines() if line and not line.startswith("qap-out ")]
+        return "\n".join(kept[-lines:])
+
+    def wait_ready(self, timeout: float) -> str:
+        """Wait for the guest's /init; returns the kernel's release.
+
+        Raises:
+            TimeoutError: it didn't come up.
+            GuestPanic: its kernel panicked.
+            GuestLost: QEMU ended.
+        """
+        found = self._expect(rb"qap-ready (\S+)\r?\n", timeout, "the guest to boot")
+        return found[1].decode()
+
+    def run(self, script: str, timeout: float = COMMAND_S) -> Outcome:
+        """Run a shell script in the guest.
+
+        Raises:
+            TimeoutError: it didn't end in time.
+            GuestPanic: the kernel panicked meanwhile.
+            GuestLost: QEMU ended.
+        """
+        # A canonical tty line holds 4095 bytes, and so 3000 bytes of script.
+        line = base64.b64encode(script.encode())
+        if len(line) > 4000:
+            raise QapError("a script for the guest is longer than 3000 bytes: split it")
+        self._line.send(line + b"\n")
+        shown = script.strip().splitlines()[0][:60]
+        found = self._expect(rb"qap-end (\d+)\r?\n", timeout, f"the guest to run “{shown}”")
+        before = self._line.before
+        assert isinstance(before, bytes)
+        parts = re.findall(rb"qap-out (\S+)", before)
+        output = b"".join(base64.b64decode(part) for part in parts)
+        return Outcome(output.decode(errors="replace"), int(found[1]))
+
+    def check(self, script: str, timeout: float = COMMAND_S) -> str:
+        """Run a script that must succeed; returns its output without trailing white space.
+
+        Raises:
+            GuestCommandError: it ended with a non-zero status.
+        """
+        done = self.run(script, timeout)
+        if done.status:
+            raise GuestCommandError(
+                f"in the guest, “{script.strip()}” ended with status {done.status}: "
+                f"{done.output.strip()}"
+            )
+        return done.output.strip()
+
+    def close(self) -> None:
+        self._sock.close()

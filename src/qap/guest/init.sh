@@ -1,0 +1,29 @@
+#!/bin/busybox sh
+# /init of the test guests. Mounts what a script expects, loads the modules, then
+# answers commands on the console: a line in is the base64 of a script, and
+# lines out are "qap-out BASE64", ended by "qap-end STATUS".
+bb=/bin/busybox
+$bb mount -t devtmpfs dev /dev
+$bb --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t tmpfs tmp /tmp
+console=$(sed -n 's/.*qap.console=\([^ ]*\).*/\1/p' /proc/cmdline)
+exec </dev/"$console" >/dev/"$console" 2>&1
+# One thing at a time on the line: no echo, no kernel log short of a panic.
+stty raw -echo icrnl icanon
+dmesg -n 1
+while read -r module; do
+    insmod "/modules/$module" || echo "qap-warning: $module did not load"
+done </modules/order
+echo "qap-ready $(uname -r)"
+while read -r line; do
+    printf '%s' "$line" | base64 -d >/tmp/command
+    sh /tmp/command >/tmp/output 2>&1 </dev/null
+    status=$?
+    base64 -w 1000 /tmp/output | sed 's/^/qap-out /'
+    echo "qap-end $status"
+done
+echo "qap-lost the console was closed"
+poweroff -f

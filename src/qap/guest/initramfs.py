@@ -1,0 +1,56 @@
+"""An initramfs with busybox, the modules a scenario asks for, and our /init."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import libarchive
+
+from qap import config, deb
+from qap.apt import locked
+from qap.guest.kernel import Kernel, module_content, module_name
+from qap.paths import cache
+
+INIT = Path(__file__).with_name("init.sh")
+
+
+def initramfs(guest: config.Guest, kernel: Kernel, modules: tuple[str, ...]) -> Path:
+    """A cpio archive (newc) that boots to a console dialogue; made once and cached.
+
+    Args:
+        modules: names of kernel modules to load at boot, besides their dependencies.
+    """
+    busybox = deb.unpacked(guest.suite, [f"{guest.busybox}:{guest.architecture}"])
+    files = kernel.modules(modules)
+    state = hashlib.sha256(INIT.read_bytes())
+    for path in (busybox, *files):
+        state.update(f"{path}\0".encode())
+    home = cache() / "initramfs"
+    target = home / f"{guest.name}-{state.hexdigest()[:16]}.cpio"
+    with locked(home):
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=home) as scratch:
+                fresh = Path(scratch) / "cpio"
+                _write(fresh, _busybox(busybox), files)
+                fresh.rename(target)
+    return target
+
+
+def _busybox(root: Path) -> Path:
+    return next(path for path in root.glob("**/bin/busybox") if path.is_file())
+
+
+def _write(target: Path, busybox: Path, modules: list[Path]) -> None:
+    loads = "".join(f"{module_name(path.name)}.ko\n" for path in modules)
+    with libarchive.file_writer(str(target), "cpio_newc") as archive:
+        for folder in ("bin", "dev", "mnt", "modules", "proc", "run", "sys", "tmp"):
+            archive.add_file_from_memory(folder, 0, b"", filetype=0o040000, permission=0o755)
+        _add(archive, "bin/busybox", busybox.read_bytes())
+        _add(archive, "init", INIT.read_bytes())
+        _add(archive, "modules/order", loads.encode())
+        for path in modules:
+            _add(archive, f"modules/{module_name(path.name)}.ko", module_content(path))
+
+
+def _add(archive: libarchive.write.ArchiveWrite, name: str, data: bytes) -> None:
+    archive.add_file_from_memory(name, len(data), data, permission=0o755)

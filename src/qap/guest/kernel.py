@@ -1,0 +1,113 @@
+"""A Debian kernel and its modules."""
+
+import lzma
+import os
+import subprocess
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from qap import config, deb
+from qap.apt import Archive
+from qap.errors import MissingError, QapError, unknown_name
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel package, unpacked.
+
+    Args:
+        root: the folder that holds the package's content.
+    """
+
+    root: Path
+
+    @cached_property
+    def image(self) -> Path:
+        """The kernel itself, as QEMU's -kernel takes it."""
+        return next((self.root / "boot").glob("vmlinuz-*"))
+
+    @property
+    def release(self) -> str:
+        """What uname -r says in a guest that runs it."""
+        return self.image.name.removeprefix("vmlinuz-")
+
+    @cached_property
+    def _modules(self) -> Path:
+        return self.root / "lib/modules" / self.release
+
+    @cached_property
+    def _dependencies(self) -> dict[str, tuple[str, list[str]]]:
+        """Module name to its file and the files it needs, as depmod would resolve them."""
+        found = {}
+        for line in (self._modules / "modules.dep").read_text().splitlines():
+            file, _, needs = line.partition(":")
+            found[module_name(file)] = (file, needs.split())
+        return found
+
+    @cached_property
+    def builtin(self) -> set[str]:
+        """Names of the modules that are part of the image."""
+        listed = (self._modules / "modules.builtin").read_text().split()
+        return {module_name(file) for file in listed}
+
+    def modules(self, names: tuple[str, ...]) -> list[Path]:
+        """Files to load, dependencies first, for the modules that are not built in.
+
+        Raises:
+            UsageError: the kernel has no such module.
+        """
+        ordered: dict[str, None] = {}
+        for name in names:
+            wanted = name.replace("-", "_")
+            if wanted in self.builtin:
+                continue
+            if wanted not in self._dependencies:
+                raise unknown_name("kernel module", name, self._dependencies)
+            file, needs = self._dependencies[wanted]
+            # modules.dep lists a module's needs with the deepest last.
+            ordered.update(dict.fromkeys([*reversed(needs), file]))
+        return [self._modules / file for file in ordered]
+
+
+def module_name(file: str) -> str:
+    """A module's name, from its file's."""
+    return Path(file).name.partition(".ko")[0].replace("-", "_")
+
+
+def module_content(path: Path) -> bytes:
+    """A module as insmod takes it; Debian compresses them with xz."""
+    data = path.read_bytes()
+    return lzma.decompress(data) if path.suffix == ".xz" else data
+
+
+def kernel(guest: config.Guest) -> Kernel:
+    """The guest's kernel, brought unless it is cached.
+
+    The named package is a metapackage that depends on the real image (from Debian
+    forky on, on the binary and the modules packages).
+    """
+    archive = Archive(guest.suite)
+    needs = archive.show(guest.kernel, "Depends", guest.architecture)
+    names = [need.split()[0] for need in needs.split(", ")]
+    real = [f"{name}:{guest.architecture}" for name in names if name.startswith("linux-")]
+    return Kernel(deb.unpacked(guest.suite, real, finish=_depmod))
+
+
+def _depmod(root: Path) -> None:
+    """Write modules.dep, which the package leaves to its installation."""
+    if not (root / "lib").exists():
+        (root / "lib").symlink_to("usr/lib")
+    release = Kernel(root).release
+    try:
+        done = subprocess.run(
+            ["depmod", "-b", str(root), release],
+            env={**os.environ, "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError as exc:
+        raise MissingError("depmod is missing: install kmod") from exc
+    if done.returncode:
+        raise QapError(f"depmod failed for kernel {release}", done.stderr.strip())

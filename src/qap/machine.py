@@ -1,0 +1,252 @@
+"""One QEMU: its command line as data, its process, monitor and console, and a tidy end."""
+
+import json
+import shlex
+import socket
+import tempfile
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from qap import config
+from qap.child import Child
+from qap.errors import QapError
+from qap.guest.console import Console, GuestLost
+from qap.guest.initramfs import initramfs
+from qap.guest.kernel import kernel
+from qap.qmp import Qmp, QmpLost
+
+EXIT_S = 20.0
+START_S = 60.0
+Device = dict[str, Any]
+
+
+class QemuDied(QapError):
+    """QEMU ended by itself.
+
+    Attributes:
+        status: its exit status, negative for a signal.
+        said: what it printed, without its own name in front.
+    """
+
+    def __init__(self, child: Child, status: int) -> None:
+        said = child.tail()
+        super().__init__(
+            f"QEMU ended with status {status}", f"{said}\ncommand: {shlex.join(child.argv)}"
+        )
+        self.status = status
+        self.said = said
+
+
+@dataclass(frozen=True)
+class Boot:
+    """The kernel, initramfs and command line that a guest boots with."""
+
+    guest: config.Guest
+    modules: tuple[str, ...] = ()
+    append: str = ""
+
+    def argv(self) -> list[str]:
+        image = kernel(self.guest)
+        words = (
+            f"console={self.guest.console} qap.console={self.guest.console} "
+            f"panic=-1 quiet loglevel=4 random.trust_cpu=on {self.append}"
+        )
+        return [
+            "-kernel",
+            str(image.image),
+            "-initrd",
+            str(initramfs(self.guest, image, self.modules)),
+            "-append",
+            words.strip(),
+        ]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A machine as data; `argv()` renders it.
+
+    Attributes:
+        machine: the machine type with its properties, as -machine takes it.
+        accel: "tcg", "qtest", or "kvm" if asked for by name.
+        memory: RAM in MiB, in a memfd that vhost-user back-ends can map.
+        objects, chardevs: values of -object and -chardev.
+        devices: properties of each -device in the order of the command line; "driver"
+            is the type.
+        boot: what boots, or None for a machine without a guest.
+    """
+
+    machine: str
+    accel: str = "tcg"
+    cpu: str | None = None
+    memory: int = 512
+    chardevs: Sequence[str] = ()
+    devices: Sequence[Device] = ()
+    blockdevs: Sequence[str] = ()
+    extra: Sequence[str] = ()
+    boot: Boot | None = None
+
+    def argv(self) -> list[str]:
+        """The part of the command line that is the same by hand and under qap."""
+        memory = f"memory-backend-memfd,id=ram,size={self.memory}M,share=on"
+        words = ["-nodefaults", "-no-user-config", "-display", "none"]
+        words += ["-object", memory, "-machine", f"{self.machine},memory-backend=ram"]
+        words += ["-accel", self.accel, "-m", str(self.memory)]
+        if self.cpu:
+            words += ["-cpu", self.cpu]
+        for option, values in (("-chardev", self.chardevs), ("-blockdev", self.blockdevs)):
+            for value in values:
+                words += [option, value]
+        for device in self.devices:
+            words += ["-device", device_option(device)]
+        words += self.extra
+        if self.boot:
+            words += self.boot.argv()
+        return words
+
+
+def device_option(device: Device) -> str:
+    """A device as -device takes it: driver first, booleans as on and off."""
+    shown = {True: "on", False: "off"}
+    rest = [
+        f"{key}={shown[value] if isinstance(value, bool) else value}"
+        for key, value in device.items()
+        if key != "driver"
+    ]
+    return ",".join([device["driver"], *rest])
+
+
+@dataclass
+class Machine:
+    """A running QEMU.
+
+    Use as a context manager: leaving it ends the process and closes everything.
+
+    Args:
+        binary: the emulator.
+        spec: what to run.
+        log: where QEMU's own output goes; a temporary file if None.
+    """
+
+    binary: Path
+    spec: Spec
+    log: Path | None = None
+    child: Child = field(init=False)
+    qmp: Qmp = field(init=False)
+    console: Console = field(init=False)
+    _owned: ExitStack = field(init=False, default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._owned.close()
+            raise
+        return self
+
+    def _start(self) -> None:
+        folder = Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
+        monitor, monitor_qemu = self._pair()
+        serial, serial_qemu = self._pair()
+        argv = [
+            str(self.binary),
+            *self.spec.argv(),
+            "-chardev",
+            f"socket,id=qmp,fd={monitor_qemu.fileno()}",
+            "-mon",
+            "chardev=qmp,mode=control",
+            "-chardev",
+            f"socket,id=console,fd={serial_qemu.fileno()}",
+            "-serial",
+            "chardev:console",
+        ]
+        fds = (monitor_qemu.fileno(), serial_qemu.fileno())
+        child = Child(argv, log=self.log or folder / "qemu.log", fds=fds)
+        self.child = self._owned.enter_context(child)
+        monitor_qemu.close()
+        serial_qemu.close()
+        self.console = Console(serial)
+        try:
+            self.qmp = Qmp(monitor, START_S)
+        except QmpLost:
+            raise self.died() from None
+        self._owned.callback(self.qmp.close)
+
+    def _pair(self) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = socket.socketpair()
+        self._owned.callback(ours.close)
+        self._owned.callback(theirs.close)
+        return ours, theirs
+
+    def died(self) -> QemuDied:
+        """The error for a QEMU that has closed its monitor or console."""
+        return QemuDied(self.child, self.child.wait(EXIT_S))
+
+    def boot(self) -> str:
+        """Wait for the guest; returns its kernel's release.
+
+        Raises:
+            QemuDied: QEMU ended instead.
+        """
+        assert self.spec.boot is not None
+        try:
+            return self.console.wait_ready(self.spec.boot.guest.boot_timeout)
+        except GuestLost:
+            raise self.died() from None
+
+    def plug(self, device: Device) -> None:
+        """Hot-plug a device.
+
+        Raises:
+            QmpRefused: QEMU refused it.
+            QemuDied: QEMU ended.
+        """
+        try:
+            self.qmp.device_add(device)
+        except QmpLost:
+            raise self.died() from None
+
+    def unplug(self, device_id: str, timeout: float = 30.0) -> None:
+        """Ask the guest to let go of a device and wait until it is gone.
+
+        Raises:
+            TimeoutError: the guest didn't let go.
+        """
+        self.qmp.execute("device_del", id=device_id)
+        self.qmp.wait_event(
+            "DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether the VM still runs: the process is there and answers on its monitor."""
+        if not self.child.alive:
+            return False
+        status: str = self.qmp.execute("query-status")["status"]
+        return status in ("running", "prelaunch")
+
+    def resident(self) -> int:
+        """QEMU's private resident memory in bytes (RssAnon of /proc/PID/status)."""
+        # setpriv execs QEMU, so that the child's pid is QEMU's.
+        for line in Path(f"/proc/{self.child.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+        raise QapError("/proc has no RssAnon for QEMU")
+
+    def __exit__(self, *_: object) -> None:
+        self._owned.close()
+
+
+def qmp_line(command: str, arguments: Device) -> str:
+    """A QMP command as a line to paste."""
+    return json.dumps({"execute": command, "arguments": arguments})
+
+
+def address_spaces(flat_views: str) -> Iterable[str]:
+    """Names of the AddressSpaces in the output of HMP `info mtree -f`."""
+    for line in flat_views.splitlines():
+        stripped = line.strip()
+        if stripped.startswith("AS "):
+            yield stripped.partition('"')[2].partition('"')[0]

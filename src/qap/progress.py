@@ -1,0 +1,46 @@
+"""Progress on the terminal: a bar for builds, a line a step elsewhere."""
+
+import contextlib
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from qap.build import Build
+from qap.build import Progress as Report
+
+console = Console(stderr=True)
+
+
+@contextlib.contextmanager
+def bar(title: str) -> Iterator[Report]:
+    """A progress bar with steps, time so far and time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[what]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=None, what="")
+
+        def report(done: int, total: int, what: str) -> None:
+            progress.update(task, completed=done, total=total or None, what=what[-40:])
+
+        yield report
+
+
+def make(build: Build) -> None:
+    """Build with a progress bar."""
+    with bar(f"{build.name} ({build.profile})") as report:
+        build.make(report)

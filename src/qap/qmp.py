@@ -1,0 +1,126 @@
+"""QMP, one call at a time: qemu.qmp behind a synchronous face."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Self
+
+from qemu.qmp import ExecInterruptedError, Message, QMPClient
+from qemu.qmp import QMPError as LibraryError
+from qemu.qmp.events import EventListener
+from qemu.qmp.qmp_client import ExecuteError
+
+from qap.errors import QapError
+
+COMMAND_S = 60.0
+
+
+class QmpRefused(QapError):
+    """QEMU answered a command with an error; `said` is its description."""
+
+    def __init__(self, command: str, said: str) -> None:
+        super().__init__(f"QMP {command}: {said}")
+        self.command = command
+        self.said = said
+
+
+class QmpLost(QapError):
+    """QEMU closed the connection, most likely because it ended."""
+
+
+class Qmp:
+    """A QMP session on a connected socket.
+
+    Args:
+        sock: the monitor's end of it; the session owns it from here on.
+        timeout: seconds to wait for the greeting: QEMU sends it once the machine
+            is there, so for a cold-plugged device this includes realizing it.
+    Raises:
+        QmpLost: QEMU ended instead of greeting.
+    """
+
+    def __init__(self, sock: socket.socket, timeout: float = COMMAND_S) -> None:
+        self._runner = asyncio.Runner()
+        self._client = QMPClient("qap")
+        self._events = EventListener()
+        self._client.register_listener(self._events)
+        try:
+            self._run(self._client.connect(sock), timeout, "QEMU's QMP greeting")
+        except BaseException:
+            self._runner.close()
+            sock.close()
+            raise
+
+    def _run(self, work: Any, timeout: float, wanted: str) -> Any:
+        async def bounded() -> Any:
+            return await asyncio.wait_for(work, timeout)
+
+        try:
+            return self._runner.run(bounded())
+        except TimeoutError as exc:
+            raise TimeoutError(f"waited {timeout:g} s for {wanted}") from exc
+        except ExecuteError:
+            raise
+        except (LibraryError, ExecInterruptedError, EOFError, OSError) as exc:
+            raise QmpLost(f"QEMU closed its monitor while qap waited for {wanted}") from exc
+
+    def execute(self, command: str, /, **arguments: Any) -> Any:
+        """Run a command; returns what QEMU returned.
+
+        Raises:
+            QmpRefused: QEMU answered with an error.
+            QmpLost: QEMU ended.
+        """
+        named = {key.replace("_", "-"): value for key, value in arguments.items()}
+        try:
+            return self._run(
+                self._client.execute(command, named or None), COMMAND_S, f"QMP {command}"
+            )
+        except ExecuteError as exc:
+            raise QmpRefused(command, exc.error.desc) from exc
+
+    def device_add(self, device: dict[str, Any]) -> None:
+        """device_add with a device's properties under their own names."""
+        try:
+            self._run(self._client.execute("device_add", device), COMMAND_S, "device_add")
+        except ExecuteError as exc:
+            raise QmpRefused("device_add", exc.error.desc) from exc
+
+    def hmp(self, line: str) -> str:
+        """Run a line of the human monitor; returns what it printed."""
+        text: str = self.execute("human-monitor-command", command_line=line)
+        return text.replace("\r\n", "\n")
+
+    def wait_event(
+        self, name: str, matches: Callable[[dict[str, Any]], bool], timeout: float
+    ) -> dict[str, Any]:
+        """Wait for an event whose data `matches`; events before it are dropped.
+
+        Raises:
+            TimeoutError: it didn't come; says which event was waited for.
+        """
+
+        async def next_match() -> Message:
+            while True:
+                event = await self._events.get()
+                if event["event"] == name and matches(event.get("data", {})):
+                    return event
+
+        found = self._run(next_match(), timeout, f"the QMP event {name}")
+        data: dict[str, Any] = found.get("data", {})
+        return data
+
+    def close(self) -> None:
+        """End the session; safe after QEMU has gone."""
+        try:
+            self._run(self._client.disconnect(), 5, "the QMP session to end")
+        except (QapError, TimeoutError):
+            pass
+        finally:
+            self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,230 @@
+"""The patch queue: qemu/series and qemu/patches to commits in qemu/tree, and back."""
+
+import hashlib
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from qap import base
+from qap.errors import QapError, UsageError
+from qap.git import Git, GitError
+from qap.patch import Patch
+from qap.paths import QEMU
+
+TREE = QEMU / "tree"
+SERIES = QEMU / "series"
+PATCHES = QEMU / "patches"
+TIP = "refs/qap/tip"
+FORMAT = (
+    "--zero-commit",
+    "--no-signature",
+    "--full-index",
+    "--no-numbered",
+    "--no-renames",
+    "--no-thread",
+    "--unified=3",
+)
+
+
+def patches() -> list[Patch]:
+    """The queue, in order. Lines of qemu/series that start with # are comments.
+
+    Raises:
+        UsageError: a line names a patch that does not exist.
+    """
+    found = []
+    for number, line in enumerate(SERIES.read_text().splitlines(), 1):
+        name = line.partition("#")[0].strip()
+        if name:
+            path = PATCHES / name
+            if not path.exists():
+                raise UsageError(f"qemu/series line {number}: qemu/patches/{name} is missing")
+            found.append(Patch(name, path))
+    return found
+
+
+def digest() -> str:
+    """A hash of the whole queue and its order."""
+    state = hashlib.sha256()
+    for patch in patches():
+        state.update(patch.name.encode() + b"\0" + patch.path.read_bytes() + b"\0")
+    return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class TreeState:
+    """What qemu/tree is, beside what the queue says.
+
+    Attributes:
+        commits: the commits on top of the base, oldest first.
+        local: it has commits that did not come from the queue.
+        dirty: it has changes that are not committed.
+    """
+
+    commits: list[str]
+    local: bool
+    dirty: bool
+
+
+def state() -> TreeState:
+    """Look at qemu/tree."""
+    git = Git(TREE)
+    commits = git("rev-list", "--reverse", f"{base.require().commit}..HEAD").split()
+    try:
+        tip = git("rev-parse", "--verify", "-q", TIP).strip()
+    except GitError:
+        tip = ""
+    dirty = bool(git("status", "--porcelain", "--untracked-files=no").strip())
+    return TreeState(commits, git.head() != tip, dirty)
+
+
+def commits(git: Git, upto: int | None = None) -> str:
+    """Make the queue's commits (its first `upto` patches) in `git`; returns the last."""
+    parent = base.require().commit
+    with tempfile.TemporaryDirectory() as scratch:
+        index = Path(scratch) / "index"
+        git("read-tree", parent, env={"GIT_INDEX_FILE": str(index)})
+        for patch in patches()[:upto]:
+            parent = patch.commit(git, parent, index)
+    return parent
+
+
+def ensure(*, discard: bool = False, update: bool = False) -> Path:
+    """Make qemu/tree what the queue says; files that don't change keep their times.
+
+    Args:
+        discard: throw away commits and changes made in qemu/tree.
+        update: fail rather than keep them (`qap tree`); otherwise a tree that
+            someone works in is left as it is (`qap build`).
+    Raises:
+        QapError: a patch does not apply, or work in qemu/tree would be lost.
+    """
+    found = base.ensure()
+    git = Git(TREE)
+    fresh = not (TREE / ".git").exists()
+    if fresh:
+        git.init()
+        alternates = TREE / ".git" / "objects" / "info" / "alternates"
+        alternates.write_text("../../../base/.git/objects\n")
+    elif not discard:
+        stamp = _stamp(git)
+        if stamp == f"{found.commit} {digest()}" and not update:
+            return TREE
+        if _knows(git, found.commit):
+            if not update and (now := state()) and (now.local or now.dirty):
+                return TREE
+            refuse_to_lose()
+    tip = commits(git)
+    git("reset", "-q", "--hard", tip)
+    git("update-ref", TIP, tip)
+    git("config", "qap.queue", f"{found.commit} {digest()}")
+    return TREE
+
+
+def refuse_to_lose() -> None:
+    """Stop where making qemu/tree anew would lose work done in it.
+
+    Raises:
+        QapError: it has commits of its own or uncommitted changes.
+    """
+    if not (TREE / ".git").exists():
+        return
+    now = state()
+    if now.local or now.dirty:
+        what = "changes that are not committed" if now.dirty else "commits of its own"
+        raise QapError(
+            f"qemu/tree has {what}: keep them with `./qap refresh`, "
+            "or throw them away with `./qap tree --discard`"
+        )
+
+
+def _knows(git: Git, commit: str) -> bool:
+    try:
+        git("merge-base", "--is-ancestor", commit, "HEAD")
+    except GitError:
+        return False
+    return True
+
+
+def _stamp(git: Git) -> str:
+    try:
+        return git("config", "--get", "qap.queue").strip()
+    except GitError:
+        return ""
+
+
+def refresh(topic: str | None = None) -> list[str]:
+    """Write the commits of qemu/tree back to qemu/patches and qemu/series.
+
+    A commit keeps the topic of the patch with its subject; a new one takes `topic`,
+    or that of the commit before it.
+
+    Returns:
+        The names of the files that changed, were added or went away.
+    Raises:
+        QapError: qemu/tree has changes that are not committed.
+    """
+    git = Git(TREE)
+    now = state()
+    if now.dirty:
+        raise QapError("qemu/tree has changes that are not committed: commit them first")
+    topics = {patch.subject: patch.topic for patch in patches()}
+    written: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    current = topic
+    for commit in now.commits:
+        subject = git("log", "-1", "--format=%s", commit).strip()
+        current = topics.get(subject) or topic or current
+        if current is None:
+            raise UsageError(f"which topic is “{subject}”? Say --topic NAME")
+        counts[current] = counts.get(current, 0) + 1
+        name = f"{current}/{counts[current]:04d}-{_slug(subject)}.patch"
+        written[name] = git("format-patch", "-1", "--stdout", *FORMAT, commit)
+    changed = _write(written)
+    git("update-ref", TIP, "HEAD")
+    git("config", "qap.queue", f"{base.require().commit} {digest()}")
+    return changed
+
+
+def _slug(subject: str) -> str:
+    """The file name git itself would give: at most 52 characters of the subject."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", subject).strip("-.")[:52].rstrip("-.")
+
+
+def _write(written: dict[str, str]) -> list[str]:
+    changed = []
+    for name, text in written.items():
+        path = PATCHES / name
+        data = text.encode("utf-8", "surrogateescape")
+        if not path.exists() or path.read_bytes() != data:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            changed.append(name)
+    for path in sorted(PATCHES.glob("*/*.patch")):
+        name = str(path.relative_to(PATCHES))
+        if name not in written:
+            path.unlink()
+            changed.append(name)
+    lines = SERIES.read_text().splitlines()
+    if [line for line in lines if line and not line.startswith("#")] != list(written):
+        SERIES.write_text(_series_text(lines, list(written)))
+        changed.append("series")
+    return changed
+
+
+def _series_text(lines: list[str], names: list[str]) -> str:
+    """qemu/series with the new names; a topic's comments stay above its first patch."""
+    comments: dict[str, list[str]] = {}
+    pending: list[str] = []
+    for line in lines:
+        if line.startswith("#") or not line:
+            pending.append(line)
+        else:
+            comments.setdefault(line.partition("/")[0], []).extend(pending)
+            pending = []
+    out: list[str] = []
+    for name in names:
+        out.extend(comments.pop(name.partition("/")[0], []))
+        out.append(name)
+    return "\n".join([*out, *pending]) + "\n"
