@@ -125,31 +125,11 @@ class Archive:
         """Bring the suite's package lists."""
         self._run(["apt-get", "update", "--error-on=any"], self.home, "the package lists")
 
-    def _has_lists(self) -> bool:
-        return any((self.home / "state/lists").glob("*_Packages*"))
-
-    def show(self, package: str, field: str, architecture: str) -> str:
-        """One field of a package's record, such as Version or Depends."""
-        with locked(self.home):
-            if not self._has_lists():
-                self.update()
-            text = self._run(
-                ["apt-cache", "show", "--no-all-versions", f"{package}:{architecture}"],
-                self.home,
-                f"package {package}:{architecture}",
-            )
-        for line in text.splitlines():
-            name, _, value = line.partition(": ")
-            if name == field:
-                return value
-        raise QapError(f"Debian's {package}:{architecture} has no field {field}")
-
     def download(self, package: str, architecture: str) -> Path:
-        """Bring a .deb unless it is cached; returns the file.
+        """Bring a .deb unless it is cached; returns the file, to `check` before use.
 
         Raises:
             MissingError: not cached, and no network or no such package.
-            QapError: the cached file is not what was downloaded; it has been removed.
         """
         name = f"{package}:{architecture}"
         return self._brought(["apt-get", "download", name], name, "*.deb")
@@ -170,7 +150,6 @@ class Archive:
                     self._run(argv, Path(scratch), wanted)
                     _write_sums(Path(scratch))
                     shutil.copytree(scratch, target)
-            _check_sums(target)
         return next(target.glob(pattern))
 
 
@@ -190,7 +169,13 @@ def _write_sums(folder: Path) -> None:
     (folder / SUMS).write_text("".join(lines))
 
 
-def _check_sums(folder: Path) -> None:
+def check(download: Path) -> None:
+    """Compare a download with what it was when apt had checked it, before using it.
+
+    Raises:
+        QapError: it is not the same; it has been removed.
+    """
+    folder = download.parent
     lines = (folder / SUMS).read_text().splitlines()
     wanted = {name: value for value, name in (line.split("  ", 1) for line in lines)}
     found = _sums(folder)

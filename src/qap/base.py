@@ -73,6 +73,7 @@ def ensure(source: str | None = None) -> BaseInfo:
 def _from_debian() -> BaseInfo:
     wanted = config.base()
     dsc = apt.Archive(wanted.suite).source(wanted.package)
+    apt.check(dsc)
     version = next(
         line.split(": ", 1)[1]
         for line in dsc.read_text().splitlines()

@@ -126,7 +126,7 @@ class Build:
             link = self.tree / "configs/devices" / target / name
             ours = CONFIGS / "devices" / target / name
             wanted = os.path.relpath(ours, link.parent)
-            if not link.is_symlink() or os.readlink(link) != wanted:
+            if not link.is_symlink() or str(link.readlink()) != wanted:
                 link.unlink(missing_ok=True)
                 link.symlink_to(wanted)
 

@@ -1,16 +1,32 @@
 """A child process with an owner: it ends when its owner's context does, whatever happens."""
 
+import contextlib
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qap.errors import MissingError
+from qap.errors import Interrupted, MissingError
 
 GRACE_S = 5.0
+
+_live: set["Child"] = set()
+_guard = threading.Lock()
+_stopping = False
+
+
+def stop_all() -> None:
+    """End every child and let no new one start; for an interrupt with threads at work."""
+    global _stopping  # noqa: PLW0603 # one process, one interrupt
+    with _guard:
+        _stopping = True
+        children = list(_live)
+    for child in children:
+        child.kill()
 
 
 class Child:
@@ -27,6 +43,7 @@ class Child:
         env: variables added to the environment.
     Raises:
         MissingError: the program does not exist.
+        Interrupted: the user has interrupted qap.
     """
 
     def __init__(
@@ -40,7 +57,9 @@ class Child:
         self.argv = [str(word) for word in argv]
         self.log = log
         guarded = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv]
-        with log.open("wb") as out:
+        with log.open("wb") as out, _guard:
+            if _stopping:
+                raise Interrupted
             try:
                 self.process = subprocess.Popen(
                     guarded,
@@ -53,6 +72,7 @@ class Child:
                 )
             except FileNotFoundError as exc:
                 raise MissingError("setpriv is missing: install util-linux") from exc
+            _live.add(self)
 
     @property
     def pid(self) -> int:
@@ -89,13 +109,17 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._signal(signal.SIGKILL)
         self.process.wait()
+        self.kill()
+        with _guard:
+            _live.discard(self)
+
+    def kill(self) -> None:
+        """Kill the program and what it started, without waiting for them to be gone."""
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            pass
 
     def __enter__(self) -> Self:
         return self

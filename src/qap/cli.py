@@ -76,4 +76,34 @@ def path(tool: str, profile: Profile = "lab", base: Base = False) -> None:
     print(Build(profile, base).path(tool))
 
 
-__all__ = ["Exit", "app"]
+@app.command()
+def run(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Scenarios of configs/scenarios.toml; all if none.")
+    ] = None,
+    profile: Profile = "lab",
+    jobs: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    json: Json = None,
+) -> None:
+    """The main job: boot every scenario on base and fork, and compare."""
+    from qap import run as running
+    from qap.build import Build
+    from qap.progress import make
+    from qap.scenario import scenario, scenarios
+
+    chosen = [scenario(name) for name in names] if names else list(scenarios().values())
+    fork, base = Build(profile), Build(profile, is_base=True)
+    make(base)
+    make(fork)
+    report = running.run(chosen, fork, base, jobs)
+    if json:
+        report.write(json, [fork, base])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
+@app.command()
+def doctor() -> None:
+    """Show what this machine has and what has been built from what."""
+    from qap import doctor as examined
+
+    raise typer.Exit(Exit.OK if examined.show() else Exit.MISSING)

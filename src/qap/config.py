@@ -50,6 +50,7 @@ class Guest(Model):
         machine: the machine type that boots it unless a scenario names another.
         cpu: QEMU's CPU model.
         memory: RAM in MiB.
+        append: kernel parameters beside the console's.
         boot_timeout: seconds from start to the guest's first prompt.
     """
 
@@ -63,13 +64,19 @@ class Guest(Model):
     machine: str
     cpu: str
     memory: int = 512
+    append: str = ""
     boot_timeout: float
 
 
 M = TypeVar("M", bound=BaseModel)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """A TOML file's content.
+
+    Raises:
+        UsageError: it is missing or not TOML.
+    """
     try:
         return tomllib.loads(path.read_text())
     except FileNotFoundError as exc:
@@ -95,7 +102,7 @@ def checked(model: type[M], values: dict[str, Any], path: Path) -> M:
 @cache
 def base() -> Base:
     path = QEMU / "base.toml"
-    return checked(Base, _read(path), path)
+    return checked(Base, read(path), path)
 
 
 def profiles() -> list[str]:
@@ -113,7 +120,7 @@ def profile(name: str) -> Profile:
     if name not in profiles():
         raise unknown_name("profile", name, profiles())
     path = CONFIGS / "profiles" / f"{name}.toml"
-    values = _read(path)
+    values = read(path)
     parent = values.pop("inherits", None)
     if parent is not None:
         inherited = profile(parent).model_dump()
@@ -126,8 +133,7 @@ def profile(name: str) -> Profile:
 def guests() -> dict[str, Guest]:
     path = CONFIGS / "guests.toml"
     return {
-        name: checked(Guest, {**values, "name": name}, path)
-        for name, values in _read(path).items()
+        name: checked(Guest, {**values, "name": name}, path) for name, values in read(path).items()
     }
 
 

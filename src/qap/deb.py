@@ -1,12 +1,13 @@
 """Programs and data out of .deb files, unpacked into the cache and never installed."""
 
+import hashlib
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qap.apt import Archive, file_sha256, locked
+from qap.apt import Archive, check, locked
 from qap.errors import MissingError, QapError
 from qap.paths import cache
 
@@ -31,10 +32,12 @@ def unpacked(
     archive = Archive(suite)
     debs = [archive.download(*name.split(":", 1)) for name in packages]
     home = cache() / "unpacked"
-    stem = "_".join([packages[0].replace(":", "_"), *(file_sha256(deb)[:8] for deb in debs)])
-    target = home / stem
+    names = "\n".join(sorted(f"{deb.name} {deb.stat().st_mtime_ns}" for deb in debs))
+    target = home / f"{debs[0].stem}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
     with locked(home):
         if not target.exists():
+            for deb in debs:
+                check(deb)
             with tempfile.TemporaryDirectory(dir=home) as scratch:
                 root = Path(scratch) / "root"
                 root.mkdir()
@@ -51,10 +54,15 @@ def _unpack(deb: Path, root: Path, members: Sequence[str]) -> None:
         raise MissingError("dpkg-deb is missing: install dpkg")
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as tar:
         argv = ["tar", "-x", "--no-same-owner", "-C", str(root), *members]
-        done = subprocess.run(
-            argv, stdin=tar.stdout, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(argv, stdin=tar.stdout, capture_output=True, text=True, check=False)
         assert tar.stdout is not None
         tar.stdout.close()
     if done.returncode or tar.returncode:
         raise QapError(f"could not unpack {deb.name}", done.stderr.strip())
+
+
+def depends(deb: Path) -> list[str]:
+    """The names of the packages that a .deb depends on, without versions."""
+    argv = ["dpkg-deb", "--field", str(deb), "Depends"]
+    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    return [need.split()[0] for need in said.strip().split(", ") if need]

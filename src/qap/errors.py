@@ -42,6 +42,15 @@ class MissingError(QapError):
     code = Exit.MISSING
 
 
+class Interrupted(QapError):
+    """The user interrupted qap while this was going on."""
+
+    code = Exit.INTERRUPTED
+
+    def __init__(self) -> None:
+        super().__init__("interrupted")
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
     """An error for a name that is not known, with the nearest valid ones."""
     from rapidfuzz import process

@@ -52,7 +52,7 @@ class Boot:
         image = kernel(self.guest)
         words = (
             f"console={self.guest.console} qap.console={self.guest.console} "
-            f"panic=-1 quiet loglevel=4 random.trust_cpu=on {self.append}"
+            f"panic=-1 quiet loglevel=4 {self.guest.append} {self.append}"
         )
         return [
             "-kernel",
@@ -60,7 +60,7 @@ class Boot:
             "-initrd",
             str(initramfs(self.guest, image, self.modules)),
             "-append",
-            words.strip(),
+            " ".join(words.split()),
         ]
 
 
@@ -215,9 +215,7 @@ class Machine:
             TimeoutError: the guest didn't let go.
         """
         self.qmp.execute("device_del", id=device_id)
-        self.qmp.wait_event(
-            "DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout
-        )
+        self.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout)
 
     @property
     def alive(self) -> bool:

@@ -3,9 +3,9 @@
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from qemu.qmp import ExecInterruptedError, Message, QMPClient
+from qemu.qmp import ExecInterruptedError, QMPClient
 from qemu.qmp import QMPError as LibraryError
 from qemu.qmp.events import EventListener
 from qemu.qmp.qmp_client import ExecuteError
@@ -77,14 +77,14 @@ class Qmp:
                 self._client.execute(command, named or None), COMMAND_S, f"QMP {command}"
             )
         except ExecuteError as exc:
-            raise QmpRefused(command, exc.error.desc) from exc
+            raise QmpRefused(command, exc.error.error.desc) from exc
 
     def device_add(self, device: dict[str, Any]) -> None:
         """device_add with a device's properties under their own names."""
         try:
             self._run(self._client.execute("device_add", device), COMMAND_S, "device_add")
         except ExecuteError as exc:
-            raise QmpRefused("device_add", exc.error.desc) from exc
+            raise QmpRefused("device_add", exc.error.error.desc) from exc
 
     def hmp(self, line: str) -> str:
         """Run a line of the human monitor; returns what it printed."""
@@ -100,15 +100,15 @@ class Qmp:
             TimeoutError: it didn't come; says which event was waited for.
         """
 
-        async def next_match() -> Message:
+        async def next_match() -> dict[str, Any]:
             while True:
                 event = await self._events.get()
-                if event["event"] == name and matches(event.get("data", {})):
-                    return event
+                data = cast("dict[str, Any]", event.get("data", {}))
+                if event["event"] == name and matches(data):
+                    return data
 
-        found = self._run(next_match(), timeout, f"the QMP event {name}")
-        data: dict[str, Any] = found.get("data", {})
-        return data
+        found: dict[str, Any] = self._run(next_match(), timeout, f"the QMP event {name}")
+        return found
 
     def close(self) -> None:
         """End the session; safe after QEMU has gone."""

@@ -4,6 +4,7 @@ import base64
 import re
 import socket
 from dataclasses import dataclass
+from typing import cast
 
 import pexpect
 from pexpect.socket_pexpect import SocketSpawn
@@ -51,14 +52,15 @@ class Console:
             index = self._line.expect([pattern, PANIC], timeout=timeout)
         except pexpect.TIMEOUT as exc:
             self._keep(self._line.before)
-            raise TimeoutError(f"waited {timeout:g} s for {wanted}; the console ends:\n"
-                               f"{self.tail()}") from exc
+            raise TimeoutError(
+                f"waited {timeout:g} s for {wanted}; the console ends:\n{self.tail()}"
+            ) from exc
         except (pexpect.EOF, OSError) as exc:
             self._keep(self._line.before)
             raise GuestLost(f"the console closed while qap waited for {wanted}") from exc
         self._keep(self._line.before)
-        match = self._line.match
-        assert isinstance(match, re.Match)
+        # types-pexpect only knows spawns that decode; this one is in bytes.
+        match = cast("re.Match[bytes]", self._line.match)
         self._keep(match[0])
         if index == 1:
             words = match[0].decode(errors="replace").strip()

@@ -5,13 +5,19 @@ import tempfile
 from pathlib import Path
 
 import libarchive
+from libarchive.write import ArchiveWrite
 
 from qap import config, deb
 from qap.apt import locked
 from qap.guest.kernel import Kernel, module_content, module_name
 from qap.paths import cache
 
-INIT = Path(__file__).with_name("init.sh")
+HERE = Path(__file__).parent
+SCRIPTS = {
+    "init": HERE / "init.sh",
+    "bin/await": HERE / "await.sh",
+    "bin/virtio-device": HERE / "virtio-device.sh",
+}
 
 
 def initramfs(guest: config.Guest, kernel: Kernel, modules: tuple[str, ...]) -> Path:
@@ -22,7 +28,9 @@ def initramfs(guest: config.Guest, kernel: Kernel, modules: tuple[str, ...]) -> 
     """
     busybox = deb.unpacked(guest.suite, [f"{guest.busybox}:{guest.architecture}"])
     files = kernel.modules(modules)
-    state = hashlib.sha256(INIT.read_bytes())
+    state = hashlib.sha256()
+    for script in SCRIPTS.values():
+        state.update(script.read_bytes())
     for path in (busybox, *files):
         state.update(f"{path}\0".encode())
     home = cache() / "initramfs"
@@ -46,11 +54,12 @@ def _write(target: Path, busybox: Path, modules: list[Path]) -> None:
         for folder in ("bin", "dev", "mnt", "modules", "proc", "run", "sys", "tmp"):
             archive.add_file_from_memory(folder, 0, b"", filetype=0o040000, permission=0o755)
         _add(archive, "bin/busybox", busybox.read_bytes())
-        _add(archive, "init", INIT.read_bytes())
+        for name, script in SCRIPTS.items():
+            _add(archive, name, script.read_bytes())
         _add(archive, "modules/order", loads.encode())
         for path in modules:
             _add(archive, f"modules/{module_name(path.name)}.ko", module_content(path))
 
 
-def _add(archive: libarchive.write.ArchiveWrite, name: str, data: bytes) -> None:
+def _add(archive: ArchiveWrite, name: str, data: bytes) -> None:
     archive.add_file_from_memory(name, len(data), data, permission=0o755)

@@ -87,10 +87,9 @@ def kernel(guest: config.Guest) -> Kernel:
     The named package is a metapackage that depends on the real image (from Debian
     forky on, on the binary and the modules packages).
     """
-    archive = Archive(guest.suite)
-    needs = archive.show(guest.kernel, "Depends", guest.architecture)
-    names = [need.split()[0] for need in needs.split(", ")]
-    real = [f"{name}:{guest.architecture}" for name in names if name.startswith("linux-")]
+    meta = Archive(guest.suite).download(guest.kernel, guest.architecture)
+    needs = [name.split(":")[0] for name in deb.depends(meta)]
+    real = [f"{name}:{guest.architecture}" for name in needs if name.startswith("linux-")]
     return Kernel(deb.unpacked(guest.suite, real, finish=_depmod))
 
 

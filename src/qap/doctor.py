@@ -1,0 +1,66 @@
+"""What this machine has, what has been built, and from what."""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from rich.markup import escape
+
+from qap import __version__, base, config, series
+from qap.build import Build
+from qap.paths import cache
+from qap.report import bad, good, table
+
+PROGRAMS = {
+    "apt-get": "brings QEMU's source and the guests' kernels",
+    "dpkg-source": "unpacks the source",
+    "depmod": "resolves kernel modules",
+    "gcc": "builds QEMU",
+    "ninja": "builds QEMU",
+    "ccache": "makes the second build quick",
+    "setpriv": "ends processes with their owner",
+}
+
+
+def _size(folder: Path) -> str:
+    total = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+    return f"{total / (1 << 20):.0f} MiB"
+
+
+def _builds() -> list[list[str]]:
+    rows = []
+    for name in config.profiles():
+        for build in (Build(name, is_base=True), Build(name)):
+            record = build.provenance()
+            if not record:
+                rows.append([f"{build.name}, {name}", "[dim]not built[/]"])
+                continue
+            version = record["package_version"] or record["source"]
+            text = f"QEMU {record['qemu']} ({version}), commit {record['commit'][:12]}"
+            fresh = build.is_base or record["queue"] == series.digest()
+            rows.append(
+                [f"{build.name}, {name}", good(text) if fresh else bad(f"{text}: patches changed")]
+            )
+    return rows
+
+
+def show() -> bool:
+    """Print it all; returns whether everything that is needed is there."""
+    found = base.info()
+    rows = [
+        ["qap", __version__],
+        ["machine", f"{platform.machine()}, {os.cpu_count()} processors"],
+        ["base", good(found.title) if found else "[dim]not brought yet: ./qap tree[/]"],
+        ["queue", f"{len(series.patches())} patches, sha256 {series.digest()[:12]}"],
+        *_builds(),
+        ["cache", f"{escape(str(cache()))}, {_size(cache()) if cache().exists() else 'empty'}"],
+        ["accelerator", "TCG; KVM is never probed, only used where asked for by name"],
+    ]
+    fine = True
+    for program, purpose in PROGRAMS.items():
+        path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        fine = fine and path is not None
+        rows.append([program, good(path) if path else bad(f"missing: {purpose}")])
+    table("qap doctor", ["what", "found"], rows)
+    return fine

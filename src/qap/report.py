@@ -1,0 +1,76 @@
+"""Results: one object for JSON, a table for the terminal."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qap import __version__, base, series
+from qap.build import Build
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a verb found out; documented in docs/json.md.
+
+    Attributes:
+        verb: run, test, prove or repro.
+        ok: everything was as expected.
+        results: one object a row.
+        seconds: how long it took.
+    """
+
+    verb: str
+    ok: bool
+    seconds: float
+    results: Sequence[dict[str, Any]] = field(default_factory=list)
+
+    def write(self, path: Path, builds: Sequence[Build]) -> None:
+        """Write it as one JSON object."""
+        found = base.info()
+        document = {
+            "schema": SCHEMA,
+            "version": __version__,
+            "base": asdict(found) if found else None,
+            "queue": {"sha256": series.digest(), "patches": [p.name for p in series.patches()]},
+            "builds": [build.provenance() for build in builds],
+            **asdict(self),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; a cell may hold rich markup, so escape what programs said."""
+    shown = Table(title=title, title_justify="left", title_style="bold")
+    for number, name in enumerate(columns):
+        shown.add_column(name, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        shown.add_row(*row)
+    Console().print(shown)
+
+
+def good(text: str) -> str:
+    return f"[green]{escape(text)}[/]"
+
+
+def bad(text: str) -> str:
+    return f"[red]{escape(text)}[/]"
+
+
+def shortened(bits: Sequence[int]) -> str:
+    """Feature bits in ranges, such as “28-29 32-33”."""
+    runs: list[list[int]] = []
+    for bit in bits:
+        if runs and bit == runs[-1][1] + 1:
+            runs[-1][1] = bit
+        else:
+            runs.append([bit, bit])
+    return " ".join(f"{low}-{high}" if low != high else f"{low}" for low, high in runs)

@@ -1,0 +1,128 @@
+"""The main job: every scenario on fork and base, side by side."""
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from qap.build import Build
+from qap.child import stop_all
+from qap.oracle import Outcome
+from qap.report import Report, bad, good, shortened, table
+from qap.scenario import Scenario
+from qap.trial import ACCESS_PLATFORM, Observation, Trial
+
+
+@dataclass(frozen=True)
+class Row:
+    """A scenario with what both builds did."""
+
+    scenario: Scenario
+    fork: Observation
+    base: Observation
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that is not as expected, in words; empty if all is well."""
+        found = fork_problems(self.scenario, self.fork)
+        wanted = self.scenario.base
+        if wanted is not None and self.base.outcome != wanted:
+            found.append(f"base: expected {wanted}, saw {_seen(self.base)}")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.scenario.name,
+            "title": self.scenario.title,
+            "scenario": self.scenario.model_dump(exclude={"name"}),
+            "expected": asdict(self.scenario.expected),
+            "fork": asdict(self.fork),
+            "base": asdict(self.base),
+            "problems": self.problems,
+        }
+
+
+def fork_problems(scenario: Scenario, seen: Observation) -> list[str]:
+    """Where an observation differs from the fence table."""
+    expected = scenario.expected
+    if seen.outcome != expected.outcome:
+        return [f"fork: expected {expected.outcome} ({expected.why}), saw {_seen(seen)}"]
+    if expected.outcome == Outcome.WORKS:
+        accepted = ACCESS_PLATFORM in seen.features
+        if accepted != expected.offered:
+            found = "accepted" if accepted else "not accepted"
+            wanted = "offered" if expected.offered else "not offered"
+            return [f"fork: bit {ACCESS_PLATFORM} must be {wanted}, and was {found}"]
+    return []
+
+
+def _seen(seen: Observation) -> str:
+    return str(seen.outcome) if seen.outcome else f"an error: {seen.error}"
+
+
+def run(scenarios: Sequence[Scenario], fork: Build, base: Build, jobs: int | None) -> Report:
+    """Carry out every scenario on both builds and print the table.
+
+    Args:
+        jobs: trials at a time; as many as there are processors if None.
+    """
+    start = time.monotonic()
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        try:
+            pending = [
+                (one, pool.submit(Trial(one, fork).run), pool.submit(Trial(one, base).run))
+                for one in scenarios
+            ]
+            rows = [_finished(console, *row) for row in pending]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            stop_all()
+            raise
+    seconds = time.monotonic() - start
+    _print(rows, seconds)
+    ok = not any(row.problems for row in rows)
+    return Report("run", ok, seconds, [row.as_dict() for row in rows])
+
+
+def _finished(
+    console: Console, one: Scenario, fork: "Future[Observation]", base: "Future[Observation]"
+) -> Row:
+    row = Row(one, fork.result(), base.result())
+    mark = bad("✗") if row.problems else good("✓")
+    console.print(f"{mark} {one.name}: fork {_seen(row.fork)[:40]}, base {_seen(row.base)[:40]}")
+    return row
+
+
+def _cell(seen: Observation, fine: bool) -> str:
+    text = str(seen.outcome) if seen.outcome else "error"
+    shown = good(text) if fine else bad(text)
+    return f"{shown} [dim]{seen.seconds:.1f} s[/]"
+
+
+def _print(rows: Sequence[Row], seconds: float) -> None:
+    cells = []
+    for row in rows:
+        wrong = row.problems
+        fine_fork = not any(line.startswith("fork") for line in wrong)
+        fine_base = not any(line.startswith("base") for line in wrong)
+        checks = dict.fromkeys(text.partition(":")[0] for text in row.fork.said)
+        cells.append(
+            [
+                row.scenario.name,
+                _cell(row.base, fine_base),
+                _cell(row.fork, fine_fork),
+                shortened(row.fork.features),
+                escape("; ".join(checks)),
+            ]
+        )
+    columns = ["scenario", "base", "fork", "negotiated bits", "seen on the fork"]
+    table(f"iommu_platform=on, base beside fork ({seconds:.0f} s)", columns, cells)
+    for row in rows:
+        for line in row.problems:
+            Console().print(bad(f"{row.scenario.name}: {line}"))

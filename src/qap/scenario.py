@@ -1,0 +1,154 @@
+"""Scenarios: a guest, a device and how it is plugged, as data."""
+
+from functools import cache
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from qap import config, oracle
+from qap.config import Model, checked, read
+from qap.errors import UsageError, unknown_name
+from qap.paths import CONFIGS
+
+Plug = Literal["cold", "hot", "replug"]
+Order = Literal["before", "after"]
+
+
+class Kind(Model):
+    """A device without its transport (configs/devices.toml)."""
+
+    name: str
+    backend: Literal["", "virtiofsd", "qemu-storage-daemon"] = ""
+    access_platform: bool = True
+    device_id: int
+    check: Literal["files", "disk", "random"]
+    modules: tuple[str, ...] = ()
+    transports: tuple[str, ...]
+    properties: dict[str, str | int | bool] = Field(default_factory=dict)
+
+
+class Viommu(Model):
+    """A virtual IOMMU (configs/viommus.toml)."""
+
+    name: str
+    purpose: str
+    device: dict[str, str | int | bool] | None = None
+    append: str = ""
+    modules: tuple[str, ...] = ()
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    path = CONFIGS / "devices.toml"
+    return {name: checked(Kind, {**row, "name": name}, path) for name, row in read(path).items()}
+
+
+@cache
+def viommus() -> dict[str, Viommu]:
+    path = CONFIGS / "viommus.toml"
+    return {name: checked(Viommu, {**row, "name": name}, path) for name, row in read(path).items()}
+
+
+class Scenario(Model):
+    """What to boot, what to plug into it, and how.
+
+    Attributes:
+        guest: a name of configs/guests.toml.
+        device: a name of configs/devices.toml, without the transport.
+        plug: cold, hot, or replug: hot, out, and in again.
+        machine: a machine type other than the guest's own.
+        viommu: a name of configs/viommus.toml.
+        order: the vIOMMU's place on the command line, seen from the device.
+        bypass: the root bus bypasses the vIOMMU (default-bus-bypass-iommu).
+        base: what stock QEMU was seen to do; None if nobody looked.
+    """
+
+    name: str = ""
+    guest: str
+    device: str
+    plug: Plug = "cold"
+    iommu_platform: bool = True
+    machine: str | None = None
+    viommu: str = "none"
+    order: Order = "before"
+    bypass: bool = False
+    base: oracle.Outcome | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        config.guest(self.guest)
+        if self.device not in kinds():
+            raise unknown_name("device", self.device, kinds())
+        if self.viommu not in viommus():
+            raise unknown_name("vIOMMU", self.viommu, viommus())
+        if self.transport not in self.kind.transports:
+            raise UsageError(
+                f"{self.device} has no {self.transport} transport in QEMU, "
+                f"which the guest {self.guest} needs"
+            )
+        if self.viommu != "none" and self.transport != "pci":
+            raise UsageError(f"{self.viommu} is for PCI machines; {self.guest} uses CCW")
+        return self
+
+    @property
+    def settings(self) -> config.Guest:
+        return config.guest(self.guest)
+
+    @property
+    def kind(self) -> Kind:
+        return kinds()[self.device]
+
+    @property
+    def transport(self) -> str:
+        return "ccw" if self.settings.qemu == "s390x" else "pci"
+
+    @property
+    def driver(self) -> str:
+        """The device's type as -device takes it."""
+        return f"{self.device}-{self.transport}"
+
+    @property
+    def translated(self) -> bool:
+        """Whether the bus is behind an IOMMU once the machine is complete."""
+        return self.viommu != "none" and not self.bypass
+
+    @property
+    def expected(self) -> oracle.Expectation:
+        return oracle.plug(
+            requested=self.iommu_platform,
+            translated=self.translated,
+            backend_can=self.kind.access_platform,
+        )
+
+    @property
+    def title(self) -> str:
+        """The scenario in a few words."""
+        words = [self.machine or self.settings.machine, self.driver, self.plug]
+        if self.viommu != "none":
+            words.append(self.viommu)
+            if self.plug == "cold":
+                words.append(f"{self.order} the device")
+        if self.bypass:
+            words.append("bypassed")
+        if not self.iommu_platform:
+            words.append("iommu_platform=off")
+        return ", ".join(words)
+
+
+@cache
+def scenarios() -> dict[str, Scenario]:
+    path = CONFIGS / "scenarios.toml"
+    return {
+        name: checked(Scenario, {**row, "name": name}, path) for name, row in read(path).items()
+    }
+
+
+def scenario(name: str) -> Scenario:
+    """A scenario of configs/scenarios.toml.
+
+    Raises:
+        UsageError: no such scenario.
+    """
+    if name not in scenarios():
+        raise unknown_name("scenario", name, scenarios())
+    return scenarios()[name]

@@ -1,0 +1,213 @@
+"""A trial: one scenario on one build, carried out and observed."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qap import workload
+from qap.build import Build
+from qap.errors import QapError
+from qap.machine import Boot, Device, Machine, QemuDied, Spec
+from qap.oracle import REFUSAL_PHRASE, Outcome
+from qap.qmp import QmpRefused
+from qap.scenario import Scenario, kinds, viommus
+from qap.vhost_user import real
+from qap.vhost_user.real import Service
+
+ROOT_PORT: Device = {"driver": "pcie-root-port", "id": "port0", "chassis": 1, "slot": 1}
+ACCESS_PLATFORM = 33
+
+
+@dataclass
+class Observation:
+    """What a trial saw.
+
+    Attributes:
+        outcome: works, refused, or None where it was neither (see `error`).
+        error: what QEMU said when it refused, or what went wrong.
+        features: the feature bits that the guest's driver negotiated.
+        said: what was checked, in words.
+        exit_status: QEMU's, where it ended by itself.
+        seconds: how long it took.
+        commands: how to repeat it by hand.
+    """
+
+    outcome: Outcome | None = None
+    error: str = ""
+    features: list[int] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    exit_status: int | None = None
+    seconds: float = 0.0
+    commands: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Trial:
+    """A scenario under test on a build.
+
+    Args:
+        scenario: what to do.
+        build: which QEMU.
+    """
+
+    scenario: Scenario
+    build: Build
+    seen: Observation = field(default_factory=Observation)
+    _generation: int = 0
+    _backend_words: str = ""
+
+    def run(self) -> Observation:
+        """Carry it out. What QEMU refuses is an outcome; anything else that goes wrong
+        is an observation without one."""
+        start = time.monotonic()
+        try:
+            with tempfile.TemporaryDirectory(prefix="qap-") as folder:
+                self._carry_out(Path(folder))
+        except (QapError, TimeoutError) as exc:
+            parts = (str(exc), getattr(exc, "detail", ""), self._backend_words)
+            self.seen.error = "\n".join(part for part in parts if part)
+            self.seen.outcome = None
+        self.seen.seconds = time.monotonic() - start
+        return self.seen
+
+    def spec(self, service: Service | None) -> Spec:
+        """The machine as it starts, with the device in it if that is cold-plugged."""
+        scenario, guest = self.scenario, self.scenario.settings
+        machine = scenario.machine or guest.machine
+        if scenario.bypass:
+            machine += ",default-bus-bypass-iommu=on"
+        viommu = viommus()[scenario.viommu]
+        devices: list[Device] = [ROOT_PORT] if scenario.transport == "pci" else []
+        chardevs: list[str] = []
+        if scenario.plug == "cold":
+            devices.append(self.device(service))
+            if service:
+                chardevs.append(f"socket,id={service.socket.stem},path={service.socket}")
+        if viommu.device:
+            devices.insert(0 if scenario.order == "before" else len(devices), dict(viommu.device))
+        modules = (*scenario.kind.modules, *kinds()["virtio-rng"].modules, *viommu.modules)
+        boot = Boot(guest, modules, viommu.append)
+        return Spec(
+            machine=machine,
+            cpu=guest.cpu,
+            memory=guest.memory,
+            devices=devices,
+            chardevs=chardevs,
+            boot=boot,
+        )
+
+    def device(self, service: Service | None) -> Device:
+        """The device under test, as device_add takes it."""
+        device: Device = {"driver": self.scenario.driver, "id": "dut", **self._place()}
+        if service is not None:
+            device["chardev"] = service.socket.stem
+        return {
+            **device,
+            **self.scenario.kind.properties,
+            "iommu_platform": self.scenario.iommu_platform,
+        }
+
+    def _place(self) -> Device:
+        return {"bus": "port0"} if self.scenario.transport == "pci" else {}
+
+    @contextmanager
+    def _service(self, folder: Path, stuff: workload.Stuff) -> Iterator[Service | None]:
+        with self._started(folder, stuff) as service:
+            try:
+                yield service
+            finally:
+                if service is not None and not service.child.alive:
+                    self._backend_words = f"the back-end ended: {service.child.tail()}"
+
+    @contextmanager
+    def _started(self, folder: Path, stuff: workload.Stuff) -> Iterator[Service | None]:
+        self._generation += 1
+        name = f"backend{self._generation}"
+        kind = self.scenario.kind
+        if kind.backend == "virtiofsd":
+            architecture = self.scenario.settings.architecture
+            with real.virtiofsd(folder, stuff.shared, architecture, name) as service:
+                yield service
+        elif kind.backend == "qemu-storage-daemon":
+            program = self.build.path("qemu-storage-daemon")
+            with real.storage_daemon(folder, program, stuff.image, name) as service:
+                yield service
+        else:
+            yield None
+
+    def _carry_out(self, folder: Path) -> None:
+        stuff = workload.Stuff(folder)
+        stuff.prepare()
+        binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
+        with ExitStack() as owned:
+            cold = self.scenario.plug == "cold"
+            service = owned.enter_context(self._service(folder, stuff)) if cold else None
+            spec = self.spec(service)
+            machine = Machine(binary, spec, log=folder / "qemu.log")
+            try:
+                owned.enter_context(machine)
+                machine.boot()
+            except QemuDied as died:
+                self._died_at_start(died)
+                return
+            if cold:
+                self._prove(machine, stuff)
+                return
+            self._hot(machine, folder, stuff)
+            if self.scenario.plug == "replug" and self.seen.outcome == Outcome.WORKS:
+                self._hot(machine, folder, stuff)
+
+    def _died_at_start(self, died: QemuDied) -> None:
+        self.seen.exit_status = died.status
+        if self.scenario.plug == "cold" and died.status == 1 and REFUSAL_PHRASE in died.said:
+            self.seen.outcome = Outcome.REFUSED
+            self.seen.error = died.said
+            self.seen.said.append("QEMU exited with status 1")
+            return
+        raise died
+
+    def _hot(self, machine: Machine, folder: Path, stuff: workload.Stuff) -> None:
+        """Plug, prove and (for replug) unplug; or see it refused and the VM unharmed."""
+        with self._service(folder, stuff) as service:
+            if service is not None:
+                self._add_chardev(machine, service)
+            try:
+                machine.plug(self.device(service))
+            except QmpRefused as refused:
+                if REFUSAL_PHRASE not in refused.said:
+                    raise
+                self.seen.outcome, self.seen.error = Outcome.REFUSED, refused.said
+                self._unharmed(machine, stuff)
+                return
+            self._prove(machine, stuff)
+            if self.scenario.plug == "replug":
+                machine.unplug("dut")
+                self.seen.said.append("unplugged")
+                if service is not None:
+                    machine.qmp.execute("chardev-remove", id=service.socket.stem)
+
+    def _add_chardev(self, machine: Machine, service: Service) -> None:
+        address = {"type": "unix", "data": {"path": str(service.socket)}}
+        backend = {"type": "socket", "data": {"addr": address, "server": False}}
+        machine.qmp.execute("chardev-add", id=service.socket.stem, backend=backend)
+
+    def _prove(self, machine: Machine, stuff: workload.Stuff) -> None:
+        kind = self.scenario.kind
+        name = workload.find(machine.console, kind.device_id)
+        self.seen.features = workload.negotiated(machine.console, name)
+        self.seen.said += workload.CHECKS[kind.check](machine.console, stuff, name)
+        self.seen.outcome = Outcome.WORKS
+
+    def _unharmed(self, machine: Machine, stuff: workload.Stuff) -> None:
+        """After a refusal the VM runs, and the slot takes an in-QEMU device."""
+        if not machine.alive:
+            raise QapError("device_add was refused, but the VM no longer runs")
+        driver = f"virtio-rng-{self.scenario.transport}"
+        machine.plug({"driver": driver, "id": "next", **self._place(), "iommu_platform": True})
+        kind = kinds()["virtio-rng"]
+        name = workload.find(machine.console, kind.device_id)
+        workload.CHECKS[kind.check](machine.console, stuff, name)
+        self.seen.said.append(f"the VM runs on, and {driver} works in the same slot")

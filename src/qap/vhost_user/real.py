@@ -1,0 +1,136 @@
+"""Real vhost-user back-ends: Debian's virtiofsd and QEMU's storage daemon.
+
+A back-end inherits a socket that already listens, so that nobody waits for it to come
+up: QEMU connects, and is answered as soon as the program is ready.
+"""
+
+import shlex
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qap import deb
+from qap.child import Child
+from qap.vhost_user.relay import ByteOrderRelay
+
+SUITE = "trixie"
+LIBRARIES = ("libc6", "libcap-ng0", "libseccomp2", "libgcc-s1")
+HOST = "amd64"
+# Where Debian's libc6 puts the dynamic loader, by architecture.
+LOADERS = {"amd64": "usr/lib64/ld-linux-x86-64.so.2", "s390x": "usr/lib/ld64.so.1"}
+TRIPLETS = {"amd64": "x86_64-linux-gnu", "s390x": "s390x-linux-gnu"}
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running back-end.
+
+    Attributes:
+        socket: the path QEMU connects to.
+        child: its process.
+        by_hand: command lines that start the same by hand.
+    """
+
+    socket: Path
+    child: Child
+    by_hand: tuple[str, ...]
+
+
+@contextmanager
+def _started(argv_for: Callable[[int], list[str]], path: Path, log: Path) -> Iterator[Child]:
+    """A program that inherits a listening socket, whose number `argv_for` is told.
+
+    Only the program holds the socket: if it ends, QEMU's connection ends too.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(str(path))
+            listener.listen(1)
+            fd = listener.fileno()
+            child = Child(argv_for(fd), log=log, fds=(fd,))
+        with child:
+            yield child
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def virtiofsd_argv(architecture: str) -> list[str]:
+    """Debian's virtiofsd as a command line, without installing it.
+
+    A foreign one runs under qemu-user; the host's runs with the libraries it was built
+    for, which may be newer than the system's.
+    """
+    names = [f"{name}:{architecture}" for name in ("virtiofsd", *LIBRARIES)]
+    root = deb.unpacked(SUITE, names, finish=_merge_usr)
+    program = root / "usr/libexec/virtiofsd"
+    if architecture == HOST:
+        libraries = root / "usr/lib" / TRIPLETS[architecture]
+        argv = [str(root / LOADERS[architecture]), "--library-path", str(libraries), str(program)]
+    else:
+        emulator = f"./usr/bin/qemu-{architecture}"
+        user = deb.unpacked(SUITE, [f"qemu-user:{HOST}"], members=[emulator])
+        argv = [str(user / emulator), "-L", str(root), str(program)]
+    return argv
+
+
+@contextmanager
+def virtiofsd(folder: Path, shared: Path, architecture: str, name: str) -> Iterator[Service]:
+    """virtiofsd sharing `shared` with a guest of this architecture.
+
+    FUSE speaks the guest's byte order, so a big-endian guest needs a big-endian
+    virtiofsd, and that one a relay: the vhost-user protocol is in host byte order.
+
+    Args:
+        folder: where sockets and the log go.
+        architecture: Debian's name of the guest's architecture.
+        name: what sockets and log are called.
+    """
+    foreign = architecture != HOST
+    path = folder / f"{name}.sock"
+    served = folder / f"{name}-foreign.sock" if foreign else path
+    program = virtiofsd_argv(architecture)
+    options = ["--shared-dir", str(shared), "--sandbox", "none", "--seccomp", "none"]
+    by_hand = [shlex.join([*program, "--socket-path", str(served), *options])]
+    with ExitStack() as owned:
+        started = _started(
+            lambda fd: [*program, "--fd", str(fd), *options], served, folder / f"{name}.log"
+        )
+        child = owned.enter_context(started)
+        if foreign:
+            owned.enter_context(ByteOrderRelay(path, served))
+            by_hand.append(f".venv/bin/python -m qap.vhost_user.relay {path} {served}")
+        yield Service(path, child, tuple(by_hand))
+
+
+@contextmanager
+def storage_daemon(folder: Path, program: Path, image: Path, name: str) -> Iterator[Service]:
+    """qemu-storage-daemon exporting a raw image as a vhost-user-blk disk.
+
+    Args:
+        folder: where the socket and the log go.
+        program: the daemon.
+        image: the raw image.
+        name: what socket and log are called.
+    """
+    path = folder / f"{name}.sock"
+    blockdev = f"driver=file,node-name=disk,filename={image},cache.direct=off"
+
+    def command(address: str) -> list[str]:
+        export = f"type=vhost-user-blk,id=export,node-name=disk,writable=on,{address}"
+        return [str(program), "--blockdev", blockdev, "--export", export]
+
+    by_hand = shlex.join(command(f"addr.type=unix,addr.path={path}"))
+    started = _started(
+        lambda fd: command(f"addr.type=fd,addr.str={fd}"), path, folder / f"{name}.log"
+    )
+    with started as child:
+        yield Service(path, child, (by_hand,))
+
+
+def _merge_usr(root: Path) -> None:
+    """The links that Debian's base-files makes; the packages have files below usr/ only."""
+    for name in ("lib", "lib64"):
+        if not (root / name).exists():
+            (root / name).symlink_to(f"usr/{name}")

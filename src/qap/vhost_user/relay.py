@@ -1,0 +1,136 @@
+"""A relay between QEMU and a vhost-user back-end that runs in the other byte order."""
+
+import select
+import socket
+import struct
+import sys
+from pathlib import Path
+from typing import Self
+
+from qap.features import mask
+from qap.vhost_user import layout
+from qap.vhost_user.protocol import (
+    ByteOrder,
+    Channel,
+    Disconnected,
+    FrontendRequest,
+    Message,
+    ProtocolError,
+    ProtocolFeature,
+    request_name,
+)
+from qap.vhost_user.server import Server
+
+CONNECT_S = 5.0
+FOREIGN: ByteOrder = ">" if sys.byteorder == "little" else "<"
+
+# Protocol features that the relay can't carry, so that QEMU is not told of them.
+# BACKEND_REQ opens a second connection, whose messages would need swapping too but go
+# past the relay; BACKEND_SEND_FD, HOST_NOTIFIER, INBAND_NOTIFICATIONS and SHARED_OBJECT
+# use that connection. The others bring payloads that qap.vhost_user.layout doesn't list.
+HIDDEN = mask(
+    [
+        ProtocolFeature.BACKEND_REQ,
+        ProtocolFeature.BACKEND_SEND_FD,
+        ProtocolFeature.HOST_NOTIFIER,
+        ProtocolFeature.INBAND_NOTIFICATIONS,
+        ProtocolFeature.SHARED_OBJECT,
+        ProtocolFeature.CRYPTO_SESSION,
+        ProtocolFeature.PAGEFAULT,
+        ProtocolFeature.XEN_MMAP,
+    ]
+)
+
+
+class ByteOrderRelay:
+    """Swaps the words of headers and payloads between two byte orders.
+
+    vhost-user is spoken in the host's byte order, and a back-end that runs under
+    user-mode emulation speaks its own. The relay passes file descriptors through and
+    leaves rings and buffers alone, as they are in shared memory.
+
+    It takes one connection from QEMU at a time, makes a fresh one to the back-end for
+    each, and closes both when either closes or sends what the relay can't translate.
+    QEMU isn't told of the protocol features in HIDDEN; without BACKEND_REQ, it refuses
+    a back-end that offers ACCESS_PLATFORM.
+
+    Use as a context manager: leaving it unlinks the socket, joins the thread and closes
+    every connection.
+
+    Args:
+        path: the Unix socket to listen on for QEMU.
+        backend: the back-end's socket; it need not be there before QEMU connects.
+    Raises:
+        QapError: the socket at `path` can't be made.
+    """
+
+    def __init__(self, path: Path, backend: Path) -> None:
+        self.path = path
+        self.backend = backend
+        self._server = Server(path, self._serve, "byte order relay")
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended the latest connection, or None while it lasts.
+
+        A Disconnected names the side that closed; anything else is a failure.
+        """
+        return self._server.error
+
+    def close(self) -> None:
+        """End the relay; safe to repeat."""
+        self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _serve(self, qemu_sock: socket.socket) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as backend_sock:
+            self._connect(backend_sock)
+            with self._server.holding(backend_sock):
+                qemu = Channel(qemu_sock, "QEMU")
+                backend = Channel(backend_sock, "the back-end", FOREIGN)
+                self._relay(qemu, backend)
+
+    def _connect(self, sock: socket.socket) -> None:
+        sock.settimeout(CONNECT_S)
+        try:
+            sock.connect(str(self.backend))
+        except OSError as exc:
+            raise Disconnected(
+                f"no vhost-user back-end answers at {self.backend}: {exc.strerror or exc}"
+            ) from exc
+        sock.settimeout(None)
+
+    def _relay(self, qemu: Channel, backend: Channel) -> None:
+        poller = select.poll()
+        for channel in (qemu, backend):
+            poller.register(channel.sock, select.POLLIN)
+        while True:
+            for fd, _ in poller.poll():
+                if fd == qemu.sock.fileno():
+                    with qemu.receive() as message:
+                        backend.send(_to_backend(message))
+                else:
+                    with backend.receive() as message:
+                        qemu.send(_to_qemu(message))
+
+
+def _to_backend(message: Message) -> Message:
+    if message.is_reply:
+        raise ProtocolError(f"QEMU sent {request_name(message.request)} as a reply")
+    payload = layout.swap(message.request, message.payload, reply=False)
+    return Message(message.request, payload, message.flags, message.fds)
+
+
+def _to_qemu(message: Message) -> Message:
+    if not message.is_reply:
+        raise ProtocolError(f"the back-end sent {request_name(message.request)}, not a reply")
+    payload = layout.swap(message.request, message.payload, reply=True)
+    if message.request == FrontendRequest.GET_PROTOCOL_FEATURES and payload:
+        (offered,) = struct.unpack("=Q", payload)
+        payload = struct.pack("=Q", offered & ~HIDDEN)
+    return Message(message.request, payload, message.flags, message.fds)

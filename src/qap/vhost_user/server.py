@@ -1,0 +1,109 @@
+"""A Unix socket with a thread that serves it, one connection at a time."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from qap.errors import QapError
+
+JOIN_S = 5.0
+
+
+class Server:
+    """Accepts connections one after the other and lets `serve` have each until it returns.
+
+    A connection that comes while another is served waits in the listen queue.
+
+    Args:
+        path: where to listen; nothing may be there. Listening has begun when the
+            constructor returns.
+        serve: gets each connection, in the server's thread; it ends the connection
+            by returning or by raising a QapError or OSError.
+        name: what this server is, as its thread and errors call it.
+    Raises:
+        QapError: the socket can't be made there.
+    """
+
+    def __init__(self, path: Path, serve: Callable[[socket.socket], None], name: str) -> None:
+        self.path = path
+        self._serve = serve
+        self._name = name
+        self._lock = threading.Lock()
+        self._held: list[socket.socket] = []
+        self._closed = False
+        self._error: Exception | None = None
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.bind(str(path))
+            self._listener.listen()
+        except OSError as exc:
+            self._listener.close()
+            raise QapError(f"{name} can't listen on {path}: {exc.strerror or exc}") from exc
+        self._thread = threading.Thread(target=self._run, name=f"{name} {path}", daemon=True)
+        self._thread.start()
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended the latest connection, or None while it lasts and after close()."""
+        with self._lock:
+            return self._error
+
+    @contextmanager
+    def holding(self, sock: socket.socket) -> Iterator[None]:
+        """While inside, close() and hang_up() shut `sock` down, which ends any wait on it."""
+        with self._lock:
+            self._held.append(sock)
+            if self._closed:
+                _shut_down(sock)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.remove(sock)
+
+    def hang_up(self) -> None:
+        """End the connection that is being served, if any; the server goes on listening."""
+        with self._lock:
+            for sock in self._held:
+                _shut_down(sock)
+
+    def close(self) -> None:
+        """End connection, thread and socket; returns once they are gone. Safe to repeat."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            _shut_down(self._listener)
+            for sock in self._held:
+                _shut_down(sock)
+        self._thread.join(JOIN_S)
+        self._listener.close()
+        self.path.unlink(missing_ok=True)
+        if self._thread.is_alive():
+            raise QapError(f"{self._name} on {self.path} did not end within {JOIN_S:g} s")
+
+    def _run(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError as exc:
+                self._note(exc)
+                return
+            self._note(None)
+            with peer, self.holding(peer):
+                try:
+                    self._serve(peer)
+                except (QapError, OSError) as exc:
+                    self._note(exc)
+
+    def _note(self, error: Exception | None) -> None:
+        with self._lock:
+            if not self._closed:
+                self._error = error
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,125 @@
+"""What a guest does to prove that a device serves: real data, compared on both sides."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from qap.errors import QapError
+from qap.guest.console import Console
+
+MIB = 1 << 20
+DISK_MIB = 16
+GUEST_OFFSET_MIB = 8
+
+
+class DataMismatch(QapError):
+    """Host and guest disagree about the data."""
+
+
+@dataclass(frozen=True)
+class Stuff:
+    """Where a scenario keeps the host's side of the data.
+
+    Args:
+        folder: the folder shared by virtiofs, and home of the disk image.
+    """
+
+    folder: Path
+
+    @property
+    def shared(self) -> Path:
+        return self.folder / "shared"
+
+    @property
+    def image(self) -> Path:
+        return self.folder / "disk.img"
+
+    def prepare(self) -> None:
+        """Make the shared folder and the image, with fresh random content."""
+        self.shared.mkdir()
+        with self.image.open("wb") as image:
+            image.write(os.urandom(MIB))
+            image.truncate(DISK_MIB * MIB)
+
+
+def _compare(what: str, host: str, guest: str) -> str:
+    if host != guest:
+        raise DataMismatch(f"{what}: SHA-256 on the host {host[:16]}…, in the guest {guest[:16]}…")
+    return f"{what}: 1 MiB, SHA-256 {host[:12]}… on both sides"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def files(console: Console, stuff: Stuff, name: str) -> list[str]:
+    """Mount virtiofs, read what the host wrote, write what the host reads, unmount."""
+    data = os.urandom(MIB)
+    (stuff.shared / "from-host").write_bytes(data)
+    console.check("mkdir -p /mnt/share && mount -t virtiofs share /mnt/share")
+    seen = console.check("sha256sum /mnt/share/from-host").split()[0]
+    said = [_compare("guest read a file", _sha256(data), seen)]
+    wrote = console.check(
+        "dd if=/dev/urandom of=/mnt/share/from-guest bs=1M count=1 2>/dev/null && sync && "
+        "sha256sum /mnt/share/from-guest && umount /mnt/share"
+    ).split()[0]
+    found = _sha256((stuff.shared / "from-guest").read_bytes())
+    return [*said, _compare("guest wrote a file", found, wrote)]
+
+
+def disk(console: Console, stuff: Stuff, name: str) -> list[str]:
+    """Read the start of the disk, write further on, and compare both with the image."""
+    node = console.check(f"ls /sys/bus/virtio/devices/{name}/block")
+    with stuff.image.open("rb") as image:
+        data = image.read(MIB)
+    seen = console.check(f"dd if=/dev/{node} bs=1M count=1 2>/dev/null | sha256sum").split()[0]
+    said = [_compare("guest read the disk", _sha256(data), seen)]
+    wrote = console.check(
+        "dd if=/dev/urandom of=/tmp/data bs=1M count=1 2>/dev/null && "
+        f"dd if=/tmp/data of=/dev/{node} bs=1M seek={GUEST_OFFSET_MIB} conv=fsync 2>/dev/null && "
+        "sha256sum /tmp/data"
+    ).split()[0]
+    with stuff.image.open("rb") as image:
+        image.seek(GUEST_OFFSET_MIB * MIB)
+        found = _sha256(image.read(MIB))
+    return [*said, _compare("guest wrote the disk", found, wrote)]
+
+
+def random(console: Console, stuff: Stuff, name: str) -> list[str]:
+    """Read from the virtio random number generator, twice, and get different bytes."""
+    console.check(
+        "for rng in $(cat /sys/class/misc/hw_random/rng_available); do case $rng in "
+        "virtio*) echo $rng >/sys/class/misc/hw_random/rng_current; esac; done; "
+        "grep -q virtio /sys/class/misc/hw_random/rng_current"
+    )
+    draws = [
+        console.check("dd if=/dev/hwrng bs=64 count=1 2>/dev/null | sha256sum") for _ in range(2)
+    ]
+    empty = _sha256(b"")
+    if draws[0] == draws[1] or draws[0].startswith(empty):
+        raise DataMismatch("the virtio RNG gave the same bytes twice, or none")
+    return ["guest read 64 random bytes twice"]
+
+
+CHECKS: dict[str, Callable[[Console, Stuff, str], list[str]]] = {
+    "files": files,
+    "disk": disk,
+    "random": random,
+}
+
+
+def find(console: Console, device_id: int, timeout: float = 30.0) -> str:
+    """Wait for a driver to bind the device with this virtio device ID.
+
+    Returns:
+        Its name under /sys/bus/virtio/devices.
+    """
+    return console.check(f"virtio-device {device_id}", timeout)
+
+
+def negotiated(console: Console, name: str) -> list[int]:
+    """The feature bits that the guest's driver negotiated, from its sysfs."""
+    text = console.check(f"cat /sys/bus/virtio/devices/{name}/features")
+    return [bit for bit, digit in enumerate(text) if digit == "1"]
