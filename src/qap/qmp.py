@@ -1,6 +1,7 @@
 """QMP, one call at a time: qemu.qmp behind a synchronous face."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any, Self, cast
@@ -13,6 +14,9 @@ from qemu.qmp.qmp_client import ExecuteError
 from qap.errors import QapError
 
 COMMAND_S = 60.0
+
+# The library logs a QEMU that ends before it greets as an error; here it is an answer.
+logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
 class QmpRefused(QapError):

@@ -120,6 +120,19 @@ class Scenario(Model):
             backend_can=self.kind.access_platform,
         )
 
+    def repro(self, is_base: bool = False) -> str:
+        """The `qap repro` command for it."""
+        words = ["./qap repro", f"--guest {self.guest}", f"--device {self.driver}"]
+        if self.machine:
+            words.append(f"--machine {self.machine}")
+        words += {"cold": [], "hot": ["--hotplug"], "replug": ["--replug"]}[self.plug]
+        if self.viommu != "none":
+            words += [f"--viommu {self.viommu}", f"--order {self.order}"]
+        words += ["--bypass"] if self.bypass else []
+        words += [] if self.iommu_platform else ["--no-iommu-platform"]
+        words += ["--base"] if is_base else []
+        return " ".join(words)
+
     @property
     def title(self) -> str:
         """The scenario in a few words."""

@@ -1,0 +1,36 @@
+"""The base of the avocado tests: a scenario on the build under test, held to the oracle."""
+
+from typing import Any
+
+from avocado import Test
+
+from qap import config
+from qap.run import fork_problems
+from qap.scenario import Scenario
+from qap.trial import Trial
+from qap.under_test import build_under_test
+
+
+class GuestTest(Test):
+    """Boots a guest, plugs a device into it and proves that it serves, or is refused.
+
+    :avocado: disable
+    """
+
+    timeout = 180
+
+    def check(self, **scenario: Any) -> None:
+        """Carry out a scenario (the fields of qap.scenario.Scenario) and compare.
+
+        Fails with what was expected, what was seen, the last lines of QEMU and guest,
+        and the command to run again.
+        """
+        build = build_under_test()
+        one = Scenario(name=self.name.name, **scenario)
+        binary = build.path(f"qemu-system-{config.guest(one.guest).qemu}")
+        self.log.info("%s: %s with %s", one.title, build.name, binary)
+        seen = Trial(one, build).run()
+        self.log.info("%s in %.1f s: %s", seen.outcome, seen.seconds, "; ".join(seen.said))
+        problems = fork_problems(one, seen)
+        if problems:
+            self.fail("\n".join([*problems, seen.error, f"again: {one.repro(build.is_base)}"]))

@@ -1,0 +1,18 @@
+"""virtiofs over CCW, the mailing list's own device, with iommu_platform=on."""
+
+from qap.acceptance import GuestTest
+
+
+class VhostUserFsCcw(GuestTest):
+    """A big-endian guest, Debian's s390x virtiofsd under qemu-user, and a relay between.
+
+    :avocado: enable
+    :avocado: tags=arch:s390x,machine:s390-ccw-virtio,device:vhost-user-fs-ccw
+    """
+
+    def test_cold(self) -> None:
+        self.check(guest="s390x", device="vhost-user-fs", plug="cold")
+
+    def test_hot(self) -> None:
+        """:avocado: tags=hotplug"""
+        self.check(guest="s390x", device="vhost-user-fs", plug="hot")

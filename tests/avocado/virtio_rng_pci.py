@@ -1,0 +1,18 @@
+"""A device in QEMU itself, behind a vIOMMU, with iommu_platform=on."""
+
+from qap.acceptance import GuestTest
+
+
+class VirtioRngPci(GuestTest):
+    """A device in QEMU translates by itself: behind a vIOMMU it plugs and serves.
+
+    :avocado: enable
+    :avocado: tags=arch:x86_64,machine:q35,device:virtio-rng-pci,viommu
+    """
+
+    def test_intel_hot(self) -> None:
+        """:avocado: tags=hotplug"""
+        self.check(guest="x86_64", device="virtio-rng", plug="hot", viommu="intel-iommu")
+
+    def test_virtio_iommu_cold(self) -> None:
+        self.check(guest="x86_64", device="virtio-rng", plug="cold", viommu="virtio-iommu")

@@ -1,0 +1,134 @@
+"""Plugging with iommu_platform=on: which device, on which bus, in which order."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qap.machine import Device, Machine
+from qap.oracle import REFUSAL_PHRASE
+from qap.vhost_user.model import device_types
+
+VIOMMUS = ("intel-iommu", "virtio-iommu")
+ORDERS = ("before", "after")
+Refusal = Callable[[Machine, Device], str]
+
+
+def offers_access_platform(machine: Machine) -> bool:
+    """Whether the device under test offers VIRTIO_F_ACCESS_PLATFORM to its driver."""
+    paths = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
+    (path,) = [path for path in paths if "/dut/" in path]
+    status = machine.qmp.execute("x-query-virtio-status", path=path)
+    return any("VIRTIO_F_IOMMU_PLATFORM" in text for text in status["host-features"]["transports"])
+
+
+@pytest.mark.parametrize("kind", device_types())
+def test_untranslated_device_plugs(lab: Any, refusal: Refusal, kind: str) -> None:
+    """Without an IOMMU a back-end need not translate, and never hears of the bit."""
+    backend = lab.backend(kind, access_platform=False)
+    machine = lab.machine()
+    assert refusal(machine, lab.device(kind, backend)) == ""
+    if kind != "vhost-user-i2c":  # x-query-virtio-status aborts on its device features
+        assert offers_access_platform(machine)
+
+
+@pytest.mark.parametrize("viommu", VIOMMUS)
+@pytest.mark.parametrize("kind", device_types())
+def test_translated_device_is_refused(lab: Any, refusal: Refusal, kind: str, viommu: str) -> None:
+    """Behind an IOMMU the back-end must translate; the VM runs on and takes the next device."""
+    backend = lab.backend(kind, access_platform=False)
+    machine = lab.machine(viommu=viommu)
+    assert REFUSAL_PHRASE in refusal(machine, lab.device(kind, backend))
+    assert machine.alive
+    rng = {"driver": "virtio-rng-pci", "bus": "port0", "iommu_platform": True}
+    assert refusal(machine, rng) == ""
+
+
+@pytest.mark.parametrize("viommu", VIOMMUS)
+def test_translating_backend_plugs_behind_an_iommu(
+    lab: Any, refusal: Refusal, viommu: str
+) -> None:
+    backend = lab.backend("vhost-user-blk", access_platform=True)
+    machine = lab.machine(viommu=viommu)
+    assert refusal(machine, lab.device("vhost-user-blk", backend)) == ""
+    assert offers_access_platform(machine)
+
+
+@pytest.mark.parametrize("viommu", VIOMMUS)
+def test_order_on_the_command_line_does_not_matter(lab: Any, viommu: str) -> None:
+    """Refused before and after the vIOMMU, and for no other reason than the vIOMMU."""
+    device = lab.device("vhost-user-fs", lab.backend("vhost-user-fs", access_platform=False))
+    said = {order: lab.cold_refusal(device, viommu=viommu, order=order) for order in ORDERS}
+    assert all(REFUSAL_PHRASE in text for text in said.values())
+    reasons = {text[text.index("vhost-user-fs-pci '") :] for text in said.values()}
+    assert len(reasons) == 1, said
+    assert lab.cold_refusal(device) == ""
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_bypassed_bus_is_untranslated(lab: Any, order: str) -> None:
+    """A root bus with bypass_iommu=on is untranslated wherever the vIOMMU stands."""
+    device = lab.device("vhost-user-fs", lab.backend("vhost-user-fs", access_platform=False))
+    said = lab.cold_refusal(device, viommu="intel-iommu", order=order, bypass=True)
+    assert said == ""
+
+
+def test_bypassed_bus_takes_a_hotplugged_device(lab: Any, refusal: Refusal) -> None:
+    backend = lab.backend("vhost-user-fs", access_platform=False)
+    machine = lab.machine(viommu="intel-iommu", bypass=True)
+    assert refusal(machine, lab.device("vhost-user-fs", backend)) == ""
+
+
+@pytest.mark.parametrize("plug", ["cold", "hot"])
+def test_transitional_device_is_refused_for_its_legacy_interface(
+    lab: Any, refusal: Refusal, plug: str
+) -> None:
+    """A legacy driver can't accept bit 33, whatever the back-end offers (no vIOMMU)."""
+    backend = lab.backend("vhost-user-blk", access_platform=False)
+    device = lab.device("vhost-user-blk", backend, disable_legacy="off")
+    said = lab.cold_refusal(device) if plug == "cold" else refusal(lab.machine(), device)
+    assert "neither legacy nor transitional device" in said
+
+
+def test_refusal_names_device_bus_reason_and_remedy(lab: Any, refusal: Refusal) -> None:
+    backend = lab.backend("vhost-user-fs", access_platform=False)
+    machine = lab.machine(viommu="intel-iommu")
+    said = refusal(machine, lab.device("vhost-user-fs", backend))
+    wanted = {
+        "device type": "vhost-user-fs-pci",
+        "device": "'dut'",
+        "bus": "'port0'",
+        "reason, the bus": "behind an IOMMU",
+        "reason, the back-end": "VIRTIO_F_ACCESS_PLATFORM",
+        "remedy": "iommu_platform=off",
+        "the phrase people search for": REFUSAL_PHRASE,
+    }
+    assert [what for what, text in wanted.items() if text not in said] == []
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_cold_refusal_comes_before_any_vcpu_runs(lab: Any, tmp_path: Path, order: str) -> None:
+    """SeaBIOS writes to its debug port as soon as it runs: here it must not."""
+    spoken = tmp_path / "firmware.log"
+    firmware = {"driver": "isa-debugcon", "iobase": 0x402, "chardev": "firmware"}
+    device = lab.device("vhost-user-fs", lab.backend("vhost-user-fs", access_platform=False))
+    extra = ["-chardev", f"file,id=firmware,path={spoken}"]
+    said = lab.cold_refusal(
+        firmware, device, viommu="intel-iommu", order=order, accel="tcg", extra=extra
+    )
+    assert REFUSAL_PHRASE in said
+    assert spoken.read_bytes() == b""
+
+
+def test_firmware_speaks_on_the_debug_port(lab: Any, tmp_path: Path) -> None:
+    """The test above could fail: the same firmware does write there when a vCPU runs."""
+    log = "socket,id=firmware,path=" + str(tmp_path / "firmware.sock")
+    with lab.listening(tmp_path / "firmware.sock") as listener:
+        firmware = {"driver": "isa-debugcon", "iobase": 0x402, "chardev": "firmware"}
+        lab.machine(firmware, accel="tcg", extra=["-chardev", log])
+        listener.settimeout(20)
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(20)
+            assert b"SeaBIOS" in connection.recv(64)

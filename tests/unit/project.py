@@ -1,0 +1,164 @@
+"""A whole project around a QEMU of a few lines, for the rooms that keep the patch queue."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from qap import base, build, config, paths, series
+from qap.git import Git
+
+BASE_TOML = """\
+package = "qemu"
+suite = "trixie"
+series = "10.0"
+tested = ["1:10.0.13+ds-0+deb13u1"]
+leave_out = ["roms"]
+"""
+PROFILE_TOML = """\
+purpose = "to test qap"
+targets = ["x86_64-softmmu"]
+tools = ["qemu-img"]
+firmwarepath = ["/usr/share/qemu"]
+configure = ["--enable-tcg"]
+"""
+
+
+def numbered(name: str) -> str:
+    """Forty lines that differ from each other and from those of any other file."""
+    return "".join(f"{name} line {number}\n" for number in range(1, 41))
+
+
+SOURCE = {
+    "VERSION": "10.0.99\n",
+    "configure": "#!/bin/sh\n",
+    "hw/bus.c": numbered("bus"),
+    "hw/pci.c": numbered("pci"),
+    "hw/ccw.c": numbered("ccw"),
+    "roms/blob.c": "no emulator reads this\n",
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """What is below a project's root.
+
+    Args:
+        root: the project's root; `source` below it is the upstream that base.ensure() takes.
+    """
+
+    root: Path
+
+    @classmethod
+    def make(cls, root: Path) -> "Project":
+        made = cls(root)
+        (made.qemu / "patches").mkdir(parents=True)
+        (made.qemu / "series").touch()
+        (made.qemu / "base.toml").write_text(BASE_TOML)
+        (made.configs / "profiles").mkdir(parents=True)
+        made.profile("small", PROFILE_TOML)
+        for name, text in SOURCE.items():
+            write(made.source / name, text)
+        (made.source / "configure").chmod(0o755)
+        return made
+
+    def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Point every room of qap here until the test ends."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(self.root / "cache"))
+        for module, name, value in (
+            (paths, "ROOT", self.root),
+            (build, "ROOT", self.root),
+            (build, "CONFIGS", self.configs),
+            (config, "CONFIGS", self.configs),
+            (config, "QEMU", self.qemu),
+            (base, "QEMU", self.qemu),
+            (base, "TREE", self.qemu / "base"),
+            (series, "TREE", self.qemu / "tree"),
+            (series, "SERIES", self.qemu / "series"),
+            (series, "PATCHES", self.qemu / "patches"),
+        ):
+            monkeypatch.setattr(module, name, value)
+        # What configs/ says is remembered for a whole process; here it lasts for a test.
+        monkeypatch.setattr(config, "base", config.base.__wrapped__)
+        monkeypatch.setattr(config, "profile", config.profile.__wrapped__)
+        monkeypatch.setattr(config, "guests", config.guests.__wrapped__)
+
+    @property
+    def qemu(self) -> Path:
+        return self.root / "qemu"
+
+    @property
+    def configs(self) -> Path:
+        return self.root / "configs"
+
+    @property
+    def source(self) -> Path:
+        return self.root / "source"
+
+    @property
+    def tree(self) -> Git:
+        return Git(self.qemu / "tree")
+
+    @property
+    def series(self) -> Path:
+        return self.qemu / "series"
+
+    def profile(self, name: str, text: str) -> None:
+        (self.configs / "profiles" / f"{name}.toml").write_text(text)
+
+    def bring(self) -> base.BaseInfo:
+        """Make qemu/base from `source`."""
+        return base.ensure(str(self.source))
+
+    def add_patch(self, name: str, subject: str, *edits: tuple[str, str, str]) -> None:
+        """Put a patch on top of the queue, as git and a mail program would write it.
+
+        Args:
+            edits: file, the text to replace in it ("" for a new file), and the new text.
+        """
+        git = Git(self.root / "author")
+        if not git.root.exists():
+            shutil.copytree(self.source, git.root)
+            git.init()
+            git("add", "-A")
+            git("commit", "-q", "-m", "upstream")
+        commit(git, subject, *edits)
+        text = git("format-patch", "-1", "--stdout", "--zero-commit", "--no-signature", "--full-index")
+        write(self.qemu / "patches" / name, text)
+        with self.series.open("a") as out:
+            out.write(f"{name}\n")
+
+    def queue(self) -> dict[str, bytes]:
+        """Every file of the queue with its content."""
+        files = [self.series, *(self.qemu / "patches").glob("*/*.patch")]
+        return {str(path.relative_to(self.qemu)): path.read_bytes() for path in files}
+
+    def log(self) -> list[str]:
+        """The subjects of the commits in qemu/tree, oldest first, without the base's."""
+        subjects = self.tree("log", "--reverse", "--format=%s").splitlines()
+        return subjects[1:]
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def edit(root: Path, file: str, old: str, new: str) -> None:
+    path = root / file
+    if not old:
+        write(path, new)
+        return
+    text = path.read_text()
+    assert text.count(old) == 1, (file, old)
+    path.write_text(text.replace(old, new))
+
+
+def commit(git: Git, subject: str, *edits: tuple[str, str, str]) -> str:
+    """Edit files and commit them; returns the commit."""
+    for file, old, new in edits:
+        edit(git.root, file, old, new)
+        git("add", file)
+    git("commit", "-q", "-m", f"{subject}\n\nBecause.\n\nForwarded: no\nTest: tests/none.py")
+    return git.head()

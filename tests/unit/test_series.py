@@ -1,0 +1,319 @@
+"""The patch queue: commits out of patches, and patches out of commits."""
+
+from pathlib import Path
+
+import pytest
+
+from qap import base, paths, series
+from qap.errors import QapError, UsageError
+from qap.patch import Patch
+
+from .project import Project, commit, edit
+
+# As the repository has it, whatever the tests point qap.series at.
+REAL_SERIES, REAL_PATCHES, ROOT = series.SERIES, series.PATCHES, paths.ROOT
+REAL = [line for line in REAL_SERIES.read_text().splitlines() if line.endswith(".patch")]
+
+COMMENTED = """\
+# The queue, in order.
+
+# fence: who may translate
+{0}
+{1}
+
+# ccw: the other bus
+{2}
+# the end
+"""
+
+
+@pytest.fixture
+def queue(project: Project) -> Project:
+    """Three patches in two topics, a commented series, and qemu/tree made from them."""
+    for name, subject, change in (
+        ("fence/0001-bus-ask.patch", "bus: ask", ("hw/bus.c", "bus line 5\n", "bus asks\n")),
+        ("fence/0002-pci-tell.patch", "pci: tell", ("hw/pci.c", "pci line 9\n", "pci tells\n")),
+        ("ccw/0001-ccw-add-a-file.patch", "ccw: add a file", ("hw/new.c", "", "new\n")),
+    ):
+        project.add_patch(name, subject, change)
+    names = project.series.read_text().split()
+    project.series.write_text(COMMENTED.format(*names))
+    project.bring()
+    series.ensure()
+    return project
+
+
+def stats(folder: Path) -> dict[str, tuple[int, int]]:
+    """When each source file was written, and as which inode."""
+    files = [path for path in folder.glob("**/*.c") if ".git" not in path.parts]
+    found = {str(path.relative_to(folder)): path.stat() for path in files}
+    return {name: (stat.st_mtime_ns, stat.st_ino) for name, stat in found.items()}
+
+
+# from patches to commits
+
+
+def test_tree_has_one_commit_for_each_patch(queue: Project) -> None:
+    assert queue.log() == ["bus: ask", "pci: tell", "ccw: add a file"]
+    assert "bus asks\n" in (series.TREE / "hw/bus.c").read_text()
+    assert (series.TREE / "hw/new.c").read_text() == "new\n"
+    assert series.state() == series.TreeState(
+        queue.tree("rev-list", "--reverse", "HEAD").split()[1:], local=False, dirty=False
+    )
+
+
+def test_the_same_queue_gives_the_same_commits(
+    queue: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = queue.tree.head()
+    series.ensure(discard=True)
+    assert queue.tree.head() == first
+    other = Project.make(tmp_path / "elsewhere")
+    for name, data in queue.queue().items():
+        (other.qemu / name).parent.mkdir(exist_ok=True)
+        (other.qemu / name).write_bytes(data)
+    other.use(monkeypatch)
+    other.bring()
+    series.ensure()
+    assert other.tree.root != queue.tree.root
+    assert other.tree.head() == first
+
+
+def test_files_that_no_change_touches_keep_their_times(queue: Project) -> None:
+    before = stats(series.TREE)
+    queue.add_patch("fence/0003-pci.patch", "pci: more", ("hw/pci.c", "pci line 30\n", "more\n"))
+    series.ensure()
+    after = stats(series.TREE)
+    assert {name for name in after if after[name] != before[name]} == {"hw/pci.c"}
+
+
+def test_a_patch_taken_from_the_series_leaves_the_tree(queue: Project) -> None:
+    lines = queue.series.read_text().splitlines(keepends=True)
+    queue.series.write_text("".join(line for line in lines if "ccw/" not in line))
+    series.ensure()
+    assert queue.log() == ["bus: ask", "pci: tell"]
+    assert not (series.TREE / "hw/new.c").exists()
+
+
+def test_tree_follows_another_base(queue: Project) -> None:
+    edit(queue.source, "hw/ccw.c", "ccw line 20\n", "another release\n")
+    queue.bring()
+    series.ensure()
+    assert "another release\n" in (series.TREE / "hw/ccw.c").read_text()
+    assert queue.log() == ["bus: ask", "pci: tell", "ccw: add a file"]
+
+
+def test_digest_sees_content_and_order(queue: Project) -> None:
+    before = series.digest()
+    assert series.digest() == before
+    names = [line for line in queue.series.read_text().splitlines() if line.endswith(".patch")]
+    queue.series.write_text("\n".join([names[1], names[0], names[2]]))
+    swapped = series.digest()
+    assert swapped != before
+    edit(queue.qemu / "patches", names[0], "+bus asks", "+bus begs")
+    assert series.digest() not in (before, swapped)
+
+
+# work in qemu/tree
+
+
+def test_update_refuses_to_lose_commits(queue: Project) -> None:
+    mine = commit(queue.tree, "mine", ("hw/bus.c", "bus line 30\n", "mine\n"))
+    with pytest.raises(QapError, match=r"commits of its own.*qap refresh.*--discard"):
+        series.ensure(update=True)
+    assert queue.tree.head() == mine
+
+
+def test_update_refuses_to_lose_changes(queue: Project) -> None:
+    edit(series.TREE, "hw/bus.c", "bus line 30\n", "mine\n")
+    with pytest.raises(QapError, match="changes that are not committed"):
+        series.ensure(update=True)
+    assert "mine\n" in (series.TREE / "hw/bus.c").read_text()
+
+
+def test_discard_throws_commits_and_changes_away(queue: Project) -> None:
+    head = queue.tree.head()
+    commit(queue.tree, "mine", ("hw/bus.c", "bus line 30\n", "mine\n"))
+    edit(series.TREE, "hw/pci.c", "pci line 30\n", "mine too\n")
+    series.ensure(update=True, discard=True)
+    assert queue.tree.head() == head
+    assert "mine" not in (series.TREE / "hw/bus.c").read_text()
+    assert "mine" not in (series.TREE / "hw/pci.c").read_text()
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_build_leaves_a_tree_that_someone_works_in(queue: Project, committed: bool) -> None:
+    change = ("hw/bus.c", "bus line 30\n", "mine\n")
+    if committed:
+        commit(queue.tree, "mine", change)
+    else:
+        edit(series.TREE, *change)
+    head = queue.tree.head()
+    queue.add_patch("fence/0003-pci.patch", "pci: more", ("hw/pci.c", "pci line 30\n", "more\n"))
+    series.ensure(update=False)
+    assert queue.tree.head() == head
+    assert "mine\n" in (series.TREE / "hw/bus.c").read_text()
+
+
+# from commits to patches
+
+
+def test_refresh_without_a_change_writes_nothing(queue: Project) -> None:
+    before = queue.queue()
+    times = {path: path.stat().st_mtime_ns for path in queue.qemu.glob("patches/*/*")}
+    assert series.refresh() == []
+    assert queue.queue() == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_new_commit_follows_the_topic_before_it(queue: Project) -> None:
+    commit(queue.tree, "ccw: go on", ("hw/ccw.c", "ccw line 1\n", "on\n"))
+    assert series.refresh() == ["ccw/0002-ccw-go-on.patch", "series"]
+    assert Patch("", series.PATCHES / "ccw/0002-ccw-go-on.patch").subject == "ccw: go on"
+
+
+def test_new_commit_takes_the_topic_that_is_named(queue: Project) -> None:
+    before = queue.queue()
+    commit(queue.tree, "s390x: begin", ("hw/ccw.c", "ccw line 1\n", "on\n"))
+    assert series.refresh("sim") == ["sim/0001-s390x-begin.patch", "series"]
+    after = queue.queue()
+    assert {name for name in before if before[name] != after[name]} == {"series"}
+    assert [patch.topic for patch in series.patches()] == ["fence", "fence", "ccw", "sim"]
+
+
+def test_first_commit_of_all_needs_a_topic(project: Project) -> None:
+    project.bring()
+    series.ensure()
+    commit(project.tree, "bus: begin", ("hw/bus.c", "bus line 1\n", "on\n"))
+    with pytest.raises(UsageError, match="bus: begin.*--topic"):
+        series.refresh()
+    assert series.refresh("fence") == ["fence/0001-bus-begin.patch", "series"]
+
+
+def test_removed_commit_takes_its_file_with_it(queue: Project) -> None:
+    queue.tree("reset", "-q", "--hard", "HEAD~1")
+    assert series.refresh() == ["ccw/0001-ccw-add-a-file.patch", "series"]
+    assert [patch.name for patch in series.patches()] == [
+        "fence/0001-bus-ask.patch",
+        "fence/0002-pci-tell.patch",
+    ]
+    assert not (series.PATCHES / "ccw/0001-ccw-add-a-file.patch").exists()
+
+
+def test_reworded_commit_renames_its_file(queue: Project) -> None:
+    queue.tree("commit", "-q", "--amend", "-m", "ccw: add the file\n\nBecause.")
+    changed = series.refresh()
+    assert changed == ["ccw/0001-ccw-add-the-file.patch", "ccw/0001-ccw-add-a-file.patch", "series"]
+    assert [patch.subject for patch in series.patches()][2] == "ccw: add the file"
+    assert not (series.PATCHES / "ccw/0001-ccw-add-a-file.patch").exists()
+
+
+def test_what_refresh_wrote_gives_the_tree_back(queue: Project) -> None:
+    commit(queue.tree, "ccw: go on", ("hw/ccw.c", "ccw line 1\n", "on\n"))
+    files = queue.tree("rev-parse", "HEAD^{tree}")
+    series.refresh()
+    assert not series.state().local
+    series.ensure(discard=True)
+    assert queue.tree("rev-parse", "HEAD^{tree}") == files
+    assert series.refresh() == []
+
+
+def test_comments_of_the_series_survive(queue: Project) -> None:
+    commit(queue.tree, "ccw: go on", ("hw/ccw.c", "ccw line 1\n", "on\n"))
+    series.refresh()
+    text = COMMENTED.replace("{2}\n", "{2}\n{3}\n")
+    assert queue.series.read_text() == text.format(*(patch.name for patch in series.patches()))
+
+
+def test_refresh_refuses_a_dirty_tree(queue: Project) -> None:
+    before = queue.queue()
+    edit(series.TREE, "hw/bus.c", "bus line 30\n", "mine\n")
+    with pytest.raises(QapError, match="not committed"):
+        series.refresh()
+    assert queue.queue() == before
+
+
+# patches that do not apply
+
+FAR = (("hw/bus.c", "bus line 5\n", "five\n"), ("hw/bus.c", "bus line 35\n", "thirty-five\n"))
+
+
+@pytest.mark.parametrize("line", [35, 34], ids=["the line itself", "context, so only fuzz helps"])
+def test_a_patch_that_does_not_apply_is_named_to_the_hunk(project: Project, line: int) -> None:
+    project.add_patch("fence/0001-good.patch", "good", ("hw/bus.c", "bus line 20\n", "fine\n"))
+    project.add_patch("fence/0002-far.patch", "far", ("hw/pci.c", "pci line 1\n", "one\n"), *FAR)
+    edit(project.source, "hw/bus.c", f"bus line {line}\n", "upstream moved on\n")
+    project.bring()
+    with pytest.raises(QapError, match=r"fence/0002-far\.patch .*hw/bus\.c, hunk 2\b") as refused:
+        series.ensure()
+    assert "0001-good" not in str(refused.value)
+
+
+def test_a_patch_whose_lines_have_moved_applies(project: Project) -> None:
+    project.add_patch("fence/0001-far.patch", "far", *FAR)
+    edit(project.source, "hw/bus.c", "bus line 1\n", "three\nmore\nlines\nbus line 1\n")
+    project.bring()
+    series.ensure()
+    assert project.log() == ["far"]
+
+
+def test_a_patch_for_a_missing_file_is_named_with_it(project: Project) -> None:
+    project.add_patch("fence/0001-far.patch", "far", *FAR)
+    (project.source / "hw/bus.c").unlink()
+    project.bring()
+    with pytest.raises(QapError, match=r"fence/0001-far\.patch .*hw/bus\.c, hunk 1\b"):
+        series.ensure()
+
+
+def test_a_bad_patch_leaves_the_tree_as_it_was(queue: Project) -> None:
+    head = queue.tree.head()
+    edit(series.PATCHES, "fence/0002-pci-tell.patch", "-pci line 9", "-pci line 999")
+    with pytest.raises(QapError, match="0002-pci-tell"):
+        series.ensure(update=True)
+    assert queue.tree.head() == head
+    assert not series.state().dirty
+
+
+def test_series_line_without_its_patch_is_named(queue: Project) -> None:
+    queue.series.write_text("# comment\n\nfence/0001-bus-ask.patch\nfence/0009-gone.patch\n")
+    with pytest.raises(UsageError, match=r"qemu/series line 4: .*fence/0009-gone\.patch is missing"):
+        series.patches()
+
+
+# the queue of this repository
+
+
+def real(name: str) -> Patch:
+    return Patch(name, REAL_PATCHES / name)
+
+
+def test_every_patch_file_is_in_the_series_once() -> None:
+    files = {str(path.relative_to(REAL_PATCHES)) for path in REAL_PATCHES.glob("**/*.patch")}
+    assert sorted(REAL) == sorted(files)
+    assert REAL
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_patch_does_not_tell_which_commit_it_was(name: str) -> None:
+    assert real(name).text.startswith(f"From {'0' * 40} ")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_patch_says_whether_it_was_forwarded_and_who_signs(name: str) -> None:
+    assert len(real(name).trailers("Forwarded")) == 1
+    assert real(name).trailers("Signed-off-by")
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_patch_names_tests_that_are_here(name: str) -> None:
+    named = real(name).trailers("Test")
+    assert named
+    missing = [test for test in named if not (ROOT / test.partition(":")[0]).is_file()]
+    assert missing == []
+
+
+def test_base_is_left_as_it_was(queue: Project) -> None:
+    commit(queue.tree, "mine", ("hw/bus.c", "bus line 30\n", "mine\n"))
+    series.refresh()
+    assert "bus line 30\n" in (base.TREE / "hw/bus.c").read_text()
+    assert base.info() == queue.bring()
