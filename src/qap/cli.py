@@ -107,3 +107,46 @@ def doctor() -> None:
     from qap import doctor as examined
 
     raise typer.Exit(Exit.OK if examined.show() else Exit.MISSING)
+
+
+@app.command()
+def test(
+    suites: Annotated[
+        list[str] | None, typer.Argument(help="lint, unit, qtest-py, avocado; all if none.")
+    ] = None,
+    profile: Profile = "lab",
+    json: Json = None,
+) -> None:
+    """Run the checkers and the test suites on the fork; builds what is missing."""
+    from qap import testing
+    from qap.build import Build
+    from qap.progress import make
+
+    fork = Build(profile)
+    make(fork)
+    report = testing.test(suites or [], fork)
+    if json:
+        report.write(json, [fork])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
+@app.command()
+def prove(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Patches or topics of qemu/series; all if none.")
+    ] = None,
+    profile: Profile = "lab",
+    json: Json = None,
+) -> None:
+    """Run the tests that the patches name: they must fail on base and pass on the fork."""
+    from qap import prove as proving
+    from qap.build import Build
+    from qap.progress import make
+
+    fork, base = Build(profile), Build(profile, is_base=True)
+    make(base)
+    make(fork)
+    report = proving.prove(names or [], fork, base)
+    if json:
+        report.write(json, [fork, base])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)

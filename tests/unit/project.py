@@ -23,6 +23,11 @@ tools = ["qemu-img"]
 firmwarepath = ["/usr/share/qemu"]
 configure = ["--enable-tcg"]
 """
+UNCACHED = {
+    "base": config.base.__wrapped__,
+    "profile": config.profile.__wrapped__,
+    "guests": config.guests.__wrapped__,
+}
 
 
 def numbered(name: str) -> str:
@@ -80,9 +85,8 @@ class Project:
         ):
             monkeypatch.setattr(module, name, value)
         # What configs/ says is remembered for a whole process; here it lasts for a test.
-        monkeypatch.setattr(config, "base", config.base.__wrapped__)
-        monkeypatch.setattr(config, "profile", config.profile.__wrapped__)
-        monkeypatch.setattr(config, "guests", config.guests.__wrapped__)
+        for name, uncached in UNCACHED.items():
+            monkeypatch.setattr(config, name, uncached)
 
     @property
     def qemu(self) -> Path:
@@ -124,7 +128,9 @@ class Project:
             git("add", "-A")
             git("commit", "-q", "-m", "upstream")
         commit(git, subject, *edits)
-        text = git("format-patch", "-1", "--stdout", "--zero-commit", "--no-signature", "--full-index")
+        text = git(
+            "format-patch", "-1", "--stdout", "--zero-commit", "--no-signature", "--full-index"
+        )
         write(self.qemu / "patches" / name, text)
         with self.series.open("a") as out:
             out.write(f"{name}\n")

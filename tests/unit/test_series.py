@@ -201,11 +201,14 @@ def test_removed_commit_takes_its_file_with_it(queue: Project) -> None:
 
 
 def test_reworded_commit_renames_its_file(queue: Project) -> None:
-    queue.tree("commit", "-q", "--amend", "-m", "ccw: add the file\n\nBecause.")
-    changed = series.refresh()
-    assert changed == ["ccw/0001-ccw-add-the-file.patch", "ccw/0001-ccw-add-a-file.patch", "series"]
-    assert [patch.subject for patch in series.patches()][2] == "ccw: add the file"
-    assert not (series.PATCHES / "ccw/0001-ccw-add-a-file.patch").exists()
+    commit(queue.tree, "ccw: go on", ("hw/ccw.c", "ccw line 1\n", "on\n"))
+    series.refresh()
+    queue.tree("commit", "-q", "--amend", "-m", "ccw: carry on\n\nBecause.")
+    new, old = "ccw/0002-ccw-carry-on.patch", "ccw/0002-ccw-go-on.patch"
+    assert series.refresh() == [new, old, "series"]
+    assert series.patches()[-1].name == new
+    assert series.patches()[-1].subject == "ccw: carry on"
+    assert not (series.PATCHES / old).exists()
 
 
 def test_what_refresh_wrote_gives_the_tree_back(queue: Project) -> None:
@@ -231,6 +234,30 @@ def test_refresh_refuses_a_dirty_tree(queue: Project) -> None:
     with pytest.raises(QapError, match="not committed"):
         series.refresh()
     assert queue.queue() == before
+
+
+@pytest.mark.xfail(strict=True, reason="series._write compares lines with their comments")
+def test_reason_beside_a_patch_survives(queue: Project) -> None:
+    """A comment may stand behind a name: patches() takes it, so refresh has to keep it."""
+    text = queue.series.read_text().replace("tell.patch\n", "tell.patch  # not upstream: no\n")
+    queue.series.write_text(text)
+    assert series.refresh() == []
+    assert queue.series.read_text() == text
+
+
+@pytest.mark.xfail(strict=True, reason="series._series_text drops a gone topic's comments")
+def test_head_of_the_series_survives_its_first_topic(queue: Project) -> None:
+    queue.tree("rebase", "-q", "--onto", "HEAD~3", "HEAD~1")
+    series.refresh()
+    assert queue.series.read_text().startswith("# The queue, in order.\n")
+
+
+@pytest.mark.xfail(strict=True, reason="Patch.subject doesn't decode RFC 2047 words")
+def test_subject_beyond_ascii_keeps_its_topic(queue: Project) -> None:
+    queue.add_patch("sim/0001-x.patch", "sim: zurück", ("hw/ccw.c", "ccw line 1\n", "on\n"))
+    series.ensure()
+    series.refresh()
+    assert [patch.topic for patch in series.patches()] == ["fence", "fence", "ccw", "sim"]
 
 
 # patches that do not apply
@@ -276,8 +303,30 @@ def test_a_bad_patch_leaves_the_tree_as_it_was(queue: Project) -> None:
 
 def test_series_line_without_its_patch_is_named(queue: Project) -> None:
     queue.series.write_text("# comment\n\nfence/0001-bus-ask.patch\nfence/0009-gone.patch\n")
-    with pytest.raises(UsageError, match=r"qemu/series line 4: .*fence/0009-gone\.patch is missing"):
+    with pytest.raises(
+        UsageError, match=r"qemu/series line 4: .*fence/0009-gone\.patch is missing"
+    ):
         series.patches()
+
+
+@pytest.mark.xfail(strict=True, reason="Patch.commit meets a KeyError", raises=KeyError)
+def test_patch_without_author_and_subject_is_named(project: Project) -> None:
+    project.add_patch("fence/0001-far.patch", "far", *FAR)
+    path = series.PATCHES / "fence/0001-far.patch"
+    path.write_text(path.read_text().partition("\n---\n")[2])
+    project.bring()
+    with pytest.raises(QapError, match="0001-far"):
+        series.ensure()
+
+
+@pytest.mark.xfail(strict=True, reason="series.state asks git for the HEAD of an unborn branch")
+def test_nothing_is_lost_where_the_first_patch_never_applied(project: Project) -> None:
+    project.add_patch("fence/0001-far.patch", "far", *FAR)
+    edit(project.source, "hw/bus.c", "bus line 5\n", "upstream moved on\n")
+    project.bring()
+    with pytest.raises(QapError, match="0001-far"):
+        series.ensure(update=True)
+    series.refuse_to_lose()
 
 
 # the queue of this repository

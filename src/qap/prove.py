@@ -1,0 +1,125 @@
+"""`qap prove`: the tests that each patch names fail on the base and pass on the fork."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+
+from rich.console import Console
+from rich.markup import escape
+
+from qap import series, suites
+from qap.build import Build
+from qap.errors import QapError, unknown_name
+from qap.patch import Patch
+from qap.report import Report, bad, good, table
+from qap.suites import ERROR, FAIL, PASS, TestResult
+
+MISSING = "missing"
+AVOCADO = "tests/avocado/"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a test that a patch names did on both builds.
+
+    Attributes:
+        patch: the patch's name in qemu/series.
+        test: the test's name, as the patch says it.
+        base, fork: pass, fail, error, skip or missing; of a test with parameters the
+            outcome they share, or “mixed”.
+        messages: what the base said.
+    """
+
+    patch: str
+    test: str
+    base: str
+    fork: str
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def proven(self) -> bool:
+        return self.base == FAIL and self.fork == PASS
+
+
+def prove(names: Sequence[str], fork: Build, base: Build) -> Report:
+    """Run the `Test:` trailers of the queue's patches on both builds.
+
+    Args:
+        names: patches or topics; all if empty.
+    Raises:
+        UsageError: no such patch or topic.
+        QapError: a patch names no test.
+    """
+    start = time.monotonic()
+    chosen = _chosen(names)
+    tests = {patch.name: patch.trailers("Test") for patch in chosen}
+    for patch, listed in tests.items():
+        if not listed:
+            raise QapError(f"patch {patch} names no test: add a Test: trailer")
+    wanted = list(dict.fromkeys(test for listed in tests.values() for test in listed))
+    seen = {build.name: _outcomes(wanted, build) for build in (base, fork)}
+    proofs = [
+        Proof(
+            patch,
+            test,
+            _shared(seen["base"].get(test, [])),
+            _shared(seen["fork"].get(test, [])),
+            [result.message for result in seen["base"].get(test, [])],
+        )
+        for patch, listed in tests.items()
+        for test in listed
+    ]
+    seconds = time.monotonic() - start
+    _print(proofs, seconds)
+    ok = all(proof.proven for proof in proofs)
+    return Report("prove", ok, seconds, [{**asdict(p), "proven": p.proven} for p in proofs])
+
+
+def _chosen(names: Sequence[str]) -> list[Patch]:
+    patches = series.patches()
+    for name in names:
+        if not any(name in (patch.name, patch.topic) for patch in patches):
+            known = [text for patch in patches for text in (patch.name, patch.topic)]
+            raise unknown_name("patch or topic", name, set(known))
+    return [p for p in patches if not names or p.name in names or p.topic in names]
+
+
+def _outcomes(tests: Sequence[str], build: Build) -> dict[str, list[TestResult]]:
+    """Results of each named test; one with parameters has several."""
+    Console(stderr=True).rule(f"on the {build.name}")
+    runners: dict[Callable[..., list[TestResult]], list[str]] = defaultdict(list)
+    for test in tests:
+        runners[suites.avocado if test.startswith(AVOCADO) else suites.pytest].append(test)
+    found: dict[str, list[TestResult]] = defaultdict(list)
+    for runner, named in runners.items():
+        for result in runner(named, build, quiet=True):
+            found[result.test.partition("[")[0]].append(result)
+    return found
+
+
+def _shared(results: Iterable[TestResult]) -> str:
+    statuses = {result.status for result in results}
+    if not statuses:
+        return MISSING
+    return statuses.pop() if len(statuses) == 1 else "mixed"
+
+
+def _print(proofs: Sequence[Proof], seconds: float) -> None:
+    rows = []
+    last = ""
+    for proof in proofs:
+        title = proof.patch if proof.patch != last else ""
+        last = proof.patch
+        base = good(proof.base) if proof.base == FAIL else bad(proof.base)
+        fork = good(proof.fork) if proof.fork == PASS else bad(proof.fork)
+        rows.append([escape(title.removesuffix(".patch")), escape(_short(proof.test)), base, fork])
+    columns = ["patch", "test", "base", "fork"]
+    table(f"each test must fail on base and pass on the fork ({seconds:.0f} s)", columns, rows)
+    for proof in proofs:
+        if ERROR in (proof.base, proof.fork) or MISSING in (proof.base, proof.fork):
+            Console().print(bad(f"{proof.test}: could not be carried out on one of the builds"))
+
+
+def _short(test: str) -> str:
+    return test.removeprefix("tests/")

@@ -1,0 +1,114 @@
+"""Running the test suites and reading what came of each test."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qap.build import Build
+from qap.errors import QapError
+from qap.paths import RESULTS, ROOT
+from qap.under_test import PROFILE, VARIABLE
+
+PASS, FAIL, ERROR, SKIP = "pass", "fail", "error", "skip"
+AVOCADO_STATUS = {"PASS": PASS, "FAIL": FAIL, "SKIP": SKIP, "CANCEL": SKIP, "WARN": PASS}
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """One test.
+
+    Attributes:
+        test: its name as the framework takes it, below the project's root.
+        status: pass, fail (an assertion), error (it could not be carried out) or skip.
+        seconds: how long it took.
+        message: the first line of what went wrong.
+    """
+
+    __test__ = False
+
+    test: str
+    status: str
+    seconds: float
+    message: str = ""
+
+
+def _run(argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
+    """Run a framework from the project's root; its output goes to the terminal."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *argv], cwd=ROOT, env={**os.environ, **env}, stdout=sys.stderr
+    )
+    try:
+        return process.wait(), argv[0]
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+
+
+def _environment(build: Build) -> dict[str, str]:
+    return {VARIABLE: build.name, PROFILE: build.profile}
+
+
+def pytest(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    """Run tests by their pytest names, such as tests/unit/test_x.py::test_y.
+
+    Raises:
+        QapError: pytest could not run them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "junit.xml"
+        argv = ["pytest", *tests, f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        argv += ["-q", "--no-header", *(["--tb=no", "--no-summary"] if quiet else [])]
+        status, _ = _run(argv, _environment(build))
+        if status not in (0, 1) or not report.exists():
+            raise QapError(f"pytest ended with status {status}: see its output above")
+        return [_junit(case) for case in ET.parse(report).iter("testcase")]
+
+
+def _junit(case: ET.Element) -> TestResult:
+    name = f"{case.get('file')}::{case.get('name')}"
+    seconds = float(case.get("time", "0"))
+    for tag, status in (("failure", FAIL), ("error", ERROR), ("skipped", SKIP)):
+        found = case.find(tag)
+        if found is not None:
+            message = (found.get("message") or "").splitlines()
+            return TestResult(name, status, seconds, message[0] if message else "")
+    return TestResult(name, PASS, seconds)
+
+
+def avocado(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    """Run tests by their avocado names, such as tests/avocado/x.py:Class.test_y.
+
+    Raises:
+        QapError: avocado could not run them.
+    """
+    results = RESULTS / "avocado" / build.name
+    results.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "results.json"
+        argv = ["avocado", *(["--show", "none"] if quiet else []), "run", *tests]
+        argv += ["--disable-sysinfo", "--json", str(report), "--job-results-dir", str(results)]
+        status, _ = _run(argv, _environment(build))
+        if not report.exists():
+            raise QapError(f"avocado ended with status {status}: see its output above")
+        document = json.loads(report.read_text())
+    return [_avocado(row) for row in document["tests"]]
+
+
+def _avocado(row: Mapping[str, str]) -> TestResult:
+    name = row["name"].partition("-")[2] if row["name"][:1].isdigit() else row["name"]
+    status = AVOCADO_STATUS.get(row["status"], ERROR)
+    message = (row.get("fail_reason") or "").splitlines()
+    return TestResult(name, status, float(row.get("time_elapsed") or 0), message[0] if message else "")
+
+
+def check(name: str, argv: Sequence[str]) -> TestResult:
+    """Run a checker such as ruff or mypy as one test."""
+    status, _ = _run(argv, {})
+    return TestResult(name, PASS if status == 0 else FAIL, 0.0)

@@ -1,0 +1,57 @@
+"""`qap test`: the checkers and every test suite on the fork."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+
+from qap import suites
+from qap.build import Build
+from qap.errors import unknown_name
+from qap.report import Report, bad, good, table
+from qap.suites import PASS, SKIP, TestResult
+
+
+def _lint(build: Build) -> list[TestResult]:
+    return [
+        suites.check("ruff check", ["ruff", "check", "--quiet"]),
+        suites.check("ruff format", ["ruff", "format", "--check", "--quiet"]),
+        suites.check("mypy", ["mypy", "--no-error-summary"]),
+    ]
+
+
+SUITES: dict[str, Callable[[Build], list[TestResult]]] = {
+    "lint": _lint,
+    "unit": lambda build: suites.pytest(["tests/unit"], build),
+    "qtest-py": lambda build: suites.pytest(["tests/qtest-py"], build),
+    "avocado": lambda build: suites.avocado(["tests/avocado"], build),
+}
+
+
+def test(names: Sequence[str], build: Build) -> Report:
+    """Run suites, all of them if none is named, and print what came of each.
+
+    Raises:
+        UsageError: no such suite.
+    """
+    for name in names:
+        if name not in SUITES:
+            raise unknown_name("suite", name, SUITES)
+    start = time.monotonic()
+    rows, results = [], []
+    for name in names or SUITES:
+        Console(stderr=True).rule(name)
+        began = time.monotonic()
+        found = SUITES[name](build)
+        counts = Counter(result.status for result in found)
+        fine = found and set(counts) <= {PASS, SKIP}
+        shown = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
+        spent = f"{time.monotonic() - began:.0f} s"
+        rows.append([name, (good if fine else bad)(shown or "no tests"), spent])
+        results += [{"suite": name, **asdict(result)} for result in found]
+    seconds = time.monotonic() - start
+    table(f"qap test on the {build.name} ({seconds:.0f} s)", ["suite", "result", "time"], rows)
+    ok = bool(results) and all(row["status"] in (PASS, SKIP) for row in results)
+    return Report("test", ok, seconds, results)

@@ -1,0 +1,184 @@
+"""The upstream source: where it may come from, and what is refused."""
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from qap import apt, base
+from qap.errors import MissingError, QapError, UsageError
+from qap.git import Git
+
+from .programs import Programs
+from .project import Project, write
+
+
+def tarball(project: Project, inside: str) -> Path:
+    """The project's source as NAME.tar.gz, in a folder of that name ("." for none)."""
+    path = project.root / "qemu-10.0.99.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(project.source, inside)
+    return path
+
+
+def debian(project: Project, monkeypatch: pytest.MonkeyPatch, version: str) -> list[str]:
+    """Let Debian have a source package of this version; returns what is fetched."""
+    fetched: list[str] = []
+
+    def source(archive: apt.Archive, package: str) -> Path:
+        fetched.append(f"{archive.suite} {package}")
+        dsc = project.root / f"{package}.dsc"
+        dsc.write_text(f"Format: 3.0 (quilt)\nSource: {package}\nVersion: {version}\n")
+        return dsc
+
+    monkeypatch.setattr(apt.Archive, "source", source)
+    monkeypatch.setattr(apt, "check", lambda _: None)
+    return fetched
+
+
+def test_base_comes_from_a_folder(project: Project) -> None:
+    write(project.source / ".git/HEAD", "not ours\n")
+    found = base.ensure(str(project.source))
+    assert (found.version, found.package_version) == ("10.0.99", "")
+    assert found.source == str(project.source)
+    assert (base.TREE / "hw/bus.c").read_text() == (project.source / "hw/bus.c").read_text()
+    assert Git(base.TREE)("rev-list", "--count", "HEAD").strip() == "1"
+    assert found.commit == Git(base.TREE).head()
+    assert base.info() == found == base.require()
+
+
+def test_base_comes_from_a_tarball(project: Project) -> None:
+    from_folder = project.bring()
+    found = base.ensure(str(tarball(project, "qemu-10.0.99")))
+    assert found.source.endswith(".tar.gz")
+    assert (found.version, found.commit) == (from_folder.version, from_folder.commit)
+
+
+def test_what_the_configuration_leaves_out_is_left_out(project: Project) -> None:
+    project.bring()
+    assert (project.source / "roms").exists()
+    assert not (base.TREE / "roms").exists()
+
+
+def test_base_that_is_there_is_kept(project: Project) -> None:
+    found = project.bring()
+    (project.source / "VERSION").write_text("10.0.100\n")
+    assert base.ensure() == found
+    assert project.bring().version == "10.0.100"
+
+
+def test_builds_outlive_their_base(project: Project) -> None:
+    project.bring()
+    write(base.TREE / "build/lab/qemu-img", "built")
+    write(project.source / "hw/bus.c", "changed\n")
+    project.bring()
+    assert (base.TREE / "build/lab/qemu-img").read_text() == "built"
+    assert (base.TREE / "hw/bus.c").read_text() == "changed\n"
+
+
+@pytest.mark.parametrize("missing", ["VERSION", "configure"])
+def test_folder_that_is_not_qemu_is_refused(project: Project, missing: str) -> None:
+    found = project.bring()
+    (project.source / missing).unlink()
+    with pytest.raises(UsageError, match=f"{project.source} is not a QEMU source tree"):
+        project.bring()
+    assert base.info() == found
+    assert not list(project.qemu.glob(".unpack-*"))
+
+
+def test_path_that_is_not_there_is_named(project: Project) -> None:
+    with pytest.raises(UsageError, match="--source .*/nowhere: there is no such file"):
+        base.ensure(str(project.root / "nowhere"))
+
+
+def test_file_that_is_no_tarball_is_named(project: Project) -> None:
+    with pytest.raises(UsageError, match=r"--source .*/base\.toml: not a tarball"):
+        base.ensure(str(project.qemu / "base.toml"))
+
+
+def test_nothing_there_says_what_to_run(project: Project) -> None:
+    assert base.info() is None
+    with pytest.raises(MissingError, match=r"\./qap tree"):
+        base.require()
+
+
+def test_base_comes_from_debian(
+    project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
+    programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
+    found = base.ensure()
+    assert fetched == ["trixie qemu"]
+    assert (found.source, found.package_version) == ("Debian trixie", "1:10.0.13+ds-0+deb13u1")
+    (call,) = programs.calls()
+    assert "--require-strong-checksums" in call
+    assert base.ensure("debian") == found
+    assert programs.calls() == []
+
+
+def test_debian_replaces_a_folder_only_when_asked(
+    project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
+    programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
+    ours = project.bring()
+    assert base.ensure() == ours
+    assert base.ensure("debian").source == "Debian trixie"
+
+
+@pytest.mark.parametrize("version", ["1:10.1.0+ds-1", "1:11.0.0+ds-1", "1:10.00.1-1"])
+def test_other_series_in_debian_is_refused(
+    project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    debian(project, monkeypatch, version)
+    programs.add("dpkg-source")
+    with pytest.raises(QapError, match=r"trixie now has qemu .* for 10\.0: .*--source") as refused:
+        base.ensure()
+    assert version in str(refused.value)
+    assert programs.calls() == []
+    assert base.info() is None
+
+
+def test_dpkg_source_that_fails_is_quoted(
+    project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
+    programs.add("dpkg-source", "echo 'dpkg-source: error: bad checksum' >&2; exit 25")
+    with pytest.raises(QapError, match=r"could not unpack qemu\.dsc") as failed:
+        base.ensure()
+    assert failed.value.detail == "dpkg-source: error: bad checksum"
+
+
+@pytest.mark.xfail(strict=True, reason="base._from_path leaves out build-* and build at any depth")
+def test_documents_about_building_are_no_builds(project: Project) -> None:
+    write(project.source / "docs/devel/build-system.rst", "read me\n")
+    project.bring()
+    assert (base.TREE / "docs/devel/build-system.rst").exists()
+
+
+@pytest.mark.xfail(strict=True, reason="base._from_path catches only TarError", raises=EOFError)
+def test_tarball_that_ends_early_is_refused(project: Project) -> None:
+    path = tarball(project, "qemu-10.0.99")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UsageError, match="not a tarball"):
+        base.ensure(str(path))
+
+
+@pytest.mark.xfail(strict=True, reason="base._from_path finds no folder", raises=StopIteration)
+def test_tarball_without_a_folder_is_refused(project: Project) -> None:
+    path = project.root / "empty.tar"
+    with tarfile.open(path, "w"):
+        pass
+    with pytest.raises(UsageError, match=r"empty\.tar"):
+        base.ensure(str(path))
+
+
+@pytest.mark.xfail(strict=True, reason="base._adopt commits on top of the tarball's own .git")
+def test_history_in_a_tarball_is_left_out(project: Project) -> None:
+    git = Git(project.source)
+    git.init()
+    git("add", "-A")
+    git("commit", "-q", "-m", "somebody's")
+    path = tarball(project, "qemu")
+    base.ensure(str(path))
+    assert Git(base.TREE)("rev-list", "--count", "HEAD").strip() == "1"

@@ -1,0 +1,110 @@
+"""configs/ and qemu/base.toml: what is right becomes typed, what is wrong is named."""
+
+import pytest
+
+from qap import config
+from qap.errors import UsageError
+
+from .project import PROFILE_TOML, Project, write
+
+GUEST_TOML = """\
+[x86_64]
+qemu = "x86_64"
+architecture = "amd64"
+suite = "trixie"
+kernel = "linux-image-amd64"
+console = "ttyS0"
+machine = "q35"
+cpu = "max"
+boot_timeout = 60
+"""
+
+
+def test_profile_is_what_its_file_says(project: Project) -> None:
+    found = config.profile("small")
+    assert found.name == "small"
+    assert found.targets == ["x86_64-softmmu"]
+    assert found.configure == ["--enable-tcg"]
+
+
+def test_profile_adds_its_flags_to_those_it_inherits(project: Project) -> None:
+    project.profile("asan", 'inherits = "small"\npurpose = "slow"\nconfigure = ["--enable-asan"]\n')
+    found, parent = config.profile("asan"), config.profile("small")
+    assert (found.name, found.purpose) == ("asan", "slow")
+    assert found.configure == [*parent.configure, "--enable-asan"]
+    assert (found.targets, found.tools) == (parent.targets, parent.tools)
+
+
+def test_unknown_key_names_file_and_key(project: Project) -> None:
+    project.profile("odd", PROFILE_TOML + 'colour = "red"\n')
+    with pytest.raises(UsageError, match=r"^configs/profiles/odd\.toml: colour: "):
+        config.profile("odd")
+
+
+def test_missing_key_names_file_and_key(project: Project) -> None:
+    project.profile("odd", PROFILE_TOML.replace("purpose", "# purpose"))
+    with pytest.raises(UsageError, match=r"^configs/profiles/odd\.toml: purpose: .*required"):
+        config.profile("odd")
+
+
+def test_wrong_type_names_file_and_key(project: Project) -> None:
+    write(project.configs / "guests.toml", GUEST_TOML.replace("60", '"soon"'))
+    with pytest.raises(UsageError, match=r"^configs/guests\.toml: boot_timeout: .*number"):
+        config.guest("x86_64")
+
+
+def test_bad_key_of_the_parent_is_blamed_on_the_parent(project: Project) -> None:
+    project.profile("small", PROFILE_TOML + "oops = 1\n")
+    project.profile("asan", 'inherits = "small"\n')
+    with pytest.raises(UsageError, match=r"small\.toml: oops"):
+        config.profile("asan")
+
+
+def test_file_that_is_not_toml_names_the_line(project: Project) -> None:
+    project.profile("odd", "purpose =\n")
+    with pytest.raises(UsageError, match=r"^configs/profiles/odd\.toml: .*line 1"):
+        config.profile("odd")
+
+
+def test_missing_file_is_named(project: Project) -> None:
+    with pytest.raises(UsageError, match=r"^configs/guests\.toml is missing"):
+        config.guest("x86_64")
+
+
+def test_unknown_profile_names_the_nearest(project: Project) -> None:
+    project.profile("sanitize", PROFILE_TOML)
+    with pytest.raises(UsageError, match=r"unknown profile 'sanitise': did you mean sanitize\b"):
+        config.profile("sanitise")
+
+
+def test_unknown_guest_names_the_nearest(project: Project) -> None:
+    write(project.configs / "guests.toml", GUEST_TOML)
+    assert config.guest("x86_64").memory == 512
+    with pytest.raises(UsageError, match=r"unknown guest 'x86-64': did you mean x86_64\?"):
+        config.guest("x86-64")
+
+
+def test_name_like_no_other_lists_them_all(project: Project) -> None:
+    project.profile("lab", PROFILE_TOML)
+    with pytest.raises(UsageError, match=r"unknown profile 'qqq': valid: lab, small"):
+        config.profile("qqq")
+
+
+def test_base_names_its_file(project: Project) -> None:
+    write(project.qemu / "base.toml", 'package = "qemu"\nsuite = 13\n')
+    with pytest.raises(UsageError, match=r"^qemu/base\.toml: suite: "):
+        config.base()
+
+
+def test_every_profile_of_this_repository_is_right() -> None:
+    assert config.profiles()
+    for name in config.profiles():
+        assert config.profile(name).purpose
+
+
+@pytest.mark.xfail(strict=True, reason="config.profile recurses for ever", raises=RecursionError)
+def test_profiles_that_inherit_from_each_other_are_refused(project: Project) -> None:
+    project.profile("one", 'inherits = "two"\n')
+    project.profile("two", 'inherits = "one"\n')
+    with pytest.raises(UsageError, match="inherits"):
+        config.profile("one")
