@@ -5,7 +5,7 @@ from typing import Any
 from avocado import Test
 
 from qap import config
-from qap.run import fork_problems
+from qap.run import problems
 from qap.scenario import Scenario
 from qap.trial import Trial
 from qap.under_test import build_under_test
@@ -31,6 +31,6 @@ class GuestTest(Test):
         self.log.info("%s: %s with %s", one.title, build.name, binary)
         seen = Trial(one, build).run()
         self.log.info("%s in %.1f s: %s", seen.outcome, seen.seconds, "; ".join(seen.said))
-        problems = fork_problems(one, seen)
-        if problems:
-            self.fail("\n".join([*problems, seen.error, f"again: {one.repro(build.is_base)}"]))
+        wrong = problems(one, seen, build.name)
+        if wrong:
+            self.fail("\n".join([*wrong, seen.error, f"again: {one.repro(build.is_base)}"]))

@@ -1,7 +1,7 @@
 """The verbs of ./qap. Each imports what it needs when it runs, so that it starts at once."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -149,4 +149,46 @@ def prove(
     report = proving.prove(names or [], fork, base)
     if json:
         report.write(json, [fork, base])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
+@app.command()
+def repro(
+    machine: Annotated[str, typer.Option(help="A machine type, such as q35.")],
+    device: Annotated[str, typer.Option(help="A device type, such as vhost-user-fs-pci.")],
+    hotplug: Annotated[bool, typer.Option("--hotplug", help="Hot-plug it over QMP.")] = False,
+    replug: Annotated[bool, typer.Option("--replug", help="Hot-plug, unplug, plug again.")] = False,
+    viommu: Annotated[str, typer.Option(help="A vIOMMU of configs/viommus.toml.")] = "none",
+    order: Annotated[
+        Literal["before", "after"], typer.Option(help="The vIOMMU's place, seen from the device.")
+    ] = "before",
+    bypass: Annotated[bool, typer.Option("--bypass", help="The root bus bypasses it.")] = False,
+    iommu_platform: Annotated[
+        bool, typer.Option("--iommu-platform/--no-iommu-platform", help="The device's property.")
+    ] = True,
+    guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
+    profile: Profile = "lab",
+    base: Base = False,
+    json: Json = None,
+) -> None:
+    """Reproduce one case and explain it in one screen, with the commands to repeat it."""
+    from qap import repro as reproducing
+    from qap.build import Build
+    from qap.progress import make
+
+    one = reproducing.scenario(
+        machine=machine,
+        device=device,
+        guest=guest,
+        plug="replug" if replug else "hot" if hotplug else "cold",
+        viommu=viommu,
+        order=order,
+        bypass=bypass,
+        iommu_platform=iommu_platform,
+    )
+    build = Build(profile, base)
+    make(build)
+    report = reproducing.repro(one, build)
+    if json:
+        report.write(json, [build])
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)

@@ -29,7 +29,7 @@ class Row:
     @property
     def problems(self) -> list[str]:
         """Everything that is not as expected, in words; empty if all is well."""
-        found = fork_problems(self.scenario, self.fork)
+        found = problems(self.scenario, self.fork, "fork")
         wanted = self.scenario.base
         if wanted is not None and self.base.outcome != wanted:
             found.append(f"base: expected {wanted}, saw {_seen(self.base)}")
@@ -47,17 +47,17 @@ class Row:
         }
 
 
-def fork_problems(scenario: Scenario, seen: Observation) -> list[str]:
-    """Where an observation differs from the fence table."""
+def problems(scenario: Scenario, seen: Observation, build: str) -> list[str]:
+    """Where an observation differs from the fence table; `build` starts each line."""
     expected = scenario.expected
     if seen.outcome != expected.outcome:
-        return [f"fork: expected {expected.outcome} ({expected.why}), saw {_seen(seen)}"]
+        return [f"{build}: expected {expected.outcome} ({expected.why}), saw {_seen(seen)}"]
     if expected.outcome == Outcome.WORKS:
         accepted = ACCESS_PLATFORM in seen.features
         if accepted != expected.offered:
             found = "accepted" if accepted else "not accepted"
             wanted = "offered" if expected.offered else "not offered"
-            return [f"fork: bit {ACCESS_PLATFORM} must be {wanted}, and was {found}"]
+            return [f"{build}: bit {ACCESS_PLATFORM} must be {wanted}, and was {found}"]
     return []
 
 

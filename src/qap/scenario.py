@@ -37,6 +37,25 @@ class Viommu(Model):
     modules: tuple[str, ...] = ()
 
 
+class MachineType(Model):
+    """A machine type (configs/machines.toml)."""
+
+    name: str
+    guest: str
+    transport: Literal["pci", "ccw"]
+    port: dict[str, str | int | bool] | None = None
+    place: dict[str, str] = Field(default_factory=dict)
+    properties: dict[str, str] = Field(default_factory=dict)
+
+
+@cache
+def machine_types() -> dict[str, MachineType]:
+    path = CONFIGS / "machines.toml"
+    return {
+        name: checked(MachineType, {**row, "name": name}, path) for name, row in read(path).items()
+    }
+
+
 @cache
 def kinds() -> dict[str, Kind]:
     path = CONFIGS / "devices.toml"
@@ -77,6 +96,10 @@ class Scenario(Model):
     @model_validator(mode="after")
     def _known(self) -> Self:
         config.guest(self.guest)
+        if self.machine is not None and self.machine not in machine_types():
+            raise unknown_name("machine", self.machine, machine_types())
+        if config.guest(self.machine_type.guest).qemu != self.settings.qemu:
+            raise UsageError(f"the guest {self.guest} doesn't boot on {self.machine_type.name}")
         if self.device not in kinds():
             raise unknown_name("device", self.device, kinds())
         if self.viommu not in viommus():
@@ -99,8 +122,12 @@ class Scenario(Model):
         return kinds()[self.device]
 
     @property
+    def machine_type(self) -> MachineType:
+        return machine_types()[self.machine or self.settings.machine]
+
+    @property
     def transport(self) -> str:
-        return "ccw" if self.settings.qemu == "s390x" else "pci"
+        return self.machine_type.transport
 
     @property
     def driver(self) -> str:
@@ -122,9 +149,9 @@ class Scenario(Model):
 
     def repro(self, is_base: bool = False) -> str:
         """The `qap repro` command for it."""
-        words = ["./qap repro", f"--guest {self.guest}", f"--device {self.driver}"]
-        if self.machine:
-            words.append(f"--machine {self.machine}")
+        words = ["./qap repro", f"--machine {self.machine_type.name}", f"--device {self.driver}"]
+        if self.guest != self.machine_type.guest:
+            words.append(f"--guest {self.guest}")
         words += {"cold": [], "hot": ["--hotplug"], "replug": ["--replug"]}[self.plug]
         if self.viommu != "none":
             words += [f"--viommu {self.viommu}", f"--order {self.order}"]
@@ -136,7 +163,7 @@ class Scenario(Model):
     @property
     def title(self) -> str:
         """The scenario in a few words."""
-        words = [self.machine or self.settings.machine, self.driver, self.plug]
+        words = [self.machine_type.name, self.driver, self.plug]
         if self.viommu != "none":
             words.append(self.viommu)
             if self.plug == "cold":

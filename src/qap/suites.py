@@ -105,7 +105,9 @@ def _avocado(row: Mapping[str, str]) -> TestResult:
     name = row["name"].partition("-")[2] if row["name"][:1].isdigit() else row["name"]
     status = AVOCADO_STATUS.get(row["status"], ERROR)
     message = (row.get("fail_reason") or "").splitlines()
-    return TestResult(name, status, float(row.get("time_elapsed") or 0), message[0] if message else "")
+    return TestResult(
+        name, status, float(row.get("time_elapsed") or 0), message[0] if message else ""
+    )
 
 
 def check(name: str, argv: Sequence[str]) -> TestResult:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qap import workload
+from qap import by_hand, workload
 from qap.build import Build
 from qap.errors import QapError
 from qap.machine import Boot, Device, Machine, QemuDied, Spec
@@ -17,7 +17,6 @@ from qap.scenario import Scenario, kinds, viommus
 from qap.vhost_user import real
 from qap.vhost_user.real import Service
 
-ROOT_PORT: Device = {"driver": "pcie-root-port", "id": "port0", "chassis": 1, "slot": 1}
 ACCESS_PLATFORM = 33
 
 
@@ -76,11 +75,12 @@ class Trial:
     def spec(self, service: Service | None) -> Spec:
         """The machine as it starts, with the device in it if that is cold-plugged."""
         scenario, guest = self.scenario, self.scenario.settings
-        machine = scenario.machine or guest.machine
+        place = scenario.machine_type
+        machine = place.name
         if scenario.bypass:
             machine += ",default-bus-bypass-iommu=on"
         viommu = viommus()[scenario.viommu]
-        devices: list[Device] = [ROOT_PORT] if scenario.transport == "pci" else []
+        devices: list[Device] = [dict(place.port)] if place.port else []
         chardevs: list[str] = []
         if scenario.plug == "cold":
             devices.append(self.device(service))
@@ -101,17 +101,16 @@ class Trial:
 
     def device(self, service: Service | None) -> Device:
         """The device under test, as device_add takes it."""
-        device: Device = {"driver": self.scenario.driver, "id": "dut", **self._place()}
+        place = self.scenario.machine_type
+        device: Device = {"driver": self.scenario.driver, "id": "dut", **place.place}
         if service is not None:
             device["chardev"] = service.socket.stem
         return {
             **device,
+            **place.properties,
             **self.scenario.kind.properties,
             "iommu_platform": self.scenario.iommu_platform,
         }
-
-    def _place(self) -> Device:
-        return {"bus": "port0"} if self.scenario.transport == "pci" else {}
 
     @contextmanager
     def _service(self, folder: Path, stuff: workload.Stuff) -> Iterator[Service | None]:
@@ -147,6 +146,7 @@ class Trial:
             service = owned.enter_context(self._service(folder, stuff)) if cold else None
             spec = self.spec(service)
             machine = Machine(binary, spec, log=folder / "qemu.log")
+            self.seen.commands = by_hand.commands(self, folder, spec, service)
             try:
                 owned.enter_context(machine)
                 machine.boot()
@@ -172,6 +172,7 @@ class Trial:
     def _hot(self, machine: Machine, folder: Path, stuff: workload.Stuff) -> None:
         """Plug, prove and (for replug) unplug; or see it refused and the VM unharmed."""
         with self._service(folder, stuff) as service:
+            self.seen.commands = by_hand.commands(self, folder, machine.spec, service)
             if service is not None:
                 self._add_chardev(machine, service)
             try:
@@ -206,7 +207,9 @@ class Trial:
         if not machine.alive:
             raise QapError("device_add was refused, but the VM no longer runs")
         driver = f"virtio-rng-{self.scenario.transport}"
-        machine.plug({"driver": driver, "id": "next", **self._place(), "iommu_platform": True})
+        place = self.scenario.machine_type
+        free = {"driver": driver, "id": "next", **place.place, **place.properties}
+        machine.plug({**free, "iommu_platform": True})
         kind = kinds()["virtio-rng"]
         name = workload.find(machine.console, kind.device_id)
         workload.CHECKS[kind.check](machine.console, stuff, name)

@@ -46,9 +46,7 @@ def test_translated_device_is_refused(lab: Any, refusal: Refusal, kind: str, vio
 
 
 @pytest.mark.parametrize("viommu", VIOMMUS)
-def test_translating_backend_plugs_behind_an_iommu(
-    lab: Any, refusal: Refusal, viommu: str
-) -> None:
+def test_translating_backend_plugs_behind_an_iommu(lab: Any, refusal: Refusal, viommu: str) -> None:
     backend = lab.backend("vhost-user-blk", access_platform=True)
     machine = lab.machine(viommu=viommu)
     assert refusal(machine, lab.device("vhost-user-blk", backend)) == ""

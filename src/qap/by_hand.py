@@ -1,0 +1,63 @@
+"""Command lines that repeat a trial without qap, to paste into two terminals."""
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qap.machine import Spec, device_option
+
+if TYPE_CHECKING:
+    from qap.trial import Trial
+    from qap.vhost_user.real import Service
+
+FOLDER = "/tmp/qap-repro"
+GUEST_CHECKS = {
+    "files": "mount -t virtiofs share /mnt && ls -l /mnt && sha256sum /mnt/*",
+    "disk": "dd if=/dev/vda bs=1M count=1 | sha256sum",
+    "random": "dd if=/dev/hwrng bs=64 count=1 | hexdump -C",
+}
+
+
+def commands(trial: "Trial", folder: Path, spec: Spec, service: "Service | None") -> list[str]:
+    """Shell lines, with what to type into QEMU's monitor and the guest as comments.
+
+    Args:
+        folder: the trial's scratch folder, which becomes /tmp/qap-repro.
+        spec: the machine as the trial starts it.
+        service: the back-end, which gets a terminal of its own.
+    """
+    scenario = trial.scenario
+    lines = [f"mkdir -p {FOLDER}/shared && echo hello >{FOLDER}/shared/from-host"]
+    if scenario.kind.check == "disk":
+        lines.append(f"truncate -s 16M {FOLDER}/disk.img")
+    if service is not None:
+        lines += [f"{line} &" for line in service.by_hand]
+    if spec.boot:
+        boot = dataclasses.replace(spec.boot, append=f"{spec.boot.append} qap.shell")
+        spec = dataclasses.replace(spec, boot=boot)
+    binary = trial.build.path(f"qemu-system-{scenario.settings.qemu}")
+    lines.append(_wrapped([str(binary), *spec.argv(), "-serial", "mon:stdio"]))
+    if scenario.plug != "cold":
+        lines.append("# in the monitor (Ctrl-A C, and again to go back):")
+        if service is not None:
+            socket = f"socket,id={service.socket.stem},path={service.socket}"
+            lines.append(f"#   chardev-add {socket}")
+        lines.append(f"#   device_add {device_option(trial.device(service))}")
+    lines += [
+        "# in the guest:",
+        f"#   cat /sys/bus/virtio/devices/$(virtio-device {scenario.kind.device_id})/features",
+        f"#   {GUEST_CHECKS[scenario.kind.check]}",
+    ]
+    return [line.replace(str(folder), FOLDER) for line in lines]
+
+
+def _wrapped(argv: Sequence[str]) -> str:
+    """A command line, an option with its values a line."""
+    lines: list[list[str]] = [[]]
+    for word in argv:
+        if word.startswith("-"):
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n    ".join(shlex.join(line) for line in lines if line)

@@ -1,0 +1,86 @@
+"""`qap repro`: one scenario on one build, in one screen."""
+
+import time
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qap import base
+from qap.build import Build
+from qap.errors import unknown_name
+from qap.features import names
+from qap.report import Report, bad, good
+from qap.run import problems
+from qap.scenario import Scenario, kinds, machine_types
+from qap.trial import Observation, Trial
+
+
+def scenario(*, machine: str, device: str, guest: str | None, **options: object) -> Scenario:
+    """The scenario that the command line describes.
+
+    Args:
+        machine: a machine type of configs/machines.toml.
+        device: a device type, with or without its transport.
+        guest: a guest of configs/guests.toml; the machine's own if None.
+        options: further fields of Scenario.
+    Raises:
+        UsageError: a name is not known; gives the nearest.
+    """
+    if machine not in machine_types():
+        raise unknown_name("machine", machine, machine_types())
+    transport = machine_types()[machine].transport
+    kind = device.removesuffix(f"-{transport}")
+    if kind not in kinds():
+        known = [f"{k.name}-{t}" for k in kinds().values() for t in k.transports]
+        raise unknown_name("device", device, known)
+    chosen = guest or machine_types()[machine].guest
+    return Scenario.model_validate({"guest": chosen, "machine": machine, "device": kind, **options})
+
+
+def repro(one: Scenario, build: Build) -> Report:
+    """Carry out a scenario and print what was asked, what happened, why, and how to repeat it."""
+    start = time.monotonic()
+    seen = Trial(one, build).run()
+    wrong = problems(one, seen, build.name)
+    _print(one, build, seen, wrong)
+    result = {
+        "build": build.name,
+        "scenario": one.model_dump(exclude={"name"}),
+        "expected": asdict(one.expected),
+        "seen": asdict(seen),
+        "problems": wrong,
+    }
+    return Report("repro", not wrong, time.monotonic() - start, [result])
+
+
+def _print(one: Scenario, build: Build, seen: Observation, wrong: list[str]) -> None:
+    console = Console()
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    found = base.require()
+    grid.add_row("asked", escape(f"{one.title}, iommu_platform={_on(one.iommu_platform)}"))
+    grid.add_row("build", escape(f"{build.name} of {found.title}, profile {build.profile}"))
+    outcome = str(seen.outcome or "went wrong")
+    shown = bad(outcome) if wrong else good(outcome)
+    grid.add_row("happened", f"{shown} [dim]in {seen.seconds:.1f} s[/]")
+    if seen.error:
+        grid.add_row("QEMU said", escape(seen.error))
+    for number, line in enumerate(seen.said):
+        grid.add_row("guest said" if number == 0 else "", escape(line))
+    if seen.features:
+        grid.add_row("negotiated", escape(", ".join(names(seen.features))))
+    expected = one.expected
+    grid.add_row("fence table", escape(f"{expected.why} → {expected.outcome}"))
+    verdict = "; ".join(wrong) if wrong else "as the fence table says"
+    grid.add_row("verdict", bad(verdict) if wrong else good(verdict))
+    console.print(grid)
+    console.rule("by hand", align="left")
+    for line in seen.commands:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
