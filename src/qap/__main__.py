@@ -16,21 +16,30 @@ def main() -> int:
     """Run the command line; returns the exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
+    import typer
+
     from qap.cli import app
 
+    argv = sys.argv[1:] or ["--help"]
     try:
-        app(prog_name="./qap")
+        return int(app(argv, prog_name="./qap", standalone_mode=False) or Exit.OK)
     except QapError as exc:
         print(f"qap: {exc}", file=sys.stderr)
         for line in exc.detail.splitlines():
             print(f"  {line}", file=sys.stderr)
         return exc.code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("qap: interrupted", file=sys.stderr)
         return Exit.INTERRUPTED
+    except typer.TyperException as exc:
+        words = getattr(exc, "format_message", exc.__str__)()
+        print(f"qap: {words} See ./qap --help.", file=sys.stderr)
+        return Exit.USAGE
+    except TimeoutError as exc:
+        print(f"qap: {exc}", file=sys.stderr)
+        return Exit.FAILED
     except BrokenPipeError:
         return Exit.FAILED
-    return Exit.OK
 
 
 if __name__ == "__main__":

@@ -122,9 +122,10 @@ def test(
     from qap.build import Build
     from qap.progress import make
 
+    chosen = testing.chosen(suites or [])
     fork = Build(profile)
     make(fork)
-    report = testing.test(suites or [], fork)
+    report = testing.test(chosen, fork)
     if json:
         report.write(json, [fork])
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
@@ -143,10 +144,11 @@ def prove(
     from qap.build import Build
     from qap.progress import make
 
+    chosen = proving.chosen(names or [])
     fork, base = Build(profile), Build(profile, is_base=True)
     make(base)
     make(fork)
-    report = proving.prove(names or [], fork, base)
+    report = proving.prove(chosen, fork, base)
     if json:
         report.write(json, [fork, base])
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)

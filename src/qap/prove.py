@@ -42,18 +42,14 @@ class Proof:
         return self.base == FAIL and self.fork == PASS
 
 
-def prove(names: Sequence[str], fork: Build, base: Build) -> Report:
-    """Run the `Test:` trailers of the queue's patches on both builds.
+def prove(patches: Sequence[Patch], fork: Build, base: Build) -> Report:
+    """Run the `Test:` trailers of patches on both builds.
 
-    Args:
-        names: patches or topics; all if empty.
     Raises:
-        UsageError: no such patch or topic.
         QapError: a patch names no test.
     """
     start = time.monotonic()
-    chosen = _chosen(names)
-    tests = {patch.name: patch.trailers("Test") for patch in chosen}
+    tests = {patch.name: patch.trailers("Test") for patch in patches}
     for patch, listed in tests.items():
         if not listed:
             raise QapError(f"patch {patch} names no test: add a Test: trailer")
@@ -76,7 +72,12 @@ def prove(names: Sequence[str], fork: Build, base: Build) -> Report:
     return Report("prove", ok, seconds, [{**asdict(p), "proven": p.proven} for p in proofs])
 
 
-def _chosen(names: Sequence[str]) -> list[Patch]:
+def chosen(names: Sequence[str]) -> list[Patch]:
+    """The patches and topics of these names, all of the queue if none is given.
+
+    Raises:
+        UsageError: no such patch or topic.
+    """
     patches = series.patches()
     for name in names:
         if not any(name in (patch.name, patch.topic) for patch in patches):

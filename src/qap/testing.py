@@ -30,8 +30,8 @@ SUITES: dict[str, Callable[[Build], list[TestResult]]] = {
 }
 
 
-def test(names: Sequence[str], build: Build) -> Report:
-    """Run suites, all of them if none is named, and print what came of each.
+def chosen(names: Sequence[str]) -> list[str]:
+    """The suites of these names, all of them if none is given.
 
     Raises:
         UsageError: no such suite.
@@ -39,9 +39,14 @@ def test(names: Sequence[str], build: Build) -> Report:
     for name in names:
         if name not in SUITES:
             raise unknown_name("suite", name, SUITES)
+    return list(names or SUITES)
+
+
+def test(names: Sequence[str], build: Build) -> Report:
+    """Run suites and print what came of each."""
     start = time.monotonic()
     rows, results = [], []
-    for name in names or SUITES:
+    for name in names:
         Console(stderr=True).rule(name)
         began = time.monotonic()
         found = SUITES[name](build)

@@ -1,12 +1,15 @@
 """A relay between QEMU and a vhost-user back-end that runs in the other byte order."""
 
 import select
+import signal
 import socket
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from qap.errors import Exit, QapError
 from qap.features import mask
 from qap.vhost_user import layout
 from qap.vhost_user.protocol import (
@@ -134,3 +137,26 @@ def _to_qemu(message: Message) -> Message:
         (offered,) = struct.unpack("=Q", payload)
         payload = struct.pack("=Q", offered & ~HIDDEN)
     return Message(message.request, payload, message.flags, message.fds)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Relay until SIGINT or SIGTERM; prints a line once it listens, returns the exit code."""
+    if len(argv) != 2:
+        usage = "python -m qap.vhost_user.relay QEMU_SOCKET BACKEND_SOCKET"
+        print(f"qap: usage: {usage}", file=sys.stderr)
+        return Exit.USAGE
+    ends = {signal.SIGINT, signal.SIGTERM}
+    # Before the relay's thread starts, which inherits the mask: only sigwait() sees them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    try:
+        with ByteOrderRelay(Path(argv[0]), Path(argv[1])) as relay:
+            print(f"relaying from {relay.path} to {relay.backend}", flush=True)
+            signal.sigwait(ends)
+    except QapError as exc:
+        print(f"qap: {exc}", file=sys.stderr)
+        return exc.code
+    return Exit.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
