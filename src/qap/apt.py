@@ -94,6 +94,7 @@ class Archive:
             f'Dir::Cache "{self.home}/cache";\n'
             f'Dir::Etc::sourcelist "{sources}";\n'
             'Dir::Etc::sourceparts "-";\n'
+            'Dir::Etc::parts "-";\n'
             'Dir::Etc::preferencesparts "-";\n'
             'APT::Architectures { "amd64"; "s390x"; };\n'
             'APT::Sandbox::User "root";\n'
@@ -121,9 +122,9 @@ class Archive:
             )
         return done.stdout
 
-    def update(self) -> None:
-        """Bring the suite's package lists."""
-        self._run(["apt-get", "update", "--error-on=any"], self.home, "the package lists")
+    def update(self, wanted: str = "the package lists") -> None:
+        """Bring the suite's package lists, to find `wanted` in."""
+        self._run(["apt-get", "update", "--error-on=any"], self.home, wanted)
 
     def download(self, package: str, architecture: str) -> Path:
         """Bring a .deb unless it is cached; returns the file, to `check` before use.
@@ -144,12 +145,14 @@ class Archive:
         target = self.home / "files" / wanted.replace(":", "_")
         with locked(self.home):
             if not target.exists():
-                self.update()
+                self.update(wanted)
                 target.parent.mkdir(exist_ok=True)
                 with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-                    self._run(argv, Path(scratch), wanted)
-                    _write_sums(Path(scratch))
-                    shutil.copytree(scratch, target)
+                    fresh = Path(scratch) / "fresh"
+                    fresh.mkdir()
+                    self._run(argv, fresh, wanted)
+                    _write_sums(fresh)
+                    fresh.rename(target)
         return next(target.glob(pattern))
 
 
@@ -176,7 +179,8 @@ def check(download: Path) -> None:
         QapError: it is not the same; it has been removed.
     """
     folder = download.parent
-    lines = (folder / SUMS).read_text().splitlines()
+    sums = folder / SUMS
+    lines = sums.read_text().splitlines() if sums.exists() else []
     wanted = {name: value for value, name in (line.split("  ", 1) for line in lines)}
     found = _sums(folder)
     bad = sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))

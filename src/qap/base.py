@@ -1,10 +1,13 @@
 """The upstream source: brought, checked and unpacked as qemu/base, a git repo of one commit."""
 
 import json
+import lzma
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -102,16 +105,26 @@ def _from_path(path: Path) -> BaseInfo:
     with tempfile.TemporaryDirectory(dir=QEMU, prefix=".unpack-") as scratch:
         copied = Path(scratch) / "qemu"
         if path.is_dir():
-            ignored = shutil.ignore_patterns(".git", "build", "build-*")
-            shutil.copytree(path, copied, symlinks=True, ignore=ignored)
+            shutil.copytree(path, copied, symlinks=True, ignore=_builds_of(path))
         else:
             try:
                 with tarfile.open(path) as tar:
                     tar.extractall(scratch, filter="tar")
-            except tarfile.TarError as exc:
+            except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as exc:
                 raise UsageError(f"--source {path}: not a tarball ({exc})") from exc
-            copied = next(entry for entry in Path(scratch).iterdir() if entry.is_dir())
+            copied = next((entry for entry in Path(scratch).iterdir() if entry.is_dir()), copied)
         return _adopt(copied, str(path), "")
+
+
+def _builds_of(source: Path) -> Callable[[str, list[str]], list[str]]:
+    """For copytree: leave out the builds at the top of `source`, and no others."""
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        if Path(folder) != source:
+            return []
+        return [name for name in names if name in (".git", "build") or name.startswith("build-")]
+
+    return ignored
 
 
 def _adopt(unpacked: Path, source: str, package_version: str) -> BaseInfo:
@@ -121,6 +134,7 @@ def _adopt(unpacked: Path, source: str, package_version: str) -> BaseInfo:
     for name in config.base().leave_out:
         shutil.rmtree(unpacked / name, ignore_errors=True)
     git = Git(unpacked)
+    shutil.rmtree(unpacked / ".git", ignore_errors=True)
     git.init()
     git("add", "-A", "-f", ".")
     version = (unpacked / "VERSION").read_text().strip()

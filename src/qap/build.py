@@ -17,7 +17,7 @@ from qap.git import Git
 from qap.paths import CONFIGS, ROOT, cache, shown
 
 STATUS = re.compile(r"^@(\d+)/(\d+)@ ?(.*)")
-ERROR = re.compile(r"\b(error|undefined reference|FAILED)\b", re.IGNORECASE)
+ERROR = re.compile(r"\berror: |undefined reference|multiple definition|ERROR")
 Progress = Callable[[int, int, str], None]
 
 
@@ -202,6 +202,8 @@ class Build:
     def _ninja(self, progress: Progress) -> None:
         argv = ["ninja", "-C", str(self.folder), *self.tools().values()]
         failed: list[str] = []
+        if shutil.which("ninja") is None:
+            raise MissingError("ninja is missing: install ninja-build")
         ninja = subprocess.Popen(
             argv,
             env=self._environment(),
@@ -247,6 +249,6 @@ def first_error(failed: list[str]) -> str:
     """The failing command and its first error, from ninja's lines after FAILED:."""
     if not failed:
         return ""
-    command = failed[1] if len(failed) > 1 else ""
+    command = f"command: {failed[1]}" if len(failed) > 1 else ""
     error = next((line for line in failed[2:] if ERROR.search(line)), "")
-    return "\n".join(line for line in (failed[0], f"command: {command}", error) if line)
+    return "\n".join(line for line in (failed[0], command, error) if line)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -56,6 +57,8 @@ class Child:
     ) -> None:
         self.argv = [str(word) for word in argv]
         self.log = log
+        if shutil.which(self.argv[0]) is None:
+            raise MissingError(f"{self.argv[0]} is missing or is no program")
         guarded = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv]
         with log.open("wb") as out, _guard:
             if _stopping:

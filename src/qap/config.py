@@ -110,6 +110,10 @@ def profiles() -> list[str]:
     return sorted(path.stem for path in (CONFIGS / "profiles").glob("*.toml"))
 
 
+def _profile_path(name: str) -> Path:
+    return CONFIGS / "profiles" / f"{name}.toml"
+
+
 @cache
 def profile(name: str) -> Profile:
     """A build profile; `inherits` adds its configure flags to another's.
@@ -119,10 +123,12 @@ def profile(name: str) -> Profile:
     """
     if name not in profiles():
         raise unknown_name("profile", name, profiles())
-    path = CONFIGS / "profiles" / f"{name}.toml"
+    path = _profile_path(name)
     values = read(path)
     parent = values.pop("inherits", None)
     if parent is not None:
+        if "inherits" in read(_profile_path(parent)):
+            raise UsageError(f"{shown(path)}: {parent} inherits itself; one step is allowed")
         inherited = profile(parent).model_dump()
         flags = inherited["configure"] + values.pop("configure", [])
         values = {**inherited, **values, "configure": flags}

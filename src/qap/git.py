@@ -39,7 +39,7 @@ class Git:
             done = subprocess.run(
                 ["git", "-C", str(self.root), *argv],
                 input=stdin.encode("utf-8", "surrogateescape") if stdin is not None else b"",
-                env={**_environment(), **(env or {})},
+                env={**self._environment(), **(env or {})},
                 capture_output=True,
                 check=False,
             )
@@ -59,14 +59,14 @@ class Git:
     def head(self) -> str:
         return self("rev-parse", "HEAD").strip()
 
-
-def _environment() -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    return {
-        **kept,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": "/dev/null",
-        "GIT_CEILING_DIRECTORIES": "/",
-        "LC_ALL": "C.UTF-8",
-        "TZ": "UTC",
-    }
+    def _environment(self) -> dict[str, str]:
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+        return {
+            **kept,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            # A folder that is no repository is an error, not part of the project's own.
+            "GIT_CEILING_DIRECTORIES": str(self.root.parent),
+            "LC_ALL": "C.UTF-8",
+            "TZ": "UTC",
+        }

@@ -3,6 +3,7 @@
 import re
 import tempfile
 from dataclasses import dataclass
+from email.header import decode_header, make_header
 from pathlib import Path
 
 from qap.errors import QapError
@@ -37,7 +38,7 @@ class Patch:
     @property
     def subject(self) -> str:
         match = re.search(r"^Subject: (?:\[PATCH\] )?(.*(?:\n .*)*)", self.text, re.MULTILINE)
-        return " ".join(match[1].split()) if match else self.name
+        return str(make_header(decode_header(" ".join(match[1].split())))) if match else self.name
 
     def trailers(self, key: str) -> list[str]:
         """The values of a trailer of the message, such as every `Test:`."""
@@ -81,6 +82,9 @@ class Patch:
                 for line in git(*argv, stdin=self.text).splitlines()
                 if ": " in line
             )
+            for name in ("Subject", "Author", "Email", "Date"):
+                if name not in header:
+                    raise QapError(f"patch {self.name} is not in git's format: it has no {name}")
             message = f"{header['Subject']}\n\n{body.read_text('utf-8', 'surrogateescape')}"
         who = {
             f"GIT_{role}_{part}": value

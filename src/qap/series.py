@@ -16,6 +16,7 @@ TREE = QEMU / "tree"
 SERIES = QEMU / "series"
 PATCHES = QEMU / "patches"
 TIP = "refs/qap/tip"
+BASE_TAG = "refs/tags/qap-base"
 FORMAT = (
     "--zero-commit",
     "--no-signature",
@@ -24,6 +25,7 @@ FORMAT = (
     "--no-renames",
     "--no-thread",
     "--unified=3",
+    "--no-encode-email-headers",
 )
 
 
@@ -70,6 +72,8 @@ class TreeState:
 def state() -> TreeState:
     """Look at qemu/tree."""
     git = Git(TREE)
+    if not _knows(git, base.require().commit):
+        return TreeState([], local=False, dirty=False)
     commits = git("rev-list", "--reverse", f"{base.require().commit}..HEAD").split()
     try:
         tip = git("rev-parse", "--verify", "-q", TIP).strip()
@@ -111,13 +115,14 @@ def ensure(*, discard: bool = False, update: bool = False) -> Path:
         stamp = _stamp(git)
         if stamp == f"{found.commit} {digest()}" and not update:
             return TREE
-        if _knows(git, found.commit):
-            if not update and (now := state()) and (now.local or now.dirty):
-                return TREE
-            refuse_to_lose()
+        now = state()
+        if not update and (now.local or now.dirty):
+            return TREE
+        refuse_to_lose()
     tip = commits(git)
     git("reset", "-q", "--hard", tip)
     git("update-ref", TIP, tip)
+    git("update-ref", BASE_TAG, found.commit)
     git("config", "qap.queue", f"{found.commit} {digest()}")
     return TREE
 
@@ -206,25 +211,42 @@ def _write(written: dict[str, str]) -> list[str]:
         if name not in written:
             path.unlink()
             changed.append(name)
-    lines = SERIES.read_text().splitlines()
-    if [line for line in lines if line and not line.startswith("#")] != list(written):
-        SERIES.write_text(_series_text(lines, list(written)))
+    text = SERIES.read_text()
+    fresh = _series_text(text.splitlines(), list(written))
+    if fresh != text:
+        SERIES.write_text(fresh)
         changed.append("series")
     return changed
 
 
 def _series_text(lines: list[str], names: list[str]) -> str:
-    """qemu/series with the new names; a topic's comments stay above its first patch."""
-    comments: dict[str, list[str]] = {}
+    """qemu/series with the new names; comments stay where they are, on a line or above.
+
+    What stood above a topic's first patch stays above it, and where the topic has no
+    patches any more, above whatever follows.
+    """
+    named = {line.partition("#")[0].strip(): line for line in lines}
+    above: dict[str, list[str]] = {}
     pending: list[str] = []
     for line in lines:
-        if line.startswith("#") or not line:
-            pending.append(line)
-        else:
-            comments.setdefault(line.partition("/")[0], []).extend(pending)
+        name = line.partition("#")[0].strip()
+        if name:
+            above.setdefault(name.partition("/")[0], []).extend(pending)
             pending = []
+        else:
+            pending.append(line)
+    topics = list(above)
+    kept = {name.partition("/")[0] for name in names}
+    for number, topic in enumerate(topics):
+        if topic not in kept:
+            orphaned = above.pop(topic)
+            if number + 1 < len(topics):
+                following = topics[number + 1]
+                above[following] = [*orphaned, *above[following]]
+            else:
+                pending = [*orphaned, *pending]
     out: list[str] = []
     for name in names:
-        out.extend(comments.pop(name.partition("/")[0], []))
-        out.append(name)
+        out.extend(above.pop(name.partition("/")[0], []))
+        out.append(named.get(name, name))
     return "\n".join([*out, *pending]) + "\n"

@@ -26,7 +26,7 @@ class Programs:
         """A program that records its name and arguments and then runs `script`."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f'#!/bin/sh\necho "{path.name} $*" >>"{self.record}"\n{script}\n')
+        path.write_text(f'#!/bin/sh\nprintf "%s\\n" "{path.name} $*" >>"{self.record}"\n{script}\n')
         path.chmod(0o755)
         return path
 

@@ -73,6 +73,7 @@ def shell(script: str, log: Path, lifeline: Lifeline) -> Child:
 def test_child_ends_with_its_context(log: Path, lifeline: Lifeline) -> None:
     with shell(f"{lifeline.says('up')} exec sleep 60", log, lifeline) as running:
         assert running.alive
+        assert os.getsid(running.pid) == running.pid
     assert not running.alive
     assert running.process.returncode == -signal.SIGTERM
     assert lifeline.next() == ""
@@ -172,7 +173,6 @@ def test_ended_child_is_forgotten(log: Path) -> None:
     assert running not in child._live
 
 
-@pytest.mark.xfail(strict=True, reason="only setpriv is missed, its program isn't")
 def test_program_that_does_not_exist_is_missed(log: Path) -> None:
     from qap.errors import MissingError
 

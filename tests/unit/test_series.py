@@ -185,7 +185,7 @@ def test_first_commit_of_all_needs_a_topic(project: Project) -> None:
     project.bring()
     series.ensure()
     commit(project.tree, "bus: begin", ("hw/bus.c", "bus line 1\n", "on\n"))
-    with pytest.raises(UsageError, match="bus: begin.*--topic"):
+    with pytest.raises(UsageError, match=r"bus: begin.*--topic"):
         series.refresh()
     assert series.refresh("fence") == ["fence/0001-bus-begin.patch", "series"]
 
@@ -236,7 +236,6 @@ def test_refresh_refuses_a_dirty_tree(queue: Project) -> None:
     assert queue.queue() == before
 
 
-@pytest.mark.xfail(strict=True, reason="series._write compares lines with their comments")
 def test_reason_beside_a_patch_survives(queue: Project) -> None:
     """A comment may stand behind a name: patches() takes it, so refresh has to keep it."""
     text = queue.series.read_text().replace("tell.patch\n", "tell.patch  # not upstream: no\n")
@@ -245,14 +244,12 @@ def test_reason_beside_a_patch_survives(queue: Project) -> None:
     assert queue.series.read_text() == text
 
 
-@pytest.mark.xfail(strict=True, reason="series._series_text drops a gone topic's comments")
 def test_head_of_the_series_survives_its_first_topic(queue: Project) -> None:
     queue.tree("rebase", "-q", "--onto", "HEAD~3", "HEAD~1")
     series.refresh()
     assert queue.series.read_text().startswith("# The queue, in order.\n")
 
 
-@pytest.mark.xfail(strict=True, reason="Patch.subject doesn't decode RFC 2047 words")
 def test_subject_beyond_ascii_keeps_its_topic(queue: Project) -> None:
     queue.add_patch("sim/0001-x.patch", "sim: zurück", ("hw/ccw.c", "ccw line 1\n", "on\n"))
     series.ensure()
@@ -265,7 +262,7 @@ def test_subject_beyond_ascii_keeps_its_topic(queue: Project) -> None:
 FAR = (("hw/bus.c", "bus line 5\n", "five\n"), ("hw/bus.c", "bus line 35\n", "thirty-five\n"))
 
 
-@pytest.mark.parametrize("line", [35, 34], ids=["the line itself", "context, so only fuzz helps"])
+@pytest.mark.parametrize("line", [35, 32], ids=["the line itself", "context, so only fuzz helps"])
 def test_a_patch_that_does_not_apply_is_named_to_the_hunk(project: Project, line: int) -> None:
     project.add_patch("fence/0001-good.patch", "good", ("hw/bus.c", "bus line 20\n", "fine\n"))
     project.add_patch("fence/0002-far.patch", "far", ("hw/pci.c", "pci line 1\n", "one\n"), *FAR)
@@ -309,7 +306,6 @@ def test_series_line_without_its_patch_is_named(queue: Project) -> None:
         series.patches()
 
 
-@pytest.mark.xfail(strict=True, reason="Patch.commit meets a KeyError", raises=KeyError)
 def test_patch_without_author_and_subject_is_named(project: Project) -> None:
     project.add_patch("fence/0001-far.patch", "far", *FAR)
     path = series.PATCHES / "fence/0001-far.patch"
@@ -319,7 +315,6 @@ def test_patch_without_author_and_subject_is_named(project: Project) -> None:
         series.ensure()
 
 
-@pytest.mark.xfail(strict=True, reason="series.state asks git for the HEAD of an unborn branch")
 def test_nothing_is_lost_where_the_first_patch_never_applied(project: Project) -> None:
     project.add_patch("fence/0001-far.patch", "far", *FAR)
     edit(project.source, "hw/bus.c", "bus line 5\n", "upstream moved on\n")

@@ -11,8 +11,9 @@ from pexpect.socket_pexpect import SocketSpawn
 
 from qap.errors import QapError
 
-PANIC = rb"(?:Kernel panic - not syncing|Oops:|BUG: unable to handle)[^\r\n]*"
+PANIC = rb"(?:Kernel panic - not syncing|Oops:|BUG: unable to handle)[^\r\n]*[\r\n]"
 COMMAND_S = 60.0
+DIALOGUE = ("qap-out ", "qap-end ")
 
 
 class GuestPanic(QapError):
@@ -74,7 +75,7 @@ class Console:
     def tail(self, lines: int = 12) -> str:
         """The last lines of the console, without the dialogue's own."""
         text = b"".join(self._seen[-200:]).decode(errors="replace")
-        kept = [line for line in text.splitlines() if line and not line.startswith("qap-out ")]
+        kept = [line for line in text.splitlines() if line and not line.startswith(DIALOGUE)]
         return "\n".join(kept[-lines:])
 
     def wait_ready(self, timeout: float) -> str:

@@ -1,0 +1,71 @@
+"""Killing qap at work leaves nothing behind."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qap.errors import Exit
+from qap.paths import ROOT
+
+MARK = "QAP_TEST_MARK"
+ENDED = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.INTERRUPTED}
+
+
+def marked(value: str) -> list[str]:
+    """Command lines of the processes that carry our mark in their environment."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={value}".encode() in (entry / "environ").read_bytes():
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def announce(folder: Path) -> Path:
+    """A FIFO that gets a line for each child: a setpriv(1) that says so, then is the real one."""
+    fifo = folder / "started"
+    os.mkfifo(fifo)
+    wrapper = folder / "setpriv"
+    wrapper.write_text(f'#!/bin/sh\necho "$*" >{fifo}\nexec {shutil.which("setpriv")} "$@"\n')
+    wrapper.chmod(0o755)
+    return fifo
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("program", ["qemu-system", "virtiofsd"])
+def test_killing_a_run_leaves_no_process_and_no_folder(
+    tmp_path: Path, number: signal.Signals, program: str
+) -> None:
+    """At the moment that a QEMU or a back-end starts."""
+    mark = f"{os.getpid()}-{number}-{program}"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    fifo = announce(tmp_path)
+    # Open for both, so that neither side waits for the other.
+    with os.fdopen(os.open(fifo, os.O_RDWR), "r") as started:
+        run = subprocess.Popen(
+            [sys.executable, "-m", "qap", "run", "fs-pci-cold", "fs-pci-hot", "blk-pci-hot"],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                MARK: mark,
+                "TMPDIR": str(scratch),
+                "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        with run:
+            assert any(program in line for line in iter(started.readline, ""))
+            run.send_signal(number)
+            assert run.wait(30) == ENDED.get(number, -number)
+    assert marked(mark) == []
+    if number != signal.SIGKILL:
+        assert list(scratch.iterdir()) == []
