@@ -31,6 +31,9 @@ def bar(title: str) -> Iterator[Report]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[what]}"),
     )
+    if not console.is_terminal:
+        yield _lines(title)
+        return
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None, what="")
 
@@ -38,6 +41,21 @@ def bar(title: str) -> Iterator[Report]:
             progress.update(task, completed=done, total=total or None, what=what[-40:])
 
         yield report
+
+
+def _lines(title: str) -> Report:
+    """For a log file: a line for each tenth of the steps."""
+    last = 0
+
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if not total:
+            console.print(f"{title}: {what}", highlight=False)
+        elif done * 10 // total > last or done == total > 10:
+            last = done * 10 // total
+            console.print(f"{title}: {done}/{total}", highlight=False)
+
+    return report
 
 
 def make(build: Build) -> None:
