@@ -129,4 +129,16 @@ def test_firmware_speaks_on_the_debug_port(lab: Any, tmp_path: Path) -> None:
         connection, _ = listener.accept()
         with connection:
             connection.settimeout(20)
-            assert b"SeaBIOS" in connection.recv(64)
+            assert b"SeaBIOS" in connection.makefile("rb").readline()
+
+
+def test_cold_plugged_device_unplugs_and_plugs_again(lab: Any, refusal: Refusal) -> None:
+    """Its check for a later vIOMMU goes with it."""
+    backend = lab.backend("vhost-user-fs", access_platform=False)
+    device = lab.device("vhost-user-fs", backend)
+    machine = lab.machine(device)
+    for _ in range(3):
+        machine.qmp.execute("device_del", id="dut")
+        machine.qmp.execute("system_reset")
+        machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "dut", 10)
+        assert refusal(machine, device) == ""
