@@ -5,31 +5,21 @@ and the same keyring, another suite. apt checks the archive's signature and ever
 checksum; the system's lists, cache and dpkg status are neither read nor written.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qap.errors import MissingError, QapError
+from qap.lock import locked
 from qap.paths import cache
 
 SUMS = "SHA256SUMS"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for one process at a time; others wait for it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def mirror() -> str:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from qap import apt, base, config, series
+from qap import base, config, series
 from qap.errors import MissingError, QapError, unknown_name
 from qap.git import Git
+from qap.lock import locked
 from qap.paths import CONFIGS, ROOT, cache, shown
 
 STATUS = re.compile(r"^@(\d+)/(\d+)@ ?(.*)")
@@ -161,7 +162,8 @@ class Build:
             QapError: configure or the build failed; `detail` has the command and its
                 first error.
         """
-        with apt.locked(cache() / "build"):
+        busy = partial(progress, 0, 0, "waits for another build to end")
+        with locked(cache() / "build", busy):
             base.ensure()
             if not self.is_base:
                 series.ensure()

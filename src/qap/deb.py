@@ -7,8 +7,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qap.apt import Archive, check, locked
+from qap.apt import Archive, check
 from qap.errors import MissingError, QapError
+from qap.lock import locked
 from qap.paths import cache
 
 

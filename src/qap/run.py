@@ -17,6 +17,9 @@ from qap.report import Report, bad, good, shortened, table
 from qap.scenario import Scenario
 from qap.trial import ACCESS_PLATFORM, Observation, Trial
 
+# Columns of a terminal that has room for what was seen.
+WIDE = 110
+
 
 @dataclass(frozen=True)
 class Row:
@@ -122,6 +125,8 @@ def _print(rows: Sequence[Row], seconds: float) -> None:
             ]
         )
     columns = ["scenario", "base", "fork", "negotiated bits", "seen on the fork"]
+    if Console().width < WIDE:
+        columns, cells = columns[:-1], [row[:-1] for row in cells]
     table(f"iommu_platform=on, base beside fork ({seconds:.0f} s)", columns, cells)
     for row in rows:
         for line in row.problems:

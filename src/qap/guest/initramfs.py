@@ -8,8 +8,8 @@ import libarchive
 from libarchive.write import ArchiveWrite
 
 from qap import config, deb
-from qap.apt import locked
 from qap.guest.kernel import Kernel, module_content, module_name
+from qap.lock import locked
 from qap.paths import cache
 
 HERE = Path(__file__).parent
