@@ -123,11 +123,13 @@ def test(
     from qap.progress import make
 
     chosen = testing.chosen(suites or [])
-    fork = Build(profile)
-    make(fork)
+    fork, base = Build(profile), Build(profile, is_base=True)
+    if any(suite in testing.NEED_BUILDS for suite in chosen):
+        make(base)
+        make(fork)
     report = testing.test(chosen, fork)
     if json:
-        report.write(json, [fork])
+        report.write(json, [fork, base])
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
 
 

@@ -30,6 +30,9 @@ SUITES: dict[str, Callable[[Build], list[TestResult]]] = {
 }
 
 
+NEED_BUILDS = {"qtest-py", "avocado"}
+
+
 def chosen(names: Sequence[str]) -> list[str]:
     """The suites of these names, all of them if none is given.
 

@@ -1,6 +1,7 @@
 """Fixtures: machines without a guest, and Python vhost-user back-ends for them."""
 
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -110,7 +111,8 @@ def refusal() -> Callable[[Machine, Device], str]:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    """A lab on the build under test."""
+def lab() -> Iterator[Lab]:
+    """A lab on the build under test, in a folder with a short name: unix(7) has a limit."""
     with ExitStack() as owned:
-        yield Lab(build_under_test(), tmp_path, owned)
+        folder = owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-"))
+        yield Lab(build_under_test(), Path(folder), owned)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qap.build import Build
 from qap.errors import Exit
 from qap.paths import ROOT
 
@@ -44,6 +45,8 @@ def test_killing_a_run_leaves_no_process_and_no_folder(
     tmp_path: Path, number: signal.Signals, program: str
 ) -> None:
     """At the moment that a QEMU or a back-end starts."""
+    for is_base in (True, False):
+        Build("lab", is_base=is_base).path("qemu-system-x86_64")
     mark = f"{os.getpid()}-{number}-{program}"
     scratch = tmp_path / "scratch"
     scratch.mkdir()

@@ -119,10 +119,10 @@ def test_cold_refusal_comes_before_any_vcpu_runs(lab: Any, tmp_path: Path, order
     assert spoken.read_bytes() == b""
 
 
-def test_firmware_speaks_on_the_debug_port(lab: Any, tmp_path: Path) -> None:
+def test_firmware_speaks_on_the_debug_port(lab: Any) -> None:
     """The test above could fail: the same firmware does write there when a vCPU runs."""
-    log = "socket,id=firmware,path=" + str(tmp_path / "firmware.sock")
-    with lab.listening(tmp_path / "firmware.sock") as listener:
+    log = "socket,id=firmware,path=" + str(lab.folder / "firmware.sock")
+    with lab.listening(lab.folder / "firmware.sock") as listener:
         firmware = {"driver": "isa-debugcon", "iobase": 0x402, "chardev": "firmware"}
         lab.machine(firmware, accel="tcg", extra=["-chardev", log])
         listener.settimeout(20)
