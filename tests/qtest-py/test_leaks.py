@@ -51,7 +51,8 @@ def test_failed_hotplug_gives_everything_back(
     after = spaces(machine), mtree_lines(machine), machine.resident()
     assert after[0] == before[0]
     assert after[1] == before[1]
-    assert after[2] - before[2] < 1 << 20
+    if lab.build.profile != "sanitize":  # AddressSanitizer keeps freed memory in quarantine
+        assert after[2] - before[2] < 1 << 20
 
 
 def test_first_failed_hotplug_adds_no_virtio_address_space(lab: Any, refusal: Refusal) -> None:
