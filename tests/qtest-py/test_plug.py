@@ -33,6 +33,17 @@ def test_untranslated_device_plugs(lab: Any, refusal: Refusal, kind: str) -> Non
         assert offers_access_platform(machine)
 
 
+@pytest.mark.parametrize("viommu", ["none", *VIOMMUS])
+def test_vhost_user_netdev_follows_the_same_table(lab: Any, refusal: Refusal, viommu: str) -> None:
+    """virtio-net-pci in front of -netdev vhost-user, whose back-end does not translate."""
+    backend = lab.backend("vhost-user-rng", access_platform=False)
+    netdev = f"vhost-user,id=net0,chardev={backend.path.stem}"
+    machine = lab.machine(viommu=viommu, extra=["-netdev", netdev])
+    device = {"driver": "virtio-net-pci", "id": "dut", "bus": "port0", "netdev": "net0"}
+    said = refusal(machine, {**device, "iommu_platform": True})
+    assert (REFUSAL_PHRASE in said) == (viommu != "none")
+
+
 @pytest.mark.parametrize("viommu", VIOMMUS)
 @pytest.mark.parametrize("kind", device_types())
 def test_translated_device_is_refused(lab: Any, refusal: Refusal, kind: str, viommu: str) -> None:
