@@ -35,10 +35,10 @@ def main() -> int:
         words = getattr(exc, "format_message", exc.__str__)()
         print(f"qap: {words} See ./qap --help.", file=sys.stderr)
         return Exit.USAGE
-    except TimeoutError as exc:
-        print(f"qap: {exc}", file=sys.stderr)
-        return Exit.FAILED
     except BrokenPipeError:
+        return Exit.FAILED
+    except OSError as exc:
+        print(f"qap: {exc}", file=sys.stderr)
         return Exit.FAILED
 
 

@@ -84,7 +84,6 @@ class Archive:
             f'Dir::Cache "{self.home}/cache";\n'
             f'Dir::Etc::sourcelist "{sources}";\n'
             'Dir::Etc::sourceparts "-";\n'
-            'Dir::Etc::parts "-";\n'
             'Dir::Etc::preferencesparts "-";\n'
             'APT::Architectures { "amd64"; "s390x"; };\n'
             'APT::Sandbox::User "root";\n'

@@ -144,7 +144,8 @@ def _adopt(unpacked: Path, source: str, package_version: str) -> BaseInfo:
     builds = TREE / "build"
     if builds.exists():
         builds.rename(unpacked / "build")
-    shutil.rmtree(TREE, ignore_errors=True)
+    if TREE.exists():
+        TREE.rename(unpacked.parent / "old")
     unpacked.rename(TREE)
     _record().write_text(json.dumps(asdict(found), indent=2) + "\n")
     return found

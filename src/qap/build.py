@@ -12,10 +12,10 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from qap import base, config, series
-from qap.errors import MissingError, QapError, unknown_name
+from qap.errors import MissingError, QapError, UsageError, unknown_name
 from qap.git import Git
 from qap.lock import locked
-from qap.paths import CONFIGS, ROOT, cache, shown
+from qap.paths import CONFIGS, QEMU, ROOT, shown
 
 STATUS = re.compile(r"^@(\d+)/(\d+)@ ?(.*)")
 ERROR = re.compile(r"\berror: |undefined reference|multiple definition|ERROR")
@@ -162,8 +162,10 @@ class Build:
             QapError: configure or the build failed; `detail` has the command and its
                 first error.
         """
+        if re.search(r"[\s:]", str(ROOT)):
+            raise UsageError(f"QEMU can't be built below {ROOT}: its path has a space or a colon")
         busy = partial(progress, 0, 0, "waits for another build to end")
-        with locked(cache() / "build", busy):
+        with locked(QEMU, busy):
             base.ensure()
             if not self.is_base:
                 series.ensure()

@@ -33,7 +33,8 @@ def commands(trial: "Trial", folder: Path, spec: Spec, service: "Service | None"
     if scenario.kind.check == "disk":
         lines.append(f"truncate -s 16M {FOLDER}/disk.img")
     if service is not None:
-        lines += [f"{line} &" for line in service.by_hand]
+        lines += [line if line.startswith("until") else f"{line} &" for line in service.by_hand]
+        lines.append(f"until [ -S {service.socket} ]; do sleep 0.1; done")
     if spec.boot:
         boot = dataclasses.replace(spec.boot, append=f"{spec.boot.append} qap.shell")
         spec = dataclasses.replace(spec, boot=boot)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Self
 from qap.errors import Interrupted, MissingError
 
 GRACE_S = 5.0
+ENDED = os.WEXITED | os.WNOWAIT
 
 _live: set["Child"] = set()
 _guard = threading.Lock()
@@ -59,7 +61,9 @@ class Child:
         self.log = log
         if shutil.which(self.argv[0]) is None:
             raise MissingError(f"{self.argv[0]} is missing or is no program")
-        guarded = ["setpriv", "--pdeathsig", "KILL", "--", *self.argv]
+        # Should the owner die before the kernel has been told, the shell finds it gone.
+        owned = ["sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid()), *self.argv]
+        guarded = ["setpriv", "--pdeathsig", "KILL", "--", *owned]
         with log.open("wb") as out, _guard:
             if _stopping:
                 raise Interrupted
@@ -83,7 +87,10 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        return self.process.poll() is None
+        """Whether it runs; one that has ended stays unreaped until `end`."""
+        if self.process.returncode is not None:
+            return False
+        return os.waitid(os.P_PID, self.pid, ENDED | os.WNOHANG) is None
 
     def tail(self, lines: int = 12) -> str:
         """The last lines that the program printed."""
@@ -96,29 +103,40 @@ class Child:
         Raises:
             TimeoutError: it still runs after `timeout` seconds.
         """
+        if self.process.returncode is None:
+            if not self._ends_within(timeout):
+                raise TimeoutError(
+                    f"waited {timeout:g} s for {Path(self.argv[0]).name} (pid {self.pid}) to exit"
+                )
+            result = os.waitid(os.P_PID, self.pid, ENDED)
+            assert result is not None
+            exited = result.si_code == os.CLD_EXITED
+            return result.si_status if exited else -result.si_status
+        return self.process.returncode
+
+    def _ends_within(self, timeout: float) -> bool:
+        pidfd = os.pidfd_open(self.pid)
         try:
-            return self.process.wait(timeout)
-        except subprocess.TimeoutExpired as exc:
-            raise TimeoutError(
-                f"waited {timeout:g} s for {Path(self.argv[0]).name} (pid {self.pid}) to exit"
-            ) from exc
+            return bool(select.select([pidfd], [], [], timeout)[0])
+        finally:
+            os.close(pidfd)
 
     def end(self) -> None:
-        """Ask the program to end, then make it; returns once it is gone."""
-        if self.alive:
-            self._signal(signal.SIGTERM)
-            try:
-                self.process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                self._signal(signal.SIGKILL)
-        self.process.wait()
-        self.kill()
+        """Ask the program to end, then make it and what it started; returns once it is gone."""
+        if self.process.returncode is None:
+            if self.alive:
+                self._signal(signal.SIGTERM)
+                self._ends_within(GRACE_S)
+            # Not reaped yet, so that its group's number is still its own.
+            self.kill()
+            self.process.wait()
         with _guard:
             _live.discard(self)
 
     def kill(self) -> None:
         """Kill the program and what it started, without waiting for them to be gone."""
-        self._signal(signal.SIGKILL)
+        if self.process.returncode is None:
+            self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):

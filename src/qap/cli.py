@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from qap.errors import Exit
+from qap.errors import Exit, UsageError
 
 app = typer.Typer(
     name="qap",
@@ -18,7 +18,23 @@ app = typer.Typer(
 
 Profile = Annotated[str, typer.Option("--profile", help="A build profile of configs/profiles/.")]
 Base = Annotated[bool, typer.Option("--base", help="The unpatched upstream, not the fork.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the results here, as JSON.")]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Find out before the work that its results can be written."""
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+        except OSError as exc:
+            raise UsageError(f"--json {path}: {exc.strerror}") from exc
+    return path
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the results here, as JSON.", callback=_writable),
+]
 Source = Annotated[
     str | None,
     typer.Option(help="A QEMU tree to patch: a folder, a tarball, or “debian” to go back."),
@@ -34,11 +50,14 @@ def tree(
 ) -> None:
     """Make qemu/tree: the base with one commit for each patch."""
     from qap import base, series
+    from qap.lock import locked
+    from qap.paths import QEMU
 
-    if source is not None and not discard:
-        series.refuse_to_lose()
-    found = base.ensure(source)
-    series.ensure(discard=discard, update=True)
+    with locked(QEMU):
+        if source is not None and not discard:
+            series.refuse_to_lose()
+        found = base.ensure(source)
+        series.ensure(discard=discard, update=True)
     print(f"qemu/tree: {found.title} + {len(series.patches())} patches")
 
 
@@ -48,8 +67,11 @@ def refresh(
 ) -> None:
     """Write the commits of qemu/tree back to qemu/patches."""
     from qap import series
+    from qap.lock import locked
+    from qap.paths import QEMU
 
-    changed = series.refresh(topic)
+    with locked(QEMU):
+        changed = series.refresh(topic)
     for name in changed:
         print(f"changed: {name}")
     if not changed:

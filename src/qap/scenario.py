@@ -22,6 +22,7 @@ class Kind(Model):
     access_platform: bool = True
     device_id: int
     check: Literal["files", "disk", "random"]
+    legacy: bool = True
     modules: tuple[str, ...] = ()
     transports: tuple[str, ...]
     properties: dict[str, str | int | bool] = Field(default_factory=dict)
@@ -45,6 +46,8 @@ class MachineType(Model):
     transport: Literal["pci", "ccw"]
     port: dict[str, str | int | bool] | None = None
     place: dict[str, str] = Field(default_factory=dict)
+    viommus: tuple[str, ...] = ()
+    bypass: bool = False
     properties: dict[str, str] = Field(default_factory=dict)
 
 
@@ -109,8 +112,10 @@ class Scenario(Model):
                 f"{self.device} has no {self.transport} transport in QEMU, "
                 f"which the guest {self.guest} needs"
             )
-        if self.viommu != "none" and self.transport != "pci":
-            raise UsageError(f"{self.viommu} is for PCI machines; {self.guest} uses CCW")
+        if self.viommu != "none" and self.viommu not in self.machine_type.viommus:
+            raise UsageError(f"{self.machine_type.name} takes no {self.viommu}")
+        if self.bypass and not self.machine_type.bypass:
+            raise UsageError(f"{self.machine_type.name} can't bypass a vIOMMU")
         return self
 
     @property

@@ -59,12 +59,13 @@ class TreeState:
     """What qemu/tree is, beside what the queue says.
 
     Attributes:
-        commits: the commits on top of the base, oldest first.
+        commits: the commits on top of the base, oldest first; None if it stands on
+            another base.
         local: it has commits that did not come from the queue.
         dirty: it has changes that are not committed.
     """
 
-    commits: list[str]
+    commits: list[str] | None
     local: bool
     dirty: bool
 
@@ -72,15 +73,14 @@ class TreeState:
 def state() -> TreeState:
     """Look at qemu/tree."""
     git = Git(TREE)
-    if not _knows(git, base.require().commit):
+    head = _resolved(git, "HEAD")
+    if not head:
         return TreeState([], local=False, dirty=False)
-    commits = git("rev-list", "--reverse", f"{base.require().commit}..HEAD").split()
-    try:
-        tip = git("rev-parse", "--verify", "-q", TIP).strip()
-    except GitError:
-        tip = ""
+    start = base.require().commit
+    follows = _resolved(git, start) and _is_ancestor(git, start, head)
+    commits = git("rev-list", "--reverse", f"{start}..HEAD").split() if follows else None
     dirty = bool(git("status", "--porcelain", "--untracked-files=no").strip())
-    return TreeState(commits, git.head() != tip, dirty)
+    return TreeState(commits, head != _resolved(git, TIP), dirty)
 
 
 def commits(git: Git, upto: int | None = None) -> str:
@@ -109,8 +109,6 @@ def ensure(*, discard: bool = False, update: bool = False) -> Path:
     fresh = not (TREE / ".git").exists()
     if fresh:
         git.init()
-        alternates = TREE / ".git" / "objects" / "info" / "alternates"
-        alternates.write_text("../../../base/.git/objects\n")
     elif not discard:
         stamp = _stamp(git)
         if stamp == f"{found.commit} {digest()}" and not update:
@@ -119,10 +117,11 @@ def ensure(*, discard: bool = False, update: bool = False) -> Path:
         if not update and (now.local or now.dirty):
             return TREE
         refuse_to_lose()
+    # A copy of the objects: the next base may not have the commits of this one.
+    git("fetch", "-q", "--no-tags", str(base.TREE), f"+HEAD:{BASE_TAG}")
     tip = commits(git)
     git("reset", "-q", "--hard", tip)
     git("update-ref", TIP, tip)
-    git("update-ref", BASE_TAG, found.commit)
     git("config", "qap.queue", f"{found.commit} {digest()}")
     return TREE
 
@@ -144,12 +143,20 @@ def refuse_to_lose() -> None:
         )
 
 
-def _knows(git: Git, commit: str) -> bool:
+def _is_ancestor(git: Git, old: str, new: str) -> bool:
     try:
-        git("merge-base", "--is-ancestor", commit, "HEAD")
+        git("merge-base", "--is-ancestor", old, new)
     except GitError:
         return False
     return True
+
+
+def _resolved(git: Git, name: str) -> str:
+    """The commit that a name stands for, or "" if there is none."""
+    try:
+        return git("rev-parse", "--verify", "-q", f"{name}^{{commit}}").strip()
+    except GitError:
+        return ""
 
 
 def _stamp(git: Git) -> str:
@@ -168,12 +175,20 @@ def refresh(topic: str | None = None) -> list[str]:
     Returns:
         The names of the files that changed, were added or went away.
     Raises:
-        QapError: qemu/tree has changes that are not committed.
+        QapError: qemu/tree has changes that are not committed, is in the middle of a
+            rebase, or stands on another base.
     """
     git = Git(TREE)
     now = state()
+    if any((TREE / ".git" / name).exists() for name in ("rebase-merge", "rebase-apply")):
+        raise QapError("qemu/tree is in the middle of a rebase: finish or abort it first")
     if now.dirty:
         raise QapError("qemu/tree has changes that are not committed: commit them first")
+    if now.commits is None:
+        raise QapError(
+            f"qemu/tree does not stand on {base.require().title}: "
+            "in qemu/tree, git rebase its commits onto qap-base"
+        )
     topics = {patch.subject: patch.topic for patch in patches()}
     written: dict[str, str] = {}
     counts: dict[str, int] = {}
@@ -222,19 +237,25 @@ def _write(written: dict[str, str]) -> list[str]:
 def _series_text(lines: list[str], names: list[str]) -> str:
     """qemu/series with the new names; comments stay where they are, on a line or above.
 
-    What stood above a topic's first patch stays above it, and where the topic has no
+    The first paragraph, if it holds only comments, is the file's own. What stood above a
+    topic's first patch stays above it, and where the topic has no
     patches any more, above whatever follows.
     """
     named = {line.partition("#")[0].strip(): line for line in lines}
+    head = lines[: lines.index("") + 1] if "" in lines else []
+    if any(line.partition("#")[0].strip() for line in head):
+        head = []
     above: dict[str, list[str]] = {}
     pending: list[str] = []
-    for line in lines:
+    for line in lines[len(head) :]:
         name = line.partition("#")[0].strip()
         if name:
             above.setdefault(name.partition("/")[0], []).extend(pending)
             pending = []
         else:
             pending.append(line)
+    if not above and names:
+        above[names[0].partition("/")[0]], pending = pending, []
     topics = list(above)
     kept = {name.partition("/")[0] for name in names}
     for number, topic in enumerate(topics):
@@ -245,7 +266,7 @@ def _series_text(lines: list[str], names: list[str]) -> str:
                 above[following] = [*orphaned, *above[following]]
             else:
                 pending = [*orphaned, *pending]
-    out: list[str] = []
+    out = list(head)
     for name in names:
         out.extend(above.pop(name.partition("/")[0], []))
         out.append(named.get(name, name))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,7 @@ def _run(argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
     try:
         return process.wait(), argv[0]
     except BaseException:
-        process.terminate()
+        process.send_signal(signal.SIGINT)
         process.wait()
         raise
 

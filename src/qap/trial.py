@@ -1,5 +1,6 @@
 """A trial: one scenario on one build, carried out and observed."""
 
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from qap.vhost_user import real
 from qap.vhost_user.real import Service
 
 ACCESS_PLATFORM = 33
+DISK = "disk"
 
 
 @dataclass
@@ -65,14 +67,14 @@ class Trial:
         try:
             with tempfile.TemporaryDirectory(prefix="qap-") as folder:
                 self._carry_out(Path(folder))
-        except (QapError, TimeoutError) as exc:
+        except (QapError, OSError, subprocess.SubprocessError) as exc:
             parts = (str(exc), getattr(exc, "detail", ""), self._backend_words)
             self.seen.error = "\n".join(part for part in parts if part)
             self.seen.outcome = None
         self.seen.seconds = time.monotonic() - start
         return self.seen
 
-    def spec(self, service: Service | None) -> Spec:
+    def spec(self, service: Service | None, stuff: workload.Stuff) -> Spec:
         """The machine as it starts, with the device in it if that is cold-plugged."""
         scenario, guest = self.scenario, self.scenario.settings
         place = scenario.machine_type
@@ -96,8 +98,16 @@ class Trial:
             memory=guest.memory,
             devices=devices,
             chardevs=chardevs,
+            blockdevs=self._blockdevs(stuff),
             boot=boot,
         )
+
+    def _blockdevs(self, stuff: workload.Stuff) -> list[str]:
+        """A disk that QEMU itself serves; a back-end brings its own."""
+        kind = self.scenario.kind
+        if kind.check != "disk" or kind.backend:
+            return []
+        return [f"driver=file,node-name={DISK},filename={stuff.image}"]
 
     def device(self, service: Service | None) -> Device:
         """The device under test, as device_add takes it."""
@@ -105,10 +115,13 @@ class Trial:
         device: Device = {"driver": self.scenario.driver, "id": "dut", **place.place}
         if service is not None:
             device["chardev"] = service.socket.stem
+        kind = self.scenario.kind
+        if kind.check == "disk" and not kind.backend:
+            device["drive"] = DISK
         return {
             **device,
-            **place.properties,
-            **self.scenario.kind.properties,
+            **(place.properties if kind.legacy else {}),
+            **kind.properties,
             "iommu_platform": self.scenario.iommu_platform,
         }
 
@@ -144,7 +157,7 @@ class Trial:
         with ExitStack() as owned:
             cold = self.scenario.plug == "cold"
             service = owned.enter_context(self._service(folder, stuff)) if cold else None
-            spec = self.spec(service)
+            spec = self.spec(service, stuff)
             machine = Machine(binary, spec, log=folder / "qemu.log")
             self.seen.commands = by_hand.commands(self, folder, spec, service)
             try:

@@ -48,7 +48,7 @@ class Wrapper:
 
     def calls(self) -> list[str]:
         """What was called to change something, without the looking around."""
-        looks = ("dpkg-query ", "id ", "python3 -c ")
+        looks = ("dpkg-query ", "id ", "python3 -c ", "python -c ")
         return [call for call in self.programs.calls() if not call.startswith(looks)]
 
 
@@ -84,7 +84,8 @@ def ready(wrapper: Wrapper) -> None:
 def test_first_start_installs_the_python_packages(wrapper: Wrapper) -> None:
     done = wrapper("doctor")
     assert done.returncode == 0, done.stderr
-    pip, qap = wrapper.calls()
+    venv, pip, qap = wrapper.calls()
+    assert venv == f"python3 -m venv --clear {wrapper.root}/.venv"
     assert pip.startswith("python -m pip install ")
     assert f"--constraint {wrapper.root}/requirements.lock" in pip
     assert qap == "python -m qap doctor"
@@ -131,7 +132,8 @@ def test_moved_project_is_installed_anew(wrapper: Wrapper) -> None:
     ready(wrapper)
     moved = Wrapper(wrapper.root.rename(wrapper.root.with_name("elsewhere")), wrapper.programs)
     moved("doctor")
-    pip, _ = moved.calls()
+    venv, pip, _ = moved.calls()
+    assert venv == f"python3 -m venv --clear {moved.root}/.venv"
     assert f"--editable {moved.root}" in pip
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from qap import config, deb
-from qap.apt import Archive
+from qap.apt import Archive, check
 from qap.errors import MissingError, QapError, unknown_name
 
 
@@ -88,6 +88,7 @@ def kernel(guest: config.Guest) -> Kernel:
     forky on, on the binary and the modules packages).
     """
     meta = Archive(guest.suite).download(guest.kernel, guest.architecture)
+    check(meta)
     needs = [name.split(":")[0] for name in deb.depends(meta)]
     real = [f"{name}:{guest.architecture}" for name in needs if name.startswith("linux-")]
     return Kernel(deb.unpacked(guest.suite, real, finish=_depmod))

@@ -6,6 +6,7 @@ up: QEMU connects, and is answered as soon as the program is ready.
 
 import shlex
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ def virtiofsd(folder: Path, shared: Path, architecture: str, name: str) -> Itera
         child = owned.enter_context(started)
         if foreign:
             owned.enter_context(ByteOrderRelay(path, served))
-            by_hand.append(f".venv/bin/python -m qap.vhost_user.relay {path} {served}")
+            relay = [sys.executable, "-m", "qap.vhost_user.relay", str(path), str(served)]
+            by_hand += [f"until [ -S {served} ]; do sleep 0.1; done", shlex.join(relay)]
         yield Service(path, child, tuple(by_hand))
 
 
