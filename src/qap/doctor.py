@@ -18,6 +18,10 @@ PROGRAMS = {
     "depmod": "resolves kernel modules",
     "gcc": "builds QEMU",
     "ninja": "builds QEMU",
+    "flex": "builds QEMU",
+    "bison": "builds QEMU",
+    "pkg-config": "finds QEMU's libraries",
+    "git": "holds the patched tree",
     "ccache": "makes the second build quick",
     "setpriv": "ends processes with their owner",
 }
@@ -26,6 +30,10 @@ PROGRAMS = {
 def _size(folder: Path) -> str:
     total = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
     return f"{total / (1 << 20):.0f} MiB"
+
+
+def _unsupported() -> str:
+    return "" if platform.machine() == "x86_64" else bad(": only x86_64 hosts work so far")
 
 
 def _builds() -> list[list[str]]:
@@ -50,7 +58,7 @@ def show() -> bool:
     found = base.info()
     rows = [
         ["qap", __version__],
-        ["machine", f"{platform.machine()}, {os.cpu_count()} processors"],
+        ["machine", f"{platform.machine()}, {os.cpu_count()} processors" + _unsupported()],
         ["base", good(found.title) if found else "[dim]not brought yet: ./qap tree[/]"],
         ["queue", f"{len(series.patches())} patches, sha256 {series.digest()[:12]}"],
         *_builds(),

@@ -1,0 +1,44 @@
+"""Plugging with iommu_platform=on on s390x: CCW never translates, PCI always does."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from qap.machine import Device, Machine, Spec
+from qap.oracle import REFUSAL_PHRASE
+from qap.under_test import build_under_test
+from qap.vhost_user.model import backend
+
+Refusal = Callable[[Machine, Device], str]
+FS: Device = {"id": "dut", "chardev": "backend", "tag": "share", "iommu_platform": True}
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    """An s390-ccw-virtio with a virtiofs back-end that does not translate."""
+    with ExitStack() as owned:
+        folder = owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-"))
+        path = Path(folder) / "backend.sock"
+        owned.enter_context(backend(path, "vhost-user-fs", access_platform=False))
+        spec = Spec(
+            machine="s390-ccw-virtio",
+            accel="qtest",
+            memory=128,
+            chardevs=[f"socket,id=backend,path={path}"],
+        )
+        binary = build_under_test().path("qemu-system-s390x")
+        yield owned.enter_context(Machine(binary, spec))
+
+
+def test_ccw_device_plugs(machine: Machine, refusal: Refusal) -> None:
+    assert refusal(machine, {"driver": "vhost-user-fs-ccw", **FS}) == ""
+
+
+def test_pci_device_is_refused(machine: Machine, refusal: Refusal) -> None:
+    """And the VM runs on and takes the CCW device instead."""
+    assert REFUSAL_PHRASE in refusal(machine, {"driver": "vhost-user-fs-pci", **FS})
+    assert machine.alive
+    assert refusal(machine, {"driver": "vhost-user-fs-ccw", **FS}) == ""
