@@ -19,6 +19,7 @@ from qap.lock import locked
 from qap.paths import cache
 
 SUMS = "SHA256SUMS"
+APT_S = 900.0
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
@@ -94,14 +95,18 @@ class Archive:
 
     def _run(self, argv: Sequence[str], cwd: Path, wanted: str) -> str:
         conf = self._configure()
-        done = subprocess.run(
-            argv,
-            cwd=cwd,
-            env={**os.environ, "APT_CONFIG": str(conf), "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                argv,
+                cwd=cwd,
+                env={**os.environ, "APT_CONFIG": str(conf), "LC_ALL": "C.UTF-8"},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=APT_S,
+            )
+        except subprocess.TimeoutExpired as exc:
+            raise TimeoutError(f"waited {APT_S:g} s for apt to bring {wanted}") from exc
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("E:")]
             raise MissingError(
