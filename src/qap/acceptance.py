@@ -1,6 +1,5 @@
 """The base of the avocado tests: a scenario on the build under test, held to the oracle."""
 
-import signal
 from typing import Any
 
 from avocado import Test
@@ -19,10 +18,6 @@ class GuestTest(Test):
     """
 
     timeout = 180
-
-    def setUp(self) -> None:
-        """Unwind when avocado ends the test, so that every process and folder goes."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def check(self, **scenario: Any) -> None:
         """Carry out a scenario (the fields of qap.scenario.Scenario) and compare.

@@ -17,6 +17,7 @@ from qap.guest.console import Console, GuestLost
 from qap.guest.initramfs import initramfs
 from qap.guest.kernel import kernel
 from qap.qmp import Qmp, QmpLost
+from qap.qtest import Qtest
 
 EXIT_S = 20.0
 START_S = 60.0
@@ -76,6 +77,7 @@ class Spec:
         devices: properties of each -device in the order of the command line; "driver"
             is the type.
         boot: what boots, or None for a machine without a guest.
+        qtest: open a QTest session beside the monitor.
     """
 
     machine: str
@@ -87,6 +89,7 @@ class Spec:
     blockdevs: Sequence[str] = ()
     extra: Sequence[str] = ()
     boot: Boot | None = None
+    qtest: bool = False
 
     def argv(self) -> list[str]:
         """The part of the command line that is the same by hand and under qap."""
@@ -128,6 +131,9 @@ class Machine:
         binary: the emulator.
         spec: what to run.
         log: where QEMU's own output goes; a temporary file if None.
+
+    Attributes:
+        qtest: the QTest session, there only if the spec asks for it.
     """
 
     binary: Path
@@ -136,6 +142,7 @@ class Machine:
     child: Child = field(init=False)
     qmp: Qmp = field(init=False)
     console: Console = field(init=False)
+    qtest: Qtest = field(init=False)
     _owned: ExitStack = field(init=False, default_factory=ExitStack)
 
     def __enter__(self) -> Self:
@@ -162,11 +169,18 @@ class Machine:
             "-serial",
             "chardev:console",
         ]
-        fds = (monitor_qemu.fileno(), serial_qemu.fileno())
+        theirs = [monitor_qemu, serial_qemu]
+        if self.spec.qtest:
+            qtest, qtest_qemu = self._pair()
+            self.qtest = self._owned.enter_context(Qtest(qtest))
+            argv += ["-chardev", f"socket,id=qtest,fd={qtest_qemu.fileno()}"]
+            argv += ["-qtest", "chardev:qtest", "-qtest-log", "none"]
+            theirs.append(qtest_qemu)
+        fds = [end.fileno() for end in theirs]
         child = Child(argv, log=self.log or folder / "qemu.log", fds=fds)
         self.child = self._owned.enter_context(child)
-        monitor_qemu.close()
-        serial_qemu.close()
+        for end in theirs:
+            end.close()
         self.console = Console(serial)
         try:
             self.qmp = Qmp(monitor, START_S)

@@ -93,13 +93,29 @@ def test_bus_is_numbered_again_after_a_system_reset(lab: Any) -> None:
     assert seen_by_driver(bars) == seen_by_qemu(machine, "dut")
 
 
-def test_bus_behind_a_bridge_behind_a_port(lab: Any) -> None:
-    bridge = {"driver": "pcie-pci-bridge", "id": "bridge", "bus": "port0"}
-    device = {**RNG, "bus": "bridge", "addr": 3}
-    machine = lab.machine(bridge, device, qtest=True)
-    function = PciBus(machine.qtest).find(VIRTIO)
-    assert function.bdf == Bdf(2, 3, 0)
-    assert seen_by_driver(function.map_bars()) == seen_by_qemu(machine, "dut")
+@pytest.mark.parametrize("second_port_had", [0, 1])
+@pytest.mark.parametrize("depth", [1, 2])
+def test_bus_behind_bridges_behind_a_port(lab: Any, depth: int, second_port_had: int) -> None:
+    """Whatever number another port had before: here the one that the first port gets."""
+    bridges = [
+        {"driver": "pcie-pci-bridge", "id": "bridge1", "bus": "port0"},
+        {"driver": "pci-bridge", "id": "bridge2", "bus": "bridge1", "addr": 2, "chassis_nr": 5},
+    ]
+    device = {**RNG, "bus": f"bridge{depth}", "addr": 3}
+    machine = lab.machine(SECOND_PORT, SECOND_RNG, *bridges[:depth], device, qtest=True)
+    last = [one for one in PciBus(machine.qtest).scan() if one.device_id == ROOT_PORT_ID][-1]
+    last.config_write(PRIMARY_BUS, 4, second_port_had << 16 | second_port_had << 8)
+    bus = PciBus(machine.qtest)
+    ports = [one.bdf for one in bus.scan() if one.device_id == ROOT_PORT_ID]
+    assert last.bdf == ports[-1]
+    functions = [one for one in bus.scan() if one.vendor_id == VIRTIO]
+    assert sorted(function.bdf for function in functions) == [
+        Bdf(depth + 1, 3, 0),
+        Bdf(depth + 2, 0, 0),
+    ]
+    for function in functions:
+        device_id = "second" if function.bdf.device == 0 else "dut"
+        assert seen_by_driver(function.map_bars()) == seen_by_qemu(machine, device_id)
 
 
 def test_two_ports_get_a_bus_and_windows_each(lab: Any) -> None:

@@ -240,6 +240,13 @@ def test_answer_that_means_nothing_is_refused(
     assert refused.value.said == answer
 
 
+def test_answer_that_only_begins_like_ok_is_refused(peer: tuple[Qtest, socket.socket]) -> None:
+    session, other = peer
+    other.sendall(b"OK!\n")
+    with pytest.raises(QtestError, match="OK!"):
+        session.writeb(0, 1)
+
+
 def test_answer_to_no_question_ends_the_session(peer: tuple[Qtest, socket.socket]) -> None:
     session, other = peer
     other.sendall(b"OK 0x1\nOK 0x2\n")

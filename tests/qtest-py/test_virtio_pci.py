@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qap.errors import QapError
 from qap.features import FeatureBit, mask
 from qap.machine import Device, Machine
 from qap.pci_bus import PciBus
@@ -96,6 +97,34 @@ def test_ring_serves_past_its_wrap(lab: Any, ring: str) -> None:
     for _ in range(300):
         assert len(device.read(8)) == 8
     assert device.requestq.used_idx == 300
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_buffers_in_flight_come_back_once_each(lab: Any, ring: str) -> None:
+    """Three at a time, past the end of the ring: each buffer is filled, and no other."""
+    extra = mask(RINGS[ring])
+    willing = negotiated(lab.machine(RNG, qtest=True), Behaviour(supports=MODERN | extra))
+    queue = willing.queue(0, size=16)
+    willing.start()
+    room = [willing.memory.take(16) for _ in range(4)]
+    for _ in range(20):
+        heads = {queue.add([Buffer(address, 16, writable=True)]) for address in room[:3]}
+        if queue.wants_notification():
+            willing.transport.notify(0)
+        assert {queue.wait_used(10).id for _ in range(3)} == heads
+        filled = [any(willing.memory.read(address, 16)) for address in room]
+        assert filled == [True, True, True, False]
+        for address in room:
+            willing.memory.write(address, bytes(16))
+
+
+def test_guest_memory_is_zeroed_and_ends(lab: Any) -> None:
+    memory = GuestMemory(lab.machine(qtest=True).qtest, size=64)
+    memory.write(memory.take(32), b"x" * 32)
+    memory.give_back()
+    assert memory.read(memory.take(32), 32) == bytes(32)
+    with pytest.raises(QapError, match="no 33 bytes are left of 64"):
+        memory.take(33)
 
 
 @pytest.mark.parametrize("ring", RINGS)

@@ -1,0 +1,213 @@
+"""The commands of the QTest protocol as data: a line to send, and how to read its answer.
+
+The protocol is described at the top of QEMU's system/qtest.c. Memory addresses are
+those of the first CPU's address space. An argument that would make QEMU abort raises
+ValueError here instead.
+"""
+
+import base64
+import re
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+IO_PORTS = 0x10000
+
+
+class Command(NamedTuple, Generic[T_co]):
+    """One command.
+
+    Attributes:
+        line: what is sent, without the newline.
+        parse: what the text after "OK" means; raises ValueError if it means nothing.
+    """
+
+    line: str
+    parse: Callable[[str], T_co]
+
+
+def _nothing(said: str) -> None:
+    if said:
+        raise ValueError(said)
+
+
+def _number(said: str) -> int:
+    return int(said, 16)
+
+
+def _nanoseconds(said: str) -> int:
+    return int(said)
+
+
+def _hex(said: str) -> bytes:
+    prefix, digits = said[:2], said[2:]
+    if prefix != "0x":
+        raise ValueError(said)
+    return bytes.fromhex(digits)
+
+
+def _base64(said: str) -> bytes:
+    return base64.b64decode(said, validate=True)
+
+
+def _endianness(said: str) -> str:
+    if said not in ("little", "big"):
+        raise ValueError(said)
+    return said
+
+
+def readb(address: int) -> Command[int]:
+    return Command(f"readb {address:#x}", _number)
+
+
+def readw(address: int) -> Command[int]:
+    """A word of 2 bytes, in the target's byte order; readl: 4 bytes; readq: 8."""
+    return Command(f"readw {address:#x}", _number)
+
+
+def readl(address: int) -> Command[int]:
+    return Command(f"readl {address:#x}", _number)
+
+
+def readq(address: int) -> Command[int]:
+    return Command(f"readq {address:#x}", _number)
+
+
+def writeb(address: int, value: int) -> Command[None]:
+    return _store("writeb", address, value, 1)
+
+
+def writew(address: int, value: int) -> Command[None]:
+    """A word of 2 bytes, in the target's byte order; writel: 4 bytes; writeq: 8."""
+    return _store("writew", address, value, 2)
+
+
+def writel(address: int, value: int) -> Command[None]:
+    return _store("writel", address, value, 4)
+
+
+def writeq(address: int, value: int) -> Command[None]:
+    return _store("writeq", address, value, 8)
+
+
+def inb(port: int) -> Command[int]:
+    return Command(f"inb {_port(port):#x}", _number)
+
+
+def inw(port: int) -> Command[int]:
+    return Command(f"inw {_port(port):#x}", _number)
+
+
+def inl(port: int) -> Command[int]:
+    return Command(f"inl {_port(port):#x}", _number)
+
+
+def outb(port: int, value: int) -> Command[None]:
+    return _store("outb", _port(port), value, 1)
+
+
+def outw(port: int, value: int) -> Command[None]:
+    return _store("outw", _port(port), value, 2)
+
+
+def outl(port: int, value: int) -> Command[None]:
+    return _store("outl", _port(port), value, 4)
+
+
+def read(address: int, size: int) -> Command[bytes]:
+    """`size` bytes, at least one, carried as hexadecimal digits."""
+    return Command(f"read {address:#x} {_some(size):#x}", _hex)
+
+
+def write(address: int, data: bytes) -> Command[None]:
+    """All of `data`, at least one byte, carried as hexadecimal digits."""
+    return Command(f"write {address:#x} {_some(len(data)):#x} 0x{data.hex()}", _nothing)
+
+
+def b64read(address: int, size: int) -> Command[bytes]:
+    """`size` bytes, at least one, carried in base64: cheaper than `read` for pages."""
+    return Command(f"b64read {address:#x} {_some(size):#x}", _base64)
+
+
+def b64write(address: int, data: bytes) -> Command[None]:
+    """All of `data`, at least one byte, carried in base64."""
+    carried = base64.b64encode(data).decode()
+    return Command(f"b64write {address:#x} {_some(len(data)):#x} {carried}", _nothing)
+
+
+def memset(address: int, size: int, value: int) -> Command[None]:
+    """Fill `size` bytes, perhaps none, with one value."""
+    if size < 0:
+        raise ValueError(f"{size} bytes")
+    return Command(f"memset {address:#x} {size:#x} {_fits(value, 1):#x}", _nothing)
+
+
+def clock_step(nanoseconds: int | None = None) -> Command[int]:
+    """Advance the virtual clock, to its next deadline if None; answers the time in ns.
+
+    QEMU fails the command where the clock did not move, and knows it only under
+    -accel qtest.
+    """
+    return Command(" ".join(["clock_step", *_given(nanoseconds)]), _nanoseconds)
+
+
+def clock_set(nanoseconds: int) -> Command[int]:
+    """Advance the virtual clock to a time in ns; answers the time. See `clock_step`."""
+    return Command(f"clock_set {nanoseconds}", _nanoseconds)
+
+
+def irq_intercept_in(path: str) -> Command[None]:
+    """Report changes of the GPIO inputs of the device at a QOM path.
+
+    QEMU intercepts for one device in its lifetime and fails for a second one.
+    """
+    return Command(f"irq_intercept_in {_word(path)}", _nothing)
+
+
+def irq_intercept_out(path: str, name: str | None = None) -> Command[None]:
+    """Take over GPIO outputs, unnamed unless `name` is given, and report their changes."""
+    words = ["irq_intercept_out", _word(path), *([_word(name)] if name else [])]
+    return Command(" ".join(words), _nothing)
+
+
+def set_irq_in(path: str, name: str | None, number: int, level: int) -> Command[None]:
+    """Force a GPIO input, of the unnamed list if `name` is None, to a level."""
+    listed = _word(name or "unnamed-gpio-in")
+    return Command(f"set_irq_in {_word(path)} {listed} {number} {level}", _nothing)
+
+
+def endianness() -> Command[str]:
+    """The target's byte order, "little" or "big"."""
+    return Command("endianness", _endianness)
+
+
+def _store(name: str, address: int, value: int, size: int) -> Command[None]:
+    return Command(f"{name} {address:#x} {_fits(value, size):#x}", _nothing)
+
+
+def _fits(value: int, size: int) -> int:
+    if not 0 <= value < 1 << 8 * size:
+        raise ValueError(f"{value:#x} does not fit into {size} bytes")
+    return value
+
+
+def _port(port: int) -> int:
+    if not 0 <= port < IO_PORTS:
+        raise ValueError(f"there is no I/O port {port:#x}")
+    return port
+
+
+def _some(size: int) -> int:
+    if size < 1:
+        raise ValueError(f"{size} bytes")
+    return size
+
+
+def _given(number: int | None) -> list[str]:
+    return [] if number is None else [str(number)]
+
+
+def _word(text: str) -> str:
+    if not text or re.search(r"\s", text):
+        raise ValueError(f"{text!r} is no word")
+    return text

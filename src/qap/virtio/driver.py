@@ -1,0 +1,139 @@
+"""A driver's way through initialization (virtio 1.3, 3.1.1), well-behaved or not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from qap.features import FeatureBit, bits, mask, names
+from qap.virtio.memory import GuestMemory
+from qap.virtio.split import Buffer, SplitQueue, Used
+from qap.virtio.transport import Status, Transport, VirtioError
+
+QUEUE_SIZE = 64
+SERVED_S = 10.0
+MODERN = mask([FeatureBit.VERSION_1, FeatureBit.ACCESS_PLATFORM])
+
+
+class FeaturesRefused(VirtioError):
+    """The device did not keep FEATURES_OK (3.1.1 step 6).
+
+    Attributes:
+        offered, accepted: feature words.
+    """
+
+    def __init__(self, offered: int, accepted: int) -> None:
+        left = ", ".join(names(bits(offered & ~accepted))) or "nothing"
+        super().__init__(f"the device refused the features; offered but not accepted: {left}")
+        self.offered = offered
+        self.accepted = accepted
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a driver negotiates; the default is a modern driver without extras.
+
+    Attributes:
+        supports: the features it accepts if they are offered.
+        claims: the features it accepts even if they are not offered.
+        sets_features_ok: whether it sets FEATURES_OK and looks whether the bit stays.
+        obeys: whether it gives up, and sets FAILED, where the bit doesn't stay.
+    """
+
+    supports: int = MODERN
+    claims: int = 0
+    sets_features_ok: bool = True
+    obeys: bool = True
+
+    def without(self, *unwanted: int) -> "Behaviour":
+        """The same driver, which doesn't support these feature bits."""
+        return replace(self, supports=self.supports & ~mask(unwanted))
+
+
+class Driver:
+    """A driver of one device.
+
+    The order is the specification's: `negotiate`, `queue` for each queue, `start`.
+
+    Attributes:
+        offered, accepted: feature words, once negotiated.
+    """
+
+    def __init__(
+        self, transport: Transport, memory: GuestMemory, behaviour: Behaviour | None = None
+    ) -> None:
+        self.transport = transport
+        self.memory = memory
+        self.behaviour = behaviour or Behaviour()
+        self.offered = 0
+        self.accepted = 0
+        self._status = Status(0)
+
+    def negotiate(self) -> Status:
+        """Reset, and go as far as FEATURES_OK (steps 1 to 6); returns the status read back.
+
+        Raises:
+            FeaturesRefused: the device did not keep FEATURES_OK, and the driver obeys.
+        """
+        self.transport.reset()
+        self._status = Status(0)
+        self._add(Status.ACKNOWLEDGE)
+        self._add(Status.DRIVER)
+        self.offered = self.transport.device_features
+        self.accepted = self.offered & self.behaviour.supports | self.behaviour.claims
+        self.transport.set_driver_features(self.accepted)
+        if not self.behaviour.sets_features_ok:
+            return self.transport.status
+        self._add(Status.FEATURES_OK)
+        kept = self.transport.status
+        if self.behaviour.obeys and Status.FEATURES_OK not in kept:
+            self._add(Status.FAILED)
+            raise FeaturesRefused(self.offered, self.accepted)
+        return kept
+
+    def queue(self, index: int, size: int = QUEUE_SIZE) -> SplitQueue:
+        """Set up a queue of at most `size` entries and enable it (step 7).
+
+        Raises:
+            VirtioError: the device has no such queue.
+        """
+        most = self.transport.queue_max(index)
+        if not most:
+            raise VirtioError(f"the device has no queue {index}")
+        queue = SplitQueue(
+            self.memory,
+            index,
+            min(size, most),
+            indirect=self.has(FeatureBit.INDIRECT_DESC),
+            event_idx=self.has(FeatureBit.EVENT_IDX),
+        )
+        self.transport.enable_queue(index, queue.addresses)
+        return queue
+
+    def start(self) -> Status:
+        """Set DRIVER_OK (step 8); returns the status read back."""
+        self._add(Status.DRIVER_OK)
+        return self.transport.status
+
+    def has(self, bit: int) -> bool:
+        """Whether a feature bit was accepted."""
+        return bool(self.accepted >> bit & 1)
+
+    def serve(
+        self, queue: SplitQueue, buffers: Sequence[Buffer], timeout: float = SERVED_S
+    ) -> Used:
+        """Hand a chain to the device and wait until it is used.
+
+        Raises:
+            TimeoutError: it was not used.
+            VirtioError: the device used another chain.
+        """
+        head = queue.add(buffers)
+        if queue.wants_notification():
+            self.transport.notify(queue.index)
+        used = queue.wait_used(timeout)
+        if used.id != head:
+            raise VirtioError(f"queue {queue.index}: chain {used.id} was used, not {head}")
+        return used
+
+    def _add(self, bit: Status) -> None:
+        self._status |= bit
+        self.transport.set_status(self._status)
