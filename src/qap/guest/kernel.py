@@ -10,6 +10,7 @@ from pathlib import Path
 from qap import config, deb
 from qap.apt import Archive, check
 from qap.errors import MissingError, QapError, unknown_name
+from qap.guest.bzimage import vmlinux
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,20 @@ class Kernel:
     root: Path
 
     @cached_property
-    def image(self) -> Path:
-        """The kernel itself, as QEMU's -kernel takes it."""
+    def packaged(self) -> Path:
+        """The image as the package has it."""
         return next((self.root / "boot").glob("vmlinuz-*"))
+
+    @property
+    def image(self) -> Path:
+        """The kernel as QEMU's -kernel takes it, uncompressed where that boots (PVH)."""
+        uncompressed = self.root / "boot" / f"vmlinux-{self.release}"
+        return uncompressed if uncompressed.exists() else self.packaged
 
     @property
     def release(self) -> str:
         """What uname -r says in a guest that runs it."""
-        return self.image.name.removeprefix("vmlinuz-")
+        return self.packaged.name.removeprefix("vmlinuz-")
 
     @cached_property
     def _modules(self) -> Path:
@@ -91,7 +98,21 @@ def kernel(guest: config.Guest) -> Kernel:
     check(meta)
     needs = [name.split(":")[0] for name in deb.depends(meta)]
     real = [f"{name}:{guest.architecture}" for name in needs if name.startswith("linux-")]
-    return Kernel(deb.unpacked(guest.suite, real, finish=_depmod))
+    return Kernel(deb.unpacked(guest.suite, real, finish=_finish))
+
+
+def _finish(root: Path) -> None:
+    _depmod(root)
+    _uncompress(Kernel(root))
+
+
+def _uncompress(kernel: Kernel) -> None:
+    """Do once what each boot would do in the guest, slowly: half a second under TCG."""
+    built = kernel.packaged.with_name(f"config-{kernel.release}")
+    if built.exists() and "CONFIG_PVH=y" in built.read_text().splitlines():
+        uncompressed = vmlinux(kernel.packaged.read_bytes())
+        if uncompressed is not None:
+            kernel.packaged.with_name(f"vmlinux-{kernel.release}").write_bytes(uncompressed)
 
 
 def _depmod(root: Path) -> None:
