@@ -114,12 +114,17 @@ def _print(proofs: Sequence[Proof], seconds: float) -> None:
         last = proof.patch
         base = good(proof.base) if proof.base == FAIL else bad(proof.base)
         fork = good(proof.fork) if proof.fork == PASS else bad(proof.fork)
-        rows.append([escape(title.removesuffix(".patch")), escape(_short(proof.test)), base, fork])
+        rows.append([escape(_numbered(title)), escape(_short(proof.test)), base, fork])
     columns = ["patch", "test", "base", "fork"]
     table(f"each test must fail on base and pass on the fork ({seconds:.0f} s)", columns, rows)
     for proof in proofs:
         if ERROR in (proof.base, proof.fork) or MISSING in (proof.base, proof.fork):
             Console().print(bad(f"{proof.test}: could not be carried out on one of the builds"))
+
+
+def _numbered(patch: str) -> str:
+    """A patch's topic and number, which is what fits beside a test's name."""
+    return patch.partition("-")[0]
 
 
 def _short(test: str) -> str:
