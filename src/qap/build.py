@@ -97,7 +97,8 @@ class Build:
         profile = self.settings
         argv = [
             "../../configure",
-            f"--python={sys.executable}",
+            # Not sys.executable: python, python3 and python3.11 would each configure anew.
+            f"--python={Path(sys.prefix) / 'bin' / 'python'}",
             f"--cc={compiler}",
             f"--host-cc={compiler}",
             f"--target-list={','.join(profile.targets)}",
