@@ -136,7 +136,7 @@ def test_configure_is_given_the_profile(project: Project, fork: Build) -> None:
     assert "--target-list=x86_64-softmmu" in words
     assert "--enable-tcg" in words
     assert "--disable-download" in words
-    assert f"--python={sys.executable}" in words
+    assert f"--python={sys.prefix}/bin/python" in words
 
 
 def test_configure_runs_again_only_when_the_profile_changes(project: Project, fork: Build) -> None:
