@@ -53,7 +53,7 @@ def announce(folder: Path) -> Path:
     fifo = folder / "started"
     os.mkfifo(fifo)
     wrapper = folder / "setpriv"
-    wrapper.write_text(f'#!/bin/sh\necho "$*" >{fifo}\nexec {shutil.which("setpriv")} "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\necho "$*" 1<>{fifo}\nexec {shutil.which("setpriv")} "$@"\n')
     wrapper.chmod(0o755)
     return fifo
 
