@@ -1,6 +1,5 @@
 """One QEMU: its command line as data, its process, monitor and console, and a tidy end."""
 
-import json
 import shlex
 import socket
 import tempfile
@@ -249,11 +248,6 @@ class Machine:
 
     def __exit__(self, *_: object) -> None:
         self._owned.close()
-
-
-def qmp_line(command: str, arguments: Device) -> str:
-    """A QMP command as a line to paste."""
-    return json.dumps({"execute": command, "arguments": arguments})
 
 
 def address_spaces(flat_views: str) -> Iterable[str]:

@@ -12,10 +12,11 @@ from rich.markup import escape
 
 from qap.build import Build
 from qap.child import stop_all
+from qap.features import FeatureBit
 from qap.oracle import Outcome
 from qap.report import Report, bad, good, shortened, table
 from qap.scenario import Scenario
-from qap.trial import ACCESS_PLATFORM, Observation, Trial
+from qap.trial import Observation, Trial
 
 # Columns of a terminal that has room for what was seen.
 WIDE = 110
@@ -56,11 +57,13 @@ def problems(scenario: Scenario, seen: Observation, build: str) -> list[str]:
     if seen.outcome != expected.outcome:
         return [f"{build}: expected {expected.outcome} ({expected.why}), saw {_seen(seen)}"]
     if expected.outcome == Outcome.WORKS:
-        accepted = ACCESS_PLATFORM in seen.features
+        accepted = FeatureBit.ACCESS_PLATFORM in seen.features
         if accepted != expected.offered:
             found = "accepted" if accepted else "not accepted"
             wanted = "offered" if expected.offered else "not offered"
-            return [f"{build}: bit {ACCESS_PLATFORM} must be {wanted}, and was {found}"]
+            return [
+                f"{build}: bit {FeatureBit.ACCESS_PLATFORM.value} must be {wanted}, and was {found}"
+            ]
     return []
 
 

@@ -39,13 +39,13 @@ class TestResult:
     message: str = ""
 
 
-def _run(argv: Sequence[str], env: Mapping[str, str]) -> tuple[int, str]:
-    """Run a framework from the project's root; its output goes to the terminal."""
+def _run(argv: Sequence[str], env: Mapping[str, str]) -> int:
+    """Run a framework, its output on the terminal; returns its exit status."""
     process = subprocess.Popen(
         [sys.executable, "-m", *argv], cwd=ROOT, env={**os.environ, **env}, stdout=sys.stderr
     )
     try:
-        return process.wait(), argv[0]
+        return process.wait()
     except BaseException:
         process.send_signal(signal.SIGINT)
         process.wait()
@@ -66,7 +66,7 @@ def pytest(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[T
         report = Path(folder) / "junit.xml"
         argv = ["pytest", *tests, f"--junitxml={report}", "-o", "junit_family=xunit1"]
         argv += ["-q", "--no-header", *(["--tb=no", "--no-summary"] if quiet else [])]
-        status, _ = _run(argv, _environment(build))
+        status = _run(argv, _environment(build))
         if status not in (0, 1) or not report.exists():
             raise QapError(f"pytest ended with status {status}: see its output above")
         return [_junit(case) for case in ET.parse(report).iter("testcase")]
@@ -95,7 +95,7 @@ def avocado(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[
         report = Path(folder) / "results.json"
         argv = ["avocado", *(["--show", "none"] if quiet else []), "run", *tests]
         argv += ["--disable-sysinfo", "--json", str(report), "--job-results-dir", str(results)]
-        status, _ = _run(argv, _environment(build))
+        status = _run(argv, _environment(build))
         if not report.exists():
             raise QapError(f"avocado ended with status {status}: see its output above")
         document = json.loads(report.read_text())
@@ -113,5 +113,5 @@ def _avocado(row: Mapping[str, str]) -> TestResult:
 
 def check(name: str, argv: Sequence[str]) -> TestResult:
     """Run a checker such as ruff or mypy as one test."""
-    status, _ = _run(argv, {})
+    status = _run(argv, {})
     return TestResult(name, PASS if status == 0 else FAIL, 0.0)

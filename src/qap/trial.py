@@ -18,7 +18,6 @@ from qap.scenario import Scenario, kinds, viommus
 from qap.vhost_user import real
 from qap.vhost_user.real import Service
 
-ACCESS_PLATFORM = 33
 DISK = "disk"
 
 

@@ -13,12 +13,12 @@ import pytest
 from qap.build import Build
 from qap.machine import Device, Machine, QemuDied, Spec
 from qap.qmp import QmpRefused
-from qap.scenario import viommus
+from qap.scenario import machine_types, viommus
 from qap.under_test import build_under_test
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.model import backend, device_types
 
-ROOT_PORT: Device = {"driver": "pcie-root-port", "id": "port0", "chassis": 1, "slot": 1}
+Q35 = machine_types()["q35"]
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Lab:
         Raises:
             QemuDied: QEMU refused its command line.
         """
-        listed = [ROOT_PORT, *devices]
+        listed = [dict(Q35.port or {}), *devices]
         iommu = viommus()[viommu].device
         if iommu:
             listed.insert(0 if order == "before" else len(listed), dict(iommu))
