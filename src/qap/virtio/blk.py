@@ -4,7 +4,7 @@ import struct
 from enum import IntEnum
 
 from qap.virtio.driver import SERVED_S, Driver
-from qap.virtio.split import Buffer
+from qap.virtio.queue import Buffer
 from qap.virtio.transport import VirtioError
 
 DEVICE_TYPE = 2
@@ -58,7 +58,8 @@ class Blk:
     @property
     def capacity(self) -> int:
         """In sectors (5.2.4)."""
-        return int.from_bytes(self.driver.transport.config_read(0, 8), "little")
+        (sectors,) = struct.unpack(f"{self.driver.order}Q", self.driver.transport.config_read(0, 8))
+        return int(sectors)
 
     def read(self, sector: int, count: int = 1, timeout: float = SERVED_S) -> bytes:
         """The contents of `count` sectors; raises as `request` does."""
@@ -93,7 +94,7 @@ class Blk:
             TimeoutError: it did not answer.
         """
         memory = self.driver.memory
-        header = memory.put(struct.pack("<IIQ", request, 0, sector))
+        header = memory.put(struct.pack(f"{self.driver.order}IIQ", request, 0, sector))
         answer = memory.take(room) if room else 0
         status = memory.put(bytes([UNANSWERED]))
         chain = [Buffer(header, 16)]

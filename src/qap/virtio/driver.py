@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 from qap.features import FeatureBit, bits, mask, names
 from qap.virtio.memory import GuestMemory
-from qap.virtio.split import Buffer, SplitQueue, Used
+from qap.virtio.packed import PackedQueue
+from qap.virtio.queue import Buffer, ByteOrder, Queue, Used
+from qap.virtio.split import SplitQueue
 from qap.virtio.transport import Status, Transport, VirtioError
 
 QUEUE_SIZE = 64
@@ -89,8 +91,18 @@ class Driver:
             raise FeaturesRefused(self.offered, self.accepted)
         return kept
 
-    def queue(self, index: int, size: int = QUEUE_SIZE) -> SplitQueue:
+    @property
+    def order(self) -> ByteOrder:
+        """The byte order of rings, config space and requests (2.5.3, 2.7.3): little-endian
+        once VERSION_1 is accepted, the guest's own before and without."""
+        if self.has(FeatureBit.VERSION_1):
+            return "<"
+        return ">" if self.transport.qtest.endianness() == "big" else "<"
+
+    def queue(self, index: int, size: int = QUEUE_SIZE) -> Queue:
         """Set up a queue of at most `size` entries and enable it (step 7).
+
+        Where the transport is legacy the device alone says how many entries there are.
 
         Raises:
             VirtioError: the device has no such queue.
@@ -98,13 +110,19 @@ class Driver:
         most = self.transport.queue_max(index)
         if not most:
             raise VirtioError(f"the device has no queue {index}")
-        queue = SplitQueue(
-            self.memory,
-            index,
-            min(size, most),
-            indirect=self.has(FeatureBit.INDIRECT_DESC),
-            event_idx=self.has(FeatureBit.EVENT_IDX),
-        )
+        options = {
+            "indirect": self.has(FeatureBit.INDIRECT_DESC),
+            "event_idx": self.has(FeatureBit.EVENT_IDX),
+        }
+        legacy = self.transport.legacy
+        entries = most if legacy else min(size, most)
+        queue: Queue
+        if self.has(FeatureBit.RING_PACKED):
+            queue = PackedQueue(self.memory, index, entries, **options)
+        else:
+            queue = SplitQueue(
+                self.memory, index, entries, order=self.order, legacy=legacy, **options
+            )
         self.transport.enable_queue(index, queue.addresses)
         return queue
 
@@ -117,9 +135,7 @@ class Driver:
         """Whether a feature bit was accepted."""
         return bool(self.accepted >> bit & 1)
 
-    def serve(
-        self, queue: SplitQueue, buffers: Sequence[Buffer], timeout: float = SERVED_S
-    ) -> Used:
+    def serve(self, queue: Queue, buffers: Sequence[Buffer], timeout: float = SERVED_S) -> Used:
         """Hand a chain to the device and wait until it is used.
 
         Raises:

@@ -14,18 +14,29 @@ PAGE = 4096
 class GuestMemory:
     """A range of guest RAM, handed out from the front and never taken back piece by piece.
 
+    Addresses are as the device is to see them: guest physical ones unless an IOMMU is
+    programmed to map the range elsewhere.
+
     Args:
-        base: first address, above what firmware and legacy devices use on a PC.
+        base: first guest physical address, above what firmware and legacy devices use on a PC.
         size: in bytes.
+        iova: the first address as the device sees it, where that is another one.
     """
 
     qtest: Qtest
     base: int = LOW_END
     size: int = 64 * MIB
+    iova: int | None = None
+    _offset: int = field(init=False)
     _next: int = field(init=False)
 
     def __post_init__(self) -> None:
         self._next = self.base
+        self._offset = 0 if self.iova is None else self.iova - self.base
+
+    def physical(self, address: int) -> int:
+        """The guest physical address of what the device sees at `address`."""
+        return address - self._offset
 
     def take(self, size: int, alignment: int = 16) -> int:
         """The address of `size` zeroed bytes.
@@ -38,7 +49,7 @@ class GuestMemory:
             raise QapError(f"no {size} bytes are left of {self.size} in guest memory")
         self._next = address + size
         self.qtest.memset(address, size, 0)
-        return address
+        return address + self._offset
 
     def give_back(self) -> None:
         """Begin at the front again; nothing that was taken may be in use any more."""
@@ -52,8 +63,8 @@ class GuestMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """At least one byte."""
-        return self.qtest.b64read(address, size)
+        return self.qtest.b64read(self.physical(address), size)
 
     def write(self, address: int, data: bytes) -> None:
         """At least one byte."""
-        self.qtest.b64write(address, data)
+        self.qtest.b64write(self.physical(address), data)

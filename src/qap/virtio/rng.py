@@ -1,7 +1,7 @@
 """An entropy device's driver (virtio 1.3, section 5.4)."""
 
 from qap.virtio.driver import SERVED_S, Driver
-from qap.virtio.split import Buffer
+from qap.virtio.queue import Buffer
 from qap.virtio.transport import VirtioError
 
 DEVICE_TYPE = 4

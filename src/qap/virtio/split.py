@@ -1,12 +1,11 @@
-"""Split virtqueues in guest memory (virtio 1.3, section 2.7), little-endian."""
+"""Split virtqueues in guest memory (virtio 1.3, section 2.7)."""
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from qap import qtest_command as command
-from qap.virtio.memory import GuestMemory
-from qap.virtio.poll import poll_until
+from qap.virtio.memory import PAGE, GuestMemory
+from qap.virtio.queue import Buffer, ByteOrder, Queue, Used
 from qap.virtio.transport import QueueAddresses, VirtioError
 
 # 2.7.5 and 2.7.8.
@@ -14,35 +13,12 @@ DESC_F_NEXT = 1
 DESC_F_WRITE = 2
 DESC_F_INDIRECT = 4
 USED_F_NO_NOTIFY = 1
-DESC = struct.Struct("<QIHH")
-USED_ELEM = struct.Struct("<II")
+DESC = "QIHH"
+USED_ELEM = "II"
 RING_HEAD = 4
 
 
-@dataclass(frozen=True)
-class Buffer:
-    """A piece of guest memory that one descriptor describes.
-
-    Attributes:
-        address: as the device is to see it.
-        size: in bytes.
-        writable: by the device.
-    """
-
-    address: int
-    size: int
-    writable: bool = False
-
-
-@dataclass(frozen=True)
-class Used:
-    """An entry of the used ring: the chain's head and how many bytes the device wrote."""
-
-    id: int
-    length: int
-
-
-class SplitQueue:
+class SplitQueue(Queue):
     """A split virtqueue, zeroed, not yet known to the device.
 
     Args:
@@ -50,6 +26,8 @@ class SplitQueue:
         size: entries, a power of two (2.7).
         indirect: put each chain into a table of its own (INDIRECT_DESC, 2.7.5.3).
         event_idx: ask `avail_event` when to notify (EVENT_IDX, 2.7.10).
+        order: of the bytes in its fields; a legacy device's is the guest's own (2.7.3).
+        legacy: in one piece, as a legacy transport is told of it (2.7.2).
     """
 
     def __init__(
@@ -60,6 +38,8 @@ class SplitQueue:
         *,
         indirect: bool = False,
         event_idx: bool = False,
+        order: ByteOrder = "<",
+        legacy: bool = False,
     ) -> None:
         self.index = index
         self.size = size
@@ -67,12 +47,12 @@ class SplitQueue:
         self._qtest = memory.qtest
         self._indirect = indirect
         self._event_idx = event_idx
-        self.addresses = QueueAddresses(
-            size,
-            desc=memory.take(16 * size, 16),
-            driver=memory.take(6 + 2 * size, 2),
-            device=memory.take(6 + 8 * size, 4),
-        )
+        self._desc = struct.Struct(order + DESC)
+        self._used_elem = struct.Struct(order + USED_ELEM)
+        self._u16 = struct.Struct(order + "H")
+        self.addresses = _in_one_piece(memory, size) if legacy else _apart(memory, size)
+        self._driver = memory.physical(self.addresses.driver)
+        self._device = memory.physical(self.addresses.device)
         self._free = list(reversed(range(size)))
         self._chains: dict[int, list[int]] = {}
         self._avail_idx = 0
@@ -80,94 +60,85 @@ class SplitQueue:
         self._used_idx = 0
 
     def add(self, buffers: Sequence[Buffer]) -> int:
-        """Make a chain of buffers available; returns its head.
-
-        Raises:
-            VirtioError: the queue is full.
-        """
-        table = self.addresses.desc
         needed = 1 if self._indirect else len(buffers)
         if len(self._free) < needed:
             raise VirtioError(f"queue {self.index} has {len(self._free)} free descriptors")
         chain = [self._free.pop() for _ in range(needed)]
         if self._indirect:
-            inner = self._memory.put(_descriptors(buffers, list(range(len(buffers))))[1])
-            chained = [DESC.pack(inner, 16 * len(buffers), DESC_F_INDIRECT, 0)]
+            table = b"".join(self._descriptors(buffers, range(len(buffers))))
+            inner = self._memory.put(table)
+            chained = [self._desc.pack(inner, len(table), DESC_F_INDIRECT, 0)]
         else:
-            chained = _descriptors(buffers, chain)[0]
+            chained = self._descriptors(buffers, chain)
         self._chains[chain[0]] = chain
-        slot = self.addresses.driver + RING_HEAD + 2 * (self._avail_idx % self.size)
+        slot = self._driver + RING_HEAD + 2 * (self._avail_idx % self.size)
         self._avail_idx = (self._avail_idx + 1) % (1 << 16)
+        desc = self._memory.physical(self.addresses.desc)
         self._qtest.run_all(
             [
                 *(
-                    command.write(table + 16 * at, raw)
+                    command.write(desc + 16 * at, raw)
                     for at, raw in zip(chain, chained, strict=True)
                 ),
-                command.write(slot, struct.pack("<H", chain[0])),
-                command.write(self.addresses.driver + 2, struct.pack("<H", self._avail_idx)),
+                command.write(slot, self._u16.pack(chain[0])),
+                command.write(self._driver + 2, self._u16.pack(self._avail_idx)),
             ]
         )
         return chain[0]
 
+    def _descriptors(self, buffers: Sequence[Buffer], chain: Sequence[int]) -> list[bytes]:
+        raw = []
+        for position, buffer in enumerate(buffers):
+            last = position + 1 == len(buffers)
+            flags = (0 if last else DESC_F_NEXT) | (DESC_F_WRITE if buffer.writable else 0)
+            following = 0 if last else chain[position + 1]
+            raw.append(self._desc.pack(buffer.address, buffer.size, flags, following))
+        return raw
+
     def wants_notification(self) -> bool:
-        """Whether the device asked to be told of what was added since the last call (2.7.10)."""
         old, self._told_idx = self._told_idx, self._avail_idx
         if not self._event_idx:
-            return not self._word(self.addresses.device) & USED_F_NO_NOTIFY
-        event = self._word(self.addresses.device + RING_HEAD + 8 * self.size)
+            return not self._word(self._device) & USED_F_NO_NOTIFY
+        event = self._word(self._device + RING_HEAD + 8 * self.size)
         new = self._avail_idx
         return (new - event - 1) % (1 << 16) < (new - old) % (1 << 16)
 
     @property
     def used_idx(self) -> int:
         """The device's index, modulo 65536."""
-        return self._word(self.addresses.device + 2)
+        return self._word(self._device + 2)
 
     def _word(self, address: int) -> int:
-        (value,) = struct.unpack("<H", self._qtest.read(address, 2))
+        (value,) = self._u16.unpack(self._qtest.read(address, 2))
         return int(value)
 
     def take_used(self) -> Used | None:
-        """The next chain that the device has used, or None; its descriptors are free again.
-
-        Raises:
-            VirtioError: the device used a chain that it was never given.
-        """
         if self.used_idx == self._used_idx:
             return None
-        at = self.addresses.device + RING_HEAD + 8 * (self._used_idx % self.size)
-        used = Used(*USED_ELEM.unpack(self._qtest.read(at, USED_ELEM.size)))
+        at = self._device + RING_HEAD + 8 * (self._used_idx % self.size)
+        used = Used(*self._used_elem.unpack(self._qtest.read(at, self._used_elem.size)))
         if used.id not in self._chains:
             raise VirtioError(f"queue {self.index}: chain {used.id} was used but not available")
         self._free += self._chains.pop(used.id)
         self._used_idx = (self._used_idx + 1) % (1 << 16)
         if self._event_idx:
-            event = self.addresses.driver + RING_HEAD + 2 * self.size
-            self._qtest.write(event, struct.pack("<H", self._used_idx))
+            event = self._driver + RING_HEAD + 2 * self.size
+            self._qtest.write(event, self._u16.pack(self._used_idx))
         return used
 
-    def wait_used(self, timeout: float) -> Used:
-        """The next chain that the device has used, once it has.
 
-        Args:
-            timeout: in seconds.
-        Raises:
-            TimeoutError: it used none.
-        """
-        return poll_until(
-            self.take_used,
-            timeout,
-            lambda: f"queue {self.index} to be served (used_idx stays {self._used_idx})",
-        )
+def _apart(memory: GuestMemory, size: int) -> QueueAddresses:
+    return QueueAddresses(
+        size,
+        desc=memory.take(16 * size, 16),
+        driver=memory.take(6 + 2 * size, 2),
+        device=memory.take(6 + 8 * size, 4),
+    )
 
 
-def _descriptors(buffers: Sequence[Buffer], chain: Sequence[int]) -> tuple[list[bytes], bytes]:
-    raw = []
-    for position, buffer in enumerate(buffers):
-        last = position + 1 == len(buffers)
-        flags = (0 if last else DESC_F_NEXT) | (DESC_F_WRITE if buffer.writable else 0)
-        raw.append(
-            DESC.pack(buffer.address, buffer.size, flags, 0 if last else chain[position + 1])
-        )
-    return raw, b"".join(raw)
+def _in_one_piece(memory: GuestMemory, size: int) -> QueueAddresses:
+    """The legacy layout: the device area begins at the next page (2.7.2)."""
+    ahead = 16 * size + 6 + 2 * size
+    ahead += -ahead % PAGE
+    desc = memory.take(ahead + 6 + 8 * size, PAGE)
+    return QueueAddresses(size, desc, desc + 16 * size, desc + ahead)

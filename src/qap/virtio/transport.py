@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 
 from qap.errors import QapError
+from qap.qtest import Qtest
 
 
 class Status(IntFlag):
@@ -39,7 +40,17 @@ class QueueAddresses:
 
 
 class Transport(ABC):
-    """A virtio device on its bus. Feature words are 64 bits wide."""
+    """A virtio device on its bus. Feature words are 64 bits wide.
+
+    Attributes:
+        qtest: the session it is driven through.
+        legacy: it is driven through the legacy interface: 32 feature bits, no FEATURES_OK,
+            fields in the guest's byte order, and each queue in one piece and of exactly
+            `queue_max` entries (2.7.2).
+    """
+
+    qtest: Qtest
+    legacy: bool = False
 
     @property
     @abstractmethod

@@ -1,0 +1,126 @@
+"""Packed virtqueues in guest memory (virtio 1.3, section 2.8), always little-endian."""
+
+import struct
+from collections.abc import Sequence
+
+from qap import qtest_command as command
+from qap.virtio.memory import GuestMemory
+from qap.virtio.queue import Buffer, Queue, Used
+from qap.virtio.transport import QueueAddresses, VirtioError
+
+# 2.8.13: flags of a descriptor, and the two bits that the wrap counters turn over (2.8.1).
+DESC_F_NEXT = 1
+DESC_F_WRITE = 2
+DESC_F_INDIRECT = 4
+DESC_F_AVAIL = 1 << 7
+DESC_F_USED = 1 << 15
+DESC = struct.Struct("<QIHH")
+
+# 2.8.14: the event suppression structure.
+EVENT = struct.Struct("<HH")
+EVENT_FLAGS_DISABLE = 1
+EVENT_FLAGS_DESC = 2
+EVENT_WRAP = 1 << 15
+
+
+class PackedQueue(Queue):
+    """A packed virtqueue, zeroed, not yet known to the device.
+
+    Args:
+        index: of the queue in its device.
+        size: entries, at most 2**15 (2.8.10.1).
+        indirect: put each chain into a table of its own (INDIRECT_DESC, 2.8.7).
+        event_idx: heed the descriptor that the device wants to be notified of
+            (EVENT_IDX, 2.8.10).
+    """
+
+    def __init__(
+        self,
+        memory: GuestMemory,
+        index: int,
+        size: int,
+        *,
+        indirect: bool = False,
+        event_idx: bool = False,
+    ) -> None:
+        self.index = index
+        self.size = size
+        self._memory = memory
+        self._qtest = memory.qtest
+        self._indirect = indirect
+        self._event_idx = event_idx
+        self.addresses = QueueAddresses(
+            size,
+            desc=memory.take(16 * size, 16),
+            driver=memory.take(EVENT.size, 4),
+            device=memory.take(EVENT.size, 4),
+        )
+        self._desc = memory.physical(self.addresses.desc)
+        self._ids = list(reversed(range(size)))
+        self._lengths: dict[int, int] = {}
+        self._free = size
+        # Positions count descriptors since the start: the wrap counter is their parity.
+        self._avail = 0
+        self._told = 0
+        self._used = 0
+
+    def add(self, buffers: Sequence[Buffer]) -> int:
+        needed = 1 if self._indirect else len(buffers)
+        if self._free < needed:
+            raise VirtioError(f"queue {self.index} has {self._free} free descriptors")
+        buffer_id = self._ids.pop()
+        self._lengths[buffer_id] = needed
+        self._free -= needed
+        if self._indirect:
+            table = b"".join(
+                DESC.pack(one.address, one.size, 0, DESC_F_WRITE if one.writable else 0)
+                for one in buffers
+            )
+            pieces = [(self._memory.put(table), len(table), DESC_F_INDIRECT)]
+        else:
+            pieces = [
+                (one.address, one.size, DESC_F_WRITE if one.writable else 0) for one in buffers
+            ]
+        writes = []
+        for number, (address, size, flags) in enumerate(pieces):
+            at = self._avail + number
+            more = DESC_F_NEXT if number + 1 < needed else 0
+            raw = DESC.pack(address, size, buffer_id, flags | more | self._available(at))
+            writes.append(command.write(self._desc + 16 * (at % self.size), raw))
+        # 2.8.6: the first descriptor becomes available last.
+        self._qtest.run_all([*writes[1:], writes[0]])
+        self._avail += needed
+        return buffer_id
+
+    def _available(self, position: int) -> int:
+        return DESC_F_USED if self._wraps(position) else DESC_F_AVAIL
+
+    def _wraps(self, position: int) -> int:
+        return position // self.size % 2
+
+    def wants_notification(self) -> bool:
+        old, self._told = self._told, self._avail
+        address = self._memory.physical(self.addresses.device)
+        where, flags = EVENT.unpack(self._qtest.read(address, EVENT.size))
+        if flags != EVENT_FLAGS_DESC or not self._event_idx:
+            return bool(flags != EVENT_FLAGS_DISABLE)
+        wanted = where & ~EVENT_WRAP
+        # The position at or after `old` that `where` and its wrap counter name.
+        lap = old // self.size
+        if (where & EVENT_WRAP == 0) != bool(self._wraps(old)):
+            lap -= 1 if wanted >= old % self.size else -1
+        return bool(old <= lap * self.size + wanted < self._avail)
+
+    def take_used(self) -> Used | None:
+        at = self._desc + 16 * (self._used % self.size)
+        _, length, buffer_id, flags = DESC.unpack(self._qtest.read(at, DESC.size))
+        used = DESC_F_AVAIL | DESC_F_USED if not self._wraps(self._used) else 0
+        if flags & (DESC_F_AVAIL | DESC_F_USED) != used:
+            return None
+        if buffer_id not in self._lengths:
+            raise VirtioError(f"queue {self.index}: buffer {buffer_id} was used but not available")
+        skipped = self._lengths.pop(buffer_id)
+        self._used += skipped
+        self._free += skipped
+        self._ids.append(buffer_id)
+        return Used(buffer_id, length)
