@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -154,11 +154,12 @@ class Build:
             "LC_ALL": "C.UTF-8",
         }
 
-    def make(self, progress: Progress = quiet) -> None:
+    def make(self, progress: Progress = quiet, extra: Sequence[str] = ()) -> None:
         """Bring the source, configure and build whatever is not up to date.
 
         Args:
             progress: called with steps done, steps in all and what is being done.
+            extra: more targets of ninja, such as tests/qtest/qos-test.
         Raises:
             QapError: configure or the build failed; `detail` has the command and its
                 first error.
@@ -172,7 +173,7 @@ class Build:
                 series.ensure()
             self._configure(progress)
             self._link_firmware()
-            self._ninja(progress)
+            self._ninja(progress, extra)
             self._write_record()
 
     def _configure(self, progress: Progress) -> None:
@@ -204,8 +205,8 @@ class Build:
             )
         stamp.write_text(json.dumps(argv))
 
-    def _ninja(self, progress: Progress) -> None:
-        argv = ["ninja", "-C", str(self.folder), *self.tools().values()]
+    def _ninja(self, progress: Progress, extra: Sequence[str]) -> None:
+        argv = ["ninja", "-C", str(self.folder), *self.tools().values(), *extra]
         failed: list[str] = []
         if shutil.which("ninja") is None:
             raise MissingError("ninja is missing: install ninja-build")

@@ -124,6 +124,63 @@ def run(
 
 
 @app.command()
+def matrix(
+    select: Annotated[
+        list[str] | None,
+        typer.Option(help="Cells by name pattern, or axis=pattern,… ; may be given repeatedly."),
+    ] = None,
+    shard: Annotated[str | None, typer.Option(help="A part of the cells, i/n.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes at a time.", min=1)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
+    ] = False,
+    profile: Profile = "lab",
+    base: Base = False,
+    json: Json = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page here.", callback=_writable)
+    ] = None,
+) -> None:
+    """What must happen beside what did, for every machine, transport, device and driver."""
+    from qap.build import Build
+    from qap.matrix import cell
+    from qap.matrix import run as running
+    from qap.progress import make
+
+    chosen = cell.selected(select or [])
+    if shard:
+        chosen = cell.shard(chosen, shard)
+    build = Build(profile, base)
+    make(build)
+    report = running.matrix(chosen, build, jobs=jobs, resume=resume)
+    if json:
+        report.write(json, [build])
+    if html:
+        running.write_page(html, build, report)
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
+bench = typer.Typer(help="Measure what things cost.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("matrix")
+def bench_matrix(profile: Profile = "lab", json: Json = None) -> None:
+    """A cell of the matrix beside a test of upstream's qos-test, from the same tree."""
+    from qap.bench import matrix as costs
+    from qap.build import Build
+    from qap.progress import make
+    from qap.upstream import QOS
+
+    build = Build(profile)
+    make(build, QOS.ninja_target)
+    report = costs.bench(build)
+    if json:
+        report.write(json, [build])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
+@app.command()
 def doctor() -> None:
     """Show what this machine has and what has been built from what."""
     from qap import doctor as examined
@@ -180,8 +237,13 @@ def prove(
 
 @app.command()
 def repro(
-    machine: Annotated[str, typer.Option(help="A machine type, such as q35.")],
-    device: Annotated[str, typer.Option(help="A device type, such as vhost-user-fs-pci.")],
+    machine: Annotated[str | None, typer.Option(help="A machine type, such as q35.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="A device type, such as vhost-user-fs-pci.")
+    ] = None,
+    cell: Annotated[
+        str | None, typer.Option(help="Instead of all the others: a cell of the matrix.")
+    ] = None,
     hotplug: Annotated[bool, typer.Option("--hotplug", help="Hot-plug it over QMP.")] = False,
     replug: Annotated[bool, typer.Option("--replug", help="Hot-plug, unplug, plug again.")] = False,
     viommu: Annotated[str, typer.Option(help="A vIOMMU of configs/viommus.toml.")] = "none",
@@ -202,6 +264,19 @@ def repro(
     from qap.build import Build
     from qap.progress import make
 
+    build = Build(profile, base)
+    if cell is not None:
+        from qap.matrix.cell import named
+        from qap.matrix.run import alone
+
+        chosen = named(cell)
+        make(build)
+        report = alone(chosen, build)
+        if json:
+            report.write(json, [build])
+        raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    if machine is None or device is None:
+        raise UsageError("repro needs --machine and --device, or --cell")
     one = reproducing.scenario(
         machine=machine,
         device=device,
@@ -212,7 +287,6 @@ def repro(
         bypass=bypass,
         iommu_platform=iommu_platform,
     )
-    build = Build(profile, base)
     make(build)
     report = reproducing.repro(one, build)
     if json:

@@ -130,16 +130,20 @@ class Machine:
         binary: the emulator.
         spec: what to run.
         log: where QEMU's own output goes; a temporary file if None.
+        wrapper: a command that runs QEMU, such as a debugger, with its arguments.
 
     Attributes:
         qtest: the QTest session, there only if the spec asks for it.
+        serial: our end of the first serial line; `console` reads it, unless nobody asks it to.
     """
 
     binary: Path
     spec: Spec
     log: Path | None = None
+    wrapper: Sequence[str] = ()
     child: Child = field(init=False)
     qmp: Qmp = field(init=False)
+    serial: socket.socket = field(init=False)
     console: Console = field(init=False)
     qtest: Qtest = field(init=False)
     _owned: ExitStack = field(init=False, default_factory=ExitStack)
@@ -155,8 +159,9 @@ class Machine:
     def _start(self) -> None:
         folder = Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
         monitor, monitor_qemu = self._pair()
-        serial, serial_qemu = self._pair()
+        self.serial, serial_qemu = self._pair()
         argv = [
+            *self.wrapper,
             str(self.binary),
             *self.spec.argv(),
             "-chardev",
@@ -180,7 +185,7 @@ class Machine:
         self.child = self._owned.enter_context(child)
         for end in theirs:
             end.close()
-        self.console = Console(serial)
+        self.console = Console(self.serial)
         try:
             self.qmp = Qmp(monitor, START_S)
         except QmpLost:

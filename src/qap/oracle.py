@@ -1,15 +1,21 @@
-"""What must happen: the fence table, from the specifications and not from QEMU's code.
+"""What must happen: the fence table and what follows from it for each kind of driver.
+
+Written from the specifications and not from QEMU's code; nothing here imports the code
+that measures.
 
 VIRTIO_F_ACCESS_PLATFORM is feature bit 33 (virtio 1.3, section 6 “Reserved Feature
 Bits”): the device can be used on a platform where its access to memory is limited
 or translated. On the vhost-user interface the bit means that addresses are I/O virtual
 and that the back-end asks for translations (vhost-user protocol, “IOMMU support”).
-
-Nothing here imports the code that measures.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
+
+Legacy = Literal["", "also", "only"]
+Kicks = Literal["served", "early", "first"]
+FeaturesOk = Literal["alone", "never", "with-driver-ok"]
 
 REFUSAL_PHRASE = "iommu_platform=true is not supported by the device"
 
@@ -30,25 +36,54 @@ class Expectation:
         offered: the driver is offered ACCESS_PLATFORM and must accept it.
         translating: the back-end is given the bit and the IOTLB.
         why: the row in words.
+        clause: where it comes from.
     """
 
     outcome: Outcome
     offered: bool
     translating: bool
     why: str
+    clause: str = "virtio 1.3, 6.1 ACCESS_PLATFORM; vhost-user, IOMMU support"
 
 
-def plug(*, requested: bool, translated: bool, backend_can: bool) -> Expectation:
+def plug(
+    *,
+    requested: bool,
+    translated: bool,
+    backend_can: bool,
+    legacy: Legacy = "",
+    version_1: bool = True,
+) -> Expectation:
     """What plugging a device must lead to.
 
     Args:
         requested: iommu_platform=on, given or forced by a confidential guest.
         translated: the device's bus is behind an IOMMU once the machine is complete.
         backend_can: the device is in QEMU, or its vhost back-end offers the bit.
+        legacy: whether the device has a legacy interface also, or only that, so that a
+            driver which can't accept the bit would be in its right.
+        version_1: the device is able to offer VERSION_1.
     """
+    if not version_1 and not legacy:
+        return Expectation(
+            Outcome.REFUSED,
+            False,
+            False,
+            "a device without a legacy interface must offer VERSION_1, and the back-end can't",
+            "virtio 1.3, 6.1 VERSION_1",
+        )
     if not requested:
         return Expectation(
             Outcome.WORKS, False, False, "not requested: the bit is not offered to the driver"
+        )
+    if legacy:
+        return Expectation(
+            Outcome.REFUSED,
+            False,
+            False,
+            "requested, and the device has a legacy interface, whose drivers can't accept "
+            "bit 33: refused",
+            "virtio 1.3, 6.1 ACCESS_PLATFORM and 4.1.4.10 (32 feature bits)",
         )
     if not translated:
         return Expectation(
@@ -73,3 +108,106 @@ def plug(*, requested: bool, translated: bool, backend_can: bool) -> Expectation
         "requested, the bus translates and the back-end can't: refused, whatever the order "
         "on the command line",
     )
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """How a driver behaves.
+
+    Attributes:
+        legacy: it uses the legacy interface.
+        version_1, access_platform: it accepts these bits where they are offered.
+        features_ok: it sets FEATURES_OK before DRIVER_OK, never, or in the same write.
+        obeys: it stops where FEATURES_OK does not stay set.
+        kicks: it notifies after DRIVER_OK, before it, too, or before any status.
+        again: what it did before does not count: it resets and accepts everything.
+    """
+
+    legacy: bool = False
+    version_1: bool = True
+    access_platform: bool = True
+    features_ok: FeaturesOk = "alone"
+    obeys: bool = True
+    kicks: Kicks = "served"
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a driver gets of a device that is plugged. None means that either will do.
+
+    Attributes:
+        features_ok: whether FEATURES_OK stays set.
+        served: whether its buffer is used.
+        translating: a vhost back-end is given ACCESS_PLATFORM and the IOTLB.
+        why, clause: the reason, and where it stands.
+    """
+
+    features_ok: bool | None
+    served: bool | None
+    translating: bool
+    why: str
+    clause: str
+
+
+def service(plugged: Expectation, conduct: Conduct, *, exempt: bool = False) -> Service:
+    """What a driver must get of a device that plugged as expected.
+
+    Args:
+        exempt: a legacy driver is let through because the platform's firmware is one
+            (CCW revision 0).
+    """
+    modern = not conduct.legacy and conduct.version_1
+    accepts = plugged.offered and modern and conduct.access_platform
+    if plugged.offered and not accepts:
+        if exempt and conduct.legacy:
+            return Service(
+                None,
+                None,
+                False,
+                "a revision 0 driver, as today's firmware is: refused only on request",
+                "virtio 1.3, 4.3.2.1",
+            )
+        sets = conduct.features_ok == "alone" and not conduct.legacy
+        return Service(
+            False if sets else None,
+            False,
+            False,
+            "the driver did not accept ACCESS_PLATFORM, which was offered: it is never served",
+            "virtio 1.3, 6.1 ACCESS_PLATFORM, 3.1.1 steps 5 and 6, 2.2.2",
+        )
+    if conduct.kicks == "first":
+        return Service(
+            None,
+            None,
+            False,
+            "nothing was asked of the driver; a legacy one may notify before DRIVER_OK",
+            "virtio 1.3, 2.1.2 and 3.1.2 (legacy)",
+        )
+    if not modern and not conduct.legacy:
+        return Service(
+            None,
+            None,
+            False,
+            "a driver without VERSION_1 on the modern interface may be refused or served",
+            "virtio 1.3, 6.1 VERSION_1",
+        )
+    return Service(
+        True if conduct.features_ok == "alone" and not conduct.legacy else None,
+        True,
+        plugged.translating and accepts,
+        "the driver accepted what it must: it is served"
+        + (", at I/O virtual addresses" if plugged.translating and accepts else ""),
+        "virtio 1.3, 3.1.1; vhost-user, IOMMU support",
+    )
+
+
+def config_order(*, modern: bool, guest: Literal["little", "big"]) -> Literal["little", "big"]:
+    """The byte order of device configuration space (virtio 1.3, 2.5.3 and 2.5.4).
+
+    Args:
+        modern: the driver has shown that it is: it uses the modern regions (PCI), set
+            revision 1 or later (CCW), or found version 2 (MMIO).
+        guest: the guest's own byte order.
+    """
+    return "little" if modern else guest

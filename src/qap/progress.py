@@ -58,7 +58,7 @@ def _lines(title: str) -> Report:
     return report
 
 
-def make(build: Build) -> None:
-    """Build with a progress bar."""
+def make(build: Build, *extra: str) -> None:
+    """Build with a progress bar; `extra` are further targets of ninja."""
     with bar(f"{build.name} ({build.profile})") as report:
-        build.make(report)
+        build.make(report, extra)

@@ -33,7 +33,7 @@ class Report:
     results: Sequence[dict[str, Any]] = field(default_factory=list)
 
     def write(self, path: Path, builds: Sequence[Build]) -> None:
-        """Write it as one JSON object."""
+        """Write it as one JSON object, each result on a line of its own."""
         found = base.info()
         document = {
             "schema": SCHEMA,
@@ -41,10 +41,14 @@ class Report:
             "base": asdict(found) if found else None,
             "queue": {"sha256": series.digest(), "patches": [p.name for p in series.patches()]},
             "builds": [build.provenance() for build in builds],
-            **asdict(self),
+            "verb": self.verb,
+            "ok": self.ok,
+            "seconds": self.seconds,
         }
+        head = json.dumps(document, indent=2).removesuffix("\n}")
+        results = ",\n".join(json.dumps(result) for result in self.results)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=2) + "\n")
+        path.write_text(f'{head},\n  "results": [\n{results}\n]}}\n')
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,0 +1,302 @@
+"""A virtio-iommu and its driver (virtio 1.3, section 5.13)."""
+
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import count
+
+from qap.features import mask
+from qap.iommu.iommu import Fault, FaultReason, Iommu, IommuError, source_bdf, source_id
+from qap.pci import Bdf, Function
+from qap.virtio.driver import MODERN, Behaviour, Driver
+from qap.virtio.memory import GuestMemory
+from qap.virtio.pci_modern import PciModern
+from qap.virtio.queue import Buffer, Queue
+
+DEVICE_TYPE = 23
+REQUESTQ = 0
+EVENTQ = 1
+EVENTS = 32
+SERVED_S = 10.0
+
+# 5.13.3.
+FEATURE_INPUT_RANGE = 0
+FEATURE_DOMAIN_RANGE = 1
+FEATURE_MAP_UNMAP = 2
+FEATURE_PROBE = 4
+FEATURE_BYPASS_CONFIG = 6
+FEATURES = MODERN | mask(
+    [
+        FEATURE_INPUT_RANGE,
+        FEATURE_DOMAIN_RANGE,
+        FEATURE_MAP_UNMAP,
+        FEATURE_PROBE,
+        FEATURE_BYPASS_CONFIG,
+    ]
+)
+
+# 5.13.4: page_size_mask, input_range, domain_range, probe_size, bypass.
+CONFIG = struct.Struct("<QQQIIIB3x")
+CONFIG_BYPASS = 36
+
+# 5.13.6.3 to 5.13.6.7, without head and tail.
+HEAD = struct.Struct("<B3x")
+TAIL = struct.Struct("<B3x")
+ATTACH = struct.Struct("<III4x")
+DETACH = struct.Struct("<II8x")
+MAP = struct.Struct("<IQQQI")
+UNMAP = struct.Struct("<IQQ4x")
+PROBE = struct.Struct("<I64x")
+MAP_F_READ = 1 << 0
+MAP_F_WRITE = 1 << 1
+ROOM = 128
+
+# 5.13.6.8: a property's head, and what RESV_MEM has after it.
+PROPERTY = struct.Struct("<HH")
+PROPERTY_RESV_MEM = 1
+RESV_MEM = struct.Struct("<B3xQQ")
+
+# 5.13.6.9.
+FAULT = struct.Struct("<B3xII4xQ")
+FAULT_F_READ = 1 << 0
+FAULT_F_WRITE = 1 << 1
+
+
+class Request(IntEnum):
+    """type of struct virtio_iommu_req_head (5.13.6)."""
+
+    ATTACH = 1
+    DETACH = 2
+    MAP = 3
+    UNMAP = 4
+    PROBE = 5
+
+
+class RequestStatus(IntEnum):
+    """status of struct virtio_iommu_req_tail (5.13.6)."""
+
+    OK = 0
+    IOERR = 1
+    UNSUPP = 2
+    DEVERR = 3
+    INVAL = 4
+    RANGE = 5
+    NOENT = 6
+    FAULT = 7
+    NOMEM = 8
+
+
+class RequestError(IommuError):
+    """The device answered a request with something else than OK.
+
+    Attributes:
+        status: what it answered, a RequestStatus if known.
+    """
+
+    def __init__(self, request: Request, status: int) -> None:
+        known = [one.name for one in RequestStatus if one == status]
+        super().__init__(f"virtio-iommu: {request.name}: {(known or [hex(status)])[0]}")
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A range of IOVAs that one MAP request mapped."""
+
+    iova: int
+    end: int
+    physical: int
+    flags: int
+
+
+@dataclass
+class Domain:
+    """A domain, which the device forgets when it has no endpoint."""
+
+    id: int
+    mappings: list[Mapping] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ReservedRegion:
+    """IOVAs that can't be mapped (5.13.6.8): first and last, and what for: 1 is MSIs."""
+
+    start: int
+    end: int
+    subtype: int
+
+
+class VirtioIommu(Iommu):
+    """QEMU's virtio-iommu-pci.
+
+    A mapping is undone in one piece or not at all (5.13.6.6). QEMU refuses to attach a
+    device that was never there, and gives no reason for a fault of one without a domain.
+
+    Args:
+        function: its PCI function.
+        memory: where its rings and buffers go; what else was taken of it is overwritten.
+    """
+
+    def __init__(self, function: Function, memory: GuestMemory) -> None:
+        self._function = function
+        self._driver = Driver(PciModern(function), memory, Behaviour(supports=FEATURES))
+        raw = self._driver.transport.config_read(0, CONFIG.size)
+        _, self._input_start, input_end, *_, self._probe_size, _ = CONFIG.unpack(raw)
+        self.limit = input_end + 1
+        self._enabled = False
+        self._domains: dict[Bdf, Domain] = {}
+        self._eventq: Queue | None = None
+        self._events: dict[int, int] = {}
+
+    def enable(self) -> None:
+        memory = self._driver.memory
+        memory.give_back()
+        # A system reset takes the BARs away.
+        self._driver.transport = PciModern(self._function)
+        self._driver.negotiate()
+        self._requestq = self._driver.queue(REQUESTQ)
+        self._eventq = self._driver.queue(EVENTQ)
+        self._request = memory.take(ROOM)
+        self._answer = memory.take(self._probe_size + TAIL.size)
+        self._events = {}
+        first = memory.take(FAULT.size * EVENTS)
+        for number in range(EVENTS):
+            self._offer(first + FAULT.size * number)
+        self._driver.start()
+        self._driver.transport.config_write(CONFIG_BYPASS, b"\0")
+        self._enabled = True
+        for bdf, domain in self._domains.items():
+            self._attach(bdf, domain)
+            for mapping in domain.mappings:
+                self._map(domain, mapping)
+
+    def disable(self) -> None:
+        if self._enabled:
+            self._driver.transport.config_write(CONFIG_BYPASS, b"\1")
+            for bdf, domain in self._domains.items():
+                self._detach(bdf, domain)
+            self._enabled = False
+
+    def attach(self, bdf: Bdf) -> None:
+        self._check_free(bdf)
+        used = {domain.id for domain in self._domains.values()}
+        domain = Domain(next(number for number in count(1) if number not in used))
+        self._attach(bdf, domain)
+        self._domains[bdf] = domain
+
+    def detach(self, bdf: Bdf) -> None:
+        self._detach(bdf, self._domain(bdf))
+        del self._domains[bdf]
+
+    def move(self, bdf: Bdf, to: Bdf) -> None:
+        domain = self._domain(bdf)
+        self._check_free(to)
+        # In this order the domain is never without an endpoint.
+        self._attach(to, domain)
+        self._domains[to] = domain
+        self.detach(bdf)
+
+    def map(
+        self,
+        bdf: Bdf,
+        iova: int,
+        physical: int,
+        size: int,
+        *,
+        readable: bool = True,
+        writable: bool = True,
+    ) -> None:
+        domain = self._domain(bdf)
+        self._check(iova, size, physical)
+        if iova < self._input_start:
+            raise IommuError(f"IOVA {iova:#x} is below {self._input_start:#x}")
+        if any(one.iova < iova + size and iova < one.end for one in domain.mappings):
+            raise IommuError(f"part of {size:#x} bytes at IOVA {iova:#x} is mapped already")
+        flags = (MAP_F_READ if readable else 0) | (MAP_F_WRITE if writable else 0)
+        mapping = Mapping(iova, iova + size, physical, flags)
+        self._map(domain, mapping)
+        domain.mappings.append(mapping)
+
+    def unmap(self, bdf: Bdf, iova: int, size: int) -> None:
+        domain = self._domain(bdf)
+        self._check(iova, size)
+        inside = [one for one in domain.mappings if one.iova < iova + size and iova < one.end]
+        if any(one.iova < iova or one.end > iova + size for one in inside):
+            raise IommuError(f"{size:#x} bytes at IOVA {iova:#x} are part of a larger mapping")
+        self._ask(Request.UNMAP, UNMAP.pack(domain.id, iova, iova + size - 1))
+        domain.mappings = [one for one in domain.mappings if one not in inside]
+
+    def flush(self) -> None:
+        """Nothing to do: an answered request is in effect (5.13.6.2)."""
+
+    def faults(self) -> list[Fault]:
+        found: list[Fault] = []
+        if self._eventq is None:
+            return found
+        while used := self._eventq.take_used():
+            address = self._events.pop(used.id)
+            found.append(_fault(self._driver.memory.read(address, FAULT.size)))
+            self._offer(address)
+        return found
+
+    def probe(self, bdf: Bdf) -> list[ReservedRegion]:
+        """The IOVAs that a device can't have mapped (5.13.6.7); translation must be on."""
+        raw = self._ask(Request.PROBE, PROBE.pack(source_id(bdf)), self._probe_size)
+        regions, at = [], 0
+        while at + PROPERTY.size <= len(raw):
+            kind, length = PROPERTY.unpack_from(raw, at)
+            at += PROPERTY.size
+            if kind == PROPERTY_RESV_MEM:
+                subtype, start, end = RESV_MEM.unpack_from(raw, at)
+                regions.append(ReservedRegion(start, end, subtype))
+            at += length
+        return regions
+
+    def _attach(self, bdf: Bdf, domain: Domain) -> None:
+        self._ask(Request.ATTACH, ATTACH.pack(domain.id, source_id(bdf), 0))
+
+    def _detach(self, bdf: Bdf, domain: Domain) -> None:
+        self._ask(Request.DETACH, DETACH.pack(domain.id, source_id(bdf)))
+
+    def _map(self, domain: Domain, one: Mapping) -> None:
+        body = MAP.pack(domain.id, one.iova, one.end - 1, one.physical, one.flags)
+        self._ask(Request.MAP, body)
+
+    def _ask(self, request: Request, body: bytes, room: int = 0) -> bytes:
+        """Have a request answered, if translation is on; returns `room` bytes of the answer."""
+        if not self._enabled:
+            return bytes(room)
+        memory = self._driver.memory
+        raw = HEAD.pack(request) + body
+        memory.write(self._request, raw)
+        size = room + TAIL.size
+        chain = [Buffer(self._request, len(raw)), Buffer(self._answer, size, writable=True)]
+        self._driver.serve(self._requestq, chain, SERVED_S)
+        answer = memory.read(self._answer, size)
+        (status,) = TAIL.unpack_from(answer, room)
+        if status != RequestStatus.OK:
+            raise RequestError(request, status)
+        return answer[:room]
+
+    def _offer(self, address: int) -> None:
+        assert self._eventq is not None
+        head = self._eventq.add([Buffer(address, FAULT.size, writable=True)])
+        self._events[head] = address
+
+    def _domain(self, bdf: Bdf) -> Domain:
+        if bdf not in self._domains:
+            raise IommuError(f"{bdf} has no domain")
+        return self._domains[bdf]
+
+    def _check_free(self, bdf: Bdf) -> None:
+        if bdf in self._domains:
+            raise IommuError(f"{bdf} has a domain already")
+
+
+def _fault(raw: bytes) -> Fault:
+    code, flags, endpoint, address = FAULT.unpack(raw)
+    known = flags & (FAULT_F_READ | FAULT_F_WRITE)
+    reason = FaultReason(code) if code in (1, 2) else FaultReason.UNKNOWN
+    return Fault(
+        source_bdf(endpoint), address, reason, bool(known & FAULT_F_WRITE) if known else None, code
+    )

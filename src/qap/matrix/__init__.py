@@ -1,0 +1,1 @@
+"""The test matrix: every combination of what the fence depends on, and what happens in each."""

@@ -1,0 +1,267 @@
+"""Cells of the matrix: one combination each, by name, and which there are."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from functools import cache
+from itertools import product
+
+from qap import oracle
+from qap.errors import UsageError, unknown_name
+from qap.matrix.model import (
+    EVERY,
+    BackendRow,
+    DeviceRow,
+    DriverRow,
+    Interface,
+    MachineRow,
+    Plan,
+    ViommuRow,
+    tables,
+)
+
+SEPARATOR = "/"
+NO_ORDER = "any"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A device as it is plugged; what all its drivers share.
+
+    Attributes:
+        order: the vIOMMU's place on the command line, seen from a cold-plugged device.
+    """
+
+    machine: str
+    interface: str
+    device: str
+    backend: str
+    viommu: str
+    order: str
+    iommu_platform: str
+    plug: str
+
+    @property
+    def machine_row(self) -> MachineRow:
+        return tables().machine[self.machine]
+
+    @property
+    def interface_row(self) -> Interface:
+        return self.machine_row.interface[self.interface]
+
+    @property
+    def device_row(self) -> DeviceRow:
+        return tables().device[self.device]
+
+    @property
+    def backend_row(self) -> BackendRow:
+        return tables().backend[self.backend]
+
+    @property
+    def viommu_row(self) -> ViommuRow:
+        return tables().viommu[self.viommu]
+
+    @property
+    def requested(self) -> bool:
+        return self.iommu_platform == "on"
+
+    @property
+    def translated(self) -> bool:
+        return self.viommu_row.translated and self.viommu_row.device is not None
+
+    @property
+    def plugging(self) -> oracle.Expectation:
+        """What plugging it must lead to."""
+        legacy = self.interface_row.legacy
+        return oracle.plug(
+            requested=self.requested,
+            translated=self.translated,
+            backend_can=self.backend_row.kind == "in-qemu" or self.backend_row.access_platform,
+            legacy="" if legacy == "by-driver" else legacy,
+            version_1=self.backend_row.version_1,
+        )
+
+    @property
+    def skip(self) -> str:
+        """Why it can't be carried out here; "" if it can."""
+        return self.device_row.needs
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A device as it is plugged, and a driver that meets it."""
+
+    config: Config
+    driver: str
+
+    @property
+    def name(self) -> str:
+        return SEPARATOR.join(self.axes.values())
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """The value on each axis."""
+        values = {one.name: getattr(self.config, one.name) for one in fields(Config)}
+        return {**values, "driver": self.driver}
+
+    @property
+    def driver_row(self) -> DriverRow:
+        return tables().driver[self.driver]
+
+    @property
+    def expected(self) -> tuple[oracle.Expectation, oracle.Service | None]:
+        """What must happen at the plug, and then to the driver if it comes to that."""
+        plugged = self.config.plugging
+        if plugged.outcome is oracle.Outcome.REFUSED:
+            return plugged, None
+        found = oracle.service(
+            plugged,
+            self.driver_row.conduct,
+            exempt=self.config.machine_row.transport == "ccw",
+        )
+        return plugged, found
+
+    def repro(self, *, is_base: bool) -> str:
+        """The command that carries out this cell alone."""
+        return f"./qap repro --cell {self.name}{' --base' if is_base else ''}"
+
+
+@cache
+def cells() -> tuple[Cell, ...]:
+    """Every cell of configs/matrix.toml, in an order in which neighbours share a QEMU."""
+    return tuple(dict.fromkeys(cell for plan in tables().plan for cell in _of(plan)))
+
+
+def _of(plan: Plan) -> Iterator[Cell]:
+    devices = tables().device if EVERY in plan.device else plan.device
+    product_of = product(plan.interface, plan.viommu, plan.order, devices, plan.iommu_platform)
+    for interface, viommu, order, device, platform in product_of:
+        row = tables().device[device]
+        if not _fits(plan, row, interface, viommu, order):
+            continue
+        for backend in _backends(plan, row):
+            config = Config(
+                plan.machine,
+                interface,
+                device,
+                backend,
+                viommu,
+                order or NO_ORDER,
+                platform,
+                plan.plug,
+            )
+            for driver in _drivers(plan, config):
+                yield Cell(config, driver)
+
+
+def _fits(plan: Plan, row: DeviceRow, interface: str, viommu: str, order: str) -> bool:
+    """Whether there is such a thing at all; a device that the machine lacks is none."""
+    machine = tables().machine[plan.machine]
+    if machine.transport not in row.transports or plan.machine not in (
+        row.machines or [plan.machine]
+    ):
+        return False
+    if (plan.plug == "hot" and row.hotplug) or (viommu != "none" and row.alone):
+        return False
+    if order == "after" and tables().viommu[viommu].device is None:
+        return False
+    return row.legacy or machine.interface[interface].legacy not in ("also", "only")
+
+
+def _backends(plan: Plan, row: DeviceRow) -> list[str]:
+    wanted = tables().backend if EVERY in plan.backend else plan.backend
+    return [name for name in wanted if tables().backend[name].kind == row.backend]
+
+
+def _drivers(plan: Plan, config: Config) -> list[str]:
+    """One is enough where the device has to be refused: there is nothing to drive then."""
+    fitting = []
+    for name in plan.driver:
+        row = tables().driver[name]
+        legacy = config.interface_row.legacy
+        if row.legacy and not (legacy and config.device_row.legacy):
+            continue
+        if not row.legacy and legacy == "only":
+            continue
+        if row.reads_config and not config.device_row.config:
+            continue
+        if (
+            row.packed
+            and config.backend_row.kind == "python"
+            and not config.backend_row.ring_packed
+        ):
+            continue
+        fitting.append(name)
+    if config.plugging.outcome is oracle.Outcome.REFUSED or config.skip:
+        return fitting[:1]
+    return fitting
+
+
+def named(name: str) -> Cell:
+    """The cell of that name.
+
+    Raises:
+        UsageError: there is none; names the nearest.
+    """
+    if name not in _by_name():
+        raise unknown_name("cell", name, _by_name())
+    return _by_name()[name]
+
+
+@cache
+def _by_name() -> dict[str, Cell]:
+    return {cell.name: cell for cell in cells()}
+
+
+def selected(selectors: Sequence[str]) -> list[Cell]:
+    """The cells that any selector matches, or all of them if there is none.
+
+    A selector is a pattern for the whole name, such as `q35/*/hot/accepts`, or
+    `axis=pattern` pairs joined by commas, all of which must match.
+
+    Raises:
+        UsageError: an axis isn't there, or a selector matches nothing.
+    """
+    if not selectors:
+        return list(cells())
+    chosen: dict[Cell, None] = {}
+    for selector in selectors:
+        matching = [cell for cell in cells() if _matches(cell, selector)]
+        if not matching:
+            raise UsageError(f"--select {selector}: no cell matches")
+        chosen.update(dict.fromkeys(matching))
+    return [cell for cell in cells() if cell in chosen]
+
+
+def _matches(cell: Cell, selector: str) -> bool:
+    if "=" not in selector:
+        return fnmatchcase(cell.name, selector)
+    return matches_axes(cell.axes, dict(part.partition("=")[::2] for part in selector.split(",")))
+
+
+def matches_axes(axes: dict[str, str], patterns: dict[str, str]) -> bool:
+    """Whether each named axis matches its pattern (alternatives are joined by |).
+
+    Raises:
+        UsageError: there is no such axis.
+    """
+    for axis, pattern in patterns.items():
+        if axis not in axes:
+            raise unknown_name("axis", axis, axes)
+        if not any(fnmatchcase(axes[axis], one) for one in pattern.split("|")):
+            return False
+    return True
+
+
+def shard(chosen: Sequence[Cell], part: str) -> list[Cell]:
+    """The i-th of n parts, written i/n; all of a device's cells are in one part.
+
+    Raises:
+        UsageError: it is not i/n with 1 <= i <= n.
+    """
+    index, slash, count = part.partition("/")
+    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--shard {part}: expected i/n with i from 1 to n, such as 1/4")
+    configs = list(dict.fromkeys(cell.config for cell in chosen))
+    mine = set(configs[int(index) - 1 :: int(count)])
+    return [cell for cell in chosen if cell.config in mine]

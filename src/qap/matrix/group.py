@@ -1,0 +1,205 @@
+"""A group of cells that share a QEMU, carried out one after the other."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from qap.build import Build
+from qap.errors import QapError
+from qap.machine import QemuDied
+from qap.matrix.cell import Cell, Config
+from qap.matrix.experiment import Experiment
+from qap.matrix.judge import Kind, judge
+from qap.matrix.result import Result
+from qap.matrix.seen import Seen
+from qap.matrix.site import Refused, Site
+from qap.oracle import Outcome
+from qap.qmp import QmpLost
+from qap.qtest import QtestLost
+
+# Configs that one QEMU sees at most: what goes wrong in one must not weigh on many.
+MOST_CONFIGS = 24
+CONFIRMED_BY = 20
+DEBUGGER = (
+    "gdb",
+    "-batch",
+    "-nx",
+    "-ex",
+    "handle SIGUSR1 SIGPIPE nostop noprint pass",
+    "-ex",
+    "run",
+    "-ex",
+    "thread apply all bt 24",
+    "--args",
+)
+Report = Callable[[Result], None]
+
+
+def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Cells by the QEMU they share: a hot-plugged device comes and goes, a cold one stays."""
+    shared: dict[Any, list[list[Cell]]] = {}
+    for config, members in groupby(cells, lambda cell: cell.config):
+        key = (
+            config
+            if config.plug == "cold"
+            else (config.machine, config.viommu, config.interface_row.args)
+        )
+        bins = shared.setdefault(key, [[]])
+        if len({cell.config for cell in bins[-1]}) >= MOST_CONFIGS:
+            bins.append([])
+        bins[-1].extend(members)
+    return [one for bins in shared.values() for one in bins]
+
+
+@dataclass
+class Group:
+    """Carries out cells that `groups` put together.
+
+    Args:
+        report: gets each result as soon as it is there.
+        debug: rerun a cell in which QEMU crashed under a debugger.
+    """
+
+    build: Build
+    cells: Sequence[Cell]
+    report: Report
+    debug: bool = True
+    _site: Site | None = None
+    _owned: ExitStack = field(default_factory=ExitStack)
+
+    def run(self) -> None:
+        """Carry out every cell. What goes wrong in one is its result, and the next goes on."""
+        with self._owned:
+            for config, members in groupby(self.cells, lambda cell: cell.config):
+                if config.skip:
+                    for cell in members:
+                        self.report(Result(cell))
+                else:
+                    self._config(config, list(members))
+
+    def _config(self, config: Config, cells: Sequence[Cell]) -> None:
+        left = list(cells)
+        while left:
+            before = len(left)
+            for result in self._attempt(config, tuple(left)):
+                left.pop(0)
+                self.report(result)
+            if len(left) == before:
+                raise QapError(f"{left[0].name}: no result")
+
+    def _attempt(self, config: Config, cells: Sequence[Cell]) -> Iterator[Result]:
+        """Results of cells until QEMU has to be started anew."""
+        start = time.monotonic()
+        seen = Seen()
+        fresh = self._site is None
+        try:
+            site = self._ready()
+            site.plug(config)
+        except (Refused, QemuDied) as refused:
+            yield self._refused(cells[0], refused, seen, start, fresh)
+            for cell in cells[1:]:
+                yield Result(cell, seen, self._lines())
+            if isinstance(refused, QemuDied):
+                self._end()
+            return
+        except (QapError, TimeoutError, OSError) as exc:
+            yield self._broken(cells[0], exc, seen, start)
+            return
+        for cell in cells:
+            seen = Seen(outcome=Outcome.WORKS)
+            try:
+                Experiment(site, cell).run(seen)
+                if any(problem.kind is Kind.UNSERVED for problem in judge(cell, seen)):
+                    # A busy machine is slow; only patience tells that from a device that is.
+                    seen = Seen(outcome=Outcome.WORKS)
+                    Experiment(site, cell, CONFIRMED_BY).run(seen)
+                if cell.driver_row.unplugs:
+                    site.unplug(config)
+                    seen.leftovers = site.leftovers()
+            except (QapError, TimeoutError, OSError) as exc:
+                yield self._broken(cell, exc, seen, start)
+                return
+            now = time.monotonic()
+            yield Result(cell, seen, self._lines(), "", now - start, fresh)
+            start, fresh = now, False
+        if not cells[-1].driver_row.unplugs:
+            try:
+                site.unplug(config)
+            except (QapError, TimeoutError, OSError):
+                self._end()
+        if config.plug == "cold":
+            self._end()
+
+    def _refused(
+        self, cell: Cell, refused: Refused | QemuDied, seen: Seen, start: float, fresh: bool
+    ) -> Result:
+        if isinstance(refused, QemuDied) and (refused.status < 0 or cell.config.plug == "hot"):
+            return self._broken(cell, refused, seen, start)
+        seen.outcome = Outcome.REFUSED
+        if isinstance(refused, QemuDied):
+            seen.exit_status = refused.status
+            seen.error = refused.said
+        else:
+            seen.error = str(refused)
+            assert self._site is not None
+            seen.leftovers = self._site.leftovers()
+        return Result(cell, seen, self._lines(), "", time.monotonic() - start, fresh)
+
+    def _broken(self, cell: Cell, exc: Exception, seen: Seen, start: float) -> Result:
+        """The result of a cell that could not be carried out; its QEMU is of no more use."""
+        lines = self._lines()
+        exc = self._cause(exc)
+        seen.outcome = ""
+        seen.error = str(exc)
+        if isinstance(exc, QemuDied):
+            seen.exit_status = exc.status
+        detail = getattr(exc, "detail", "")
+        self._end()
+        if self.debug and isinstance(exc, QemuDied) and exc.status < 0:
+            detail = f"{detail}\n{self._backtrace(cell)}"
+        return Result(cell, seen, lines, detail, time.monotonic() - start, True)
+
+    def _cause(self, exc: Exception) -> Exception:
+        """Why QEMU went, where it did."""
+        if self._site and isinstance(exc, (QmpLost, QtestLost)):
+            try:
+                return self._site.machine.died()
+            except TimeoutError:
+                return exc
+        return exc
+
+    def _backtrace(self, cell: Cell) -> str:
+        """What a debugger says when QEMU crashes in this cell again."""
+        again = Group(self.build, [cell], lambda result: None, debug=False)
+        again._site = Site(self.build, [cell.config], wrapper=DEBUGGER)
+        try:
+            with again._site as site:
+                try:
+                    site.plug(cell.config)
+                    Experiment(site, cell).run(Seen())
+                    site.unplug(cell.config)
+                except (QapError, TimeoutError, OSError) as exc:
+                    again._cause(exc)
+                    return site.machine.child.tail(60)
+        except QapError as exc:
+            return getattr(exc, "detail", "") or str(exc)
+        return "alone in a QEMU it did not crash again"
+
+    def _ready(self) -> Site:
+        if self._site is None:
+            configs = list(
+                dict.fromkeys(cell.config for cell in self.cells if not cell.config.skip)
+            )
+            self._site = Site(self.build, configs)
+            self._owned.enter_context(self._site)
+        return self._site
+
+    def _end(self) -> None:
+        self._owned.close()
+        self._site = None
+
+    def _lines(self) -> list[str]:
+        return list(self._site.lines) if self._site else []

@@ -1,0 +1,73 @@
+"""The journal of a run: results as they come, so that an interrupted run can go on."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qap.build import Build
+from qap.errors import UsageError
+from qap.matrix import gaps, model
+from qap.matrix.cell import Cell
+from qap.matrix.result import restored
+from qap.paths import RESULTS, shown
+
+
+@dataclass(frozen=True)
+class Journal:
+    """results/matrix/BUILD.jsonl: what was run, then a result a line."""
+
+    build: Build
+
+    @property
+    def path(self) -> Path:
+        return RESULTS / "matrix" / f"{self.build.name}.jsonl"
+
+    def _head(self) -> dict[str, Any]:
+        digest = hashlib.sha256(model.PATH.read_bytes()).hexdigest()
+        return {"build": self.build.provenance(), "matrix": digest}
+
+    def begin(self) -> None:
+        """Forget what an earlier run left."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self._head()) + "\n")
+
+    def append(self, result: dict[str, Any]) -> None:
+        """Add a result."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+
+    def resume(self, cells: Iterable[Cell]) -> list[dict[str, Any]]:
+        """Results of these cells from a run that was interrupted, judged anew.
+
+        Raises:
+            UsageError: there was none, or it was of another build or another matrix.
+        """
+        if not self.path.exists():
+            raise UsageError(f"--resume: no run of the {self.build.name} was begun")
+        head, *lines = self.path.read_text().splitlines()
+        if json.loads(head) != self._head():
+            raise UsageError(
+                f"--resume: {shown(self.path)} is of another build or another matrix: run it anew"
+            )
+        wanted = {cell.name for cell in cells}
+        found = [one for one in map(_whole, lines) if one and one["cell"] in wanted]
+        gaps.gaps()
+        return [restored(one).as_dict(is_base=self.build.is_base) for one in found]
+
+    def results(self) -> list[dict[str, Any]]:
+        """What is there, of whatever build and matrix it was; empty if nothing is."""
+        if not self.path.exists():
+            return []
+        return [one for one in map(_whole, self.path.read_text().splitlines()[1:]) if one]
+
+
+def _whole(line: str) -> dict[str, Any] | None:
+    """A line, unless it was cut off where the run was interrupted."""
+    try:
+        found: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found

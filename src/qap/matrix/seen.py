@@ -1,0 +1,44 @@
+"""What was seen of a cell."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Seen:
+    """An observation; None where there was nothing to see.
+
+    Attributes:
+        outcome: "works" (it plugged), "refused", or "" where something else went wrong.
+        error: what QEMU said when it refused, or what went wrong.
+        exit_status: QEMU's, where it ended by itself.
+        features: bits that were offered to the driver.
+        features_ok: whether FEATURES_OK stayed set.
+        status: the device status at the end.
+        served: whether the probe was used.
+        served_early: whether it was used before DRIVER_OK.
+        backend_features: bits that a vhost back-end was given last.
+        backend_unoffered: bits among them that it never offered.
+        ring_started: whether it was told where the ring is.
+        iotlb: how many IOTLB messages it got.
+        addresses: "iova" or "gpa": what the ring and the probe lay at.
+        config_early, config_late: device configuration before any feature was written, and
+            after DRIVER_OK, in hexadecimal.
+        leftovers: what an unplugged or refused device left behind.
+    """
+
+    outcome: str = ""
+    error: str = ""
+    exit_status: int | None = None
+    features: list[int] | None = None
+    features_ok: bool | None = None
+    status: int | None = None
+    served: bool | None = None
+    served_early: bool | None = None
+    backend_features: list[int] | None = None
+    backend_unoffered: list[int] = field(default_factory=list)
+    ring_started: bool | None = None
+    iotlb: int | None = None
+    addresses: str = ""
+    config_early: str = ""
+    config_late: str = ""
+    leftovers: list[str] = field(default_factory=list)

@@ -1,0 +1,270 @@
+"""Upstream's own qtests, run on a build: what QEMU's own tests say of it.
+
+They are C programs below tests/qtest/ of the build folder, each of which starts the
+emulator that QTEST_QEMU_BINARY names and reports in TAP (testanything.org). A short
+device list leaves out the tests of the devices that it leaves out.
+"""
+
+import os
+import select
+import tempfile
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tap.line import Plan, Result
+from tap.parser import Parser
+
+from qap.bench.cost import cpu_of
+from qap.build import Build
+from qap.child import Child
+from qap.errors import MissingError, QapError
+from qap.suites import FAIL, PASS, SKIP, TestResult
+
+MISSING = "missing"
+# From worst to best, to tell a loss from a gain.
+RANK = (MISSING, FAIL, SKIP, PASS)
+CHUNK = 1 << 16
+# sh(1) redirects to descriptors of one digit only, so it opens the pipe by its name.
+SCRIPT = 'cd "$1" && exec >"/proc/self/fd/$2" && shift 2 && exec "$@"'
+OnResult = Callable[[TestResult], None]
+
+
+@dataclass(frozen=True)
+class UpstreamTest:
+    """One of upstream's test programs with the emulator that it drives.
+
+    Args:
+        program: its name below tests/qtest/.
+        target: the emulator's architecture, as in qemu-system-TARGET.
+        timeout: seconds after which it counts as stuck.
+    """
+
+    program: str
+    target: str
+    timeout: float = 300.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.program} ({self.target})"
+
+    @property
+    def ninja_target(self) -> str:
+        """What ninja builds it as, which is also its path in the build folder."""
+        return f"tests/qtest/{self.program}"
+
+
+QOS = UpstreamTest("qos-test", "x86_64")
+# Those that touch virtio, hot plug, migration or a vIOMMU. qos-test knows no s390x machine.
+TESTS = (
+    QOS,
+    UpstreamTest("intel-iommu-test", "x86_64"),
+    UpstreamTest("virtio-ccw-test", "s390x"),
+    UpstreamTest("device-plug-test", "x86_64"),
+    UpstreamTest("device-plug-test", "s390x"),
+    UpstreamTest("drive_del-test", "x86_64"),
+    UpstreamTest("drive_del-test", "s390x"),
+    UpstreamTest("migration-test", "x86_64", timeout=1800.0),
+    UpstreamTest("migration-test", "s390x", timeout=1800.0),
+)
+
+
+@dataclass(frozen=True)
+class QtestRun:
+    """What a test program did on one build.
+
+    Attributes:
+        status: its exit status, negative for a signal.
+        planned: how many tests it set out to run.
+        results: those it ran or skipped, by name and in their order; `seconds` is the
+            time since the result before.
+        wall: seconds from its start to its end.
+        cpu: seconds of CPU time, user and system, of it and of all that it waited for;
+            good to 10 ms.
+        said: the last lines of what it and its emulators printed as errors.
+    """
+
+    test: UpstreamTest
+    build: str
+    status: int
+    planned: int
+    results: Mapping[str, TestResult]
+    wall: float
+    cpu: float
+    said: str
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that is not as it should be, in words; empty if all is well."""
+        failed = [one for one in self.results.values() if one.status == FAIL]
+        found = [": ".join(filter(None, (f"{one.test} failed", one.message))) for one in failed]
+        if self.planned == 0:
+            found.append("there is no test that this build could run")
+        if (lost := self.planned - len(self.results)) > 0:
+            found.append(f"{lost} of {self.planned} tests have no result")
+        if self.status and not failed:
+            found.append(f"ended with status {self.status}")
+        return [f"{self.test.name} on {self.build}: {line}" for line in found]
+
+
+class QtestStuck(QapError):
+    """A test program did not end in time; says after which test."""
+
+    def __init__(self, test: UpstreamTest, build: Build, last: str, said: str) -> None:
+        after = f"after {last}" if last else "before its first test was over"
+        super().__init__(
+            f"{test.name} on {build.name} was stuck {after}: not done in {test.timeout:g} s", said
+        )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A test that did not do the same on both builds.
+
+    Attributes:
+        fork, base: pass, fail, skip, or missing if it never got its turn.
+    """
+
+    test: str
+    fork: str
+    base: str
+
+    @property
+    def worse(self) -> bool:
+        """Whether the fork lost something that the base had."""
+        return RANK.index(self.fork) < RANK.index(self.base)
+
+
+def compare(fork: QtestRun, base: QtestRun) -> list[Difference]:
+    """The tests of one program whose outcome the fork changes, in the order they ran."""
+    names = dict.fromkeys([*base.results, *fork.results])
+    pairs = [Difference(name, _outcome(fork, name), _outcome(base, name)) for name in names]
+    return [pair for pair in pairs if pair.fork != pair.base]
+
+
+def _outcome(run: QtestRun, name: str) -> str:
+    return run.results[name].status if name in run.results else MISSING
+
+
+def run_qtest(
+    build: Build,
+    test: UpstreamTest,
+    *,
+    args: Sequence[str] = (),
+    on_result: OnResult = lambda _: None,
+) -> QtestRun:
+    """Run a test program that has been built, in a folder of its own.
+
+    Args:
+        args: GLib's test options, such as -p TEST to run one test or -m slow.
+        on_result: called with each result when it is there.
+    Raises:
+        MissingError: the program or its emulator is not built.
+        QtestStuck: it did not end in time.
+    """
+    program = build.folder / test.ninja_target
+    if not program.exists():
+        raise MissingError(f"{program.name} ({build.name}, profile {build.profile}) is not built")
+    with ExitStack() as owned:
+        folder = owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-"))
+        reader, writer = os.pipe()
+        owned.callback(os.close, reader)
+        words = [folder, str(writer), str(program), "--tap", "-k", *args]
+        try:
+            start = time.monotonic()
+            started = Child(
+                ["sh", "-c", SCRIPT, "sh", *words],
+                log=Path(folder) / "stderr",
+                fds=[writer],
+                env=_environment(build, test, folder),
+            )
+            child = owned.enter_context(started)
+        finally:
+            os.close(writer)
+        report = _Report(on_result)
+        lines = owned.enter_context(closing(_lines(child, reader, start + test.timeout)))
+        for line in lines:
+            if line is None:
+                raise QtestStuck(test, build, report.last, child.tail())
+            report.take(line)
+        wall = time.monotonic() - start
+        return QtestRun(
+            test,
+            build.name,
+            child.wait(0),
+            report.planned,
+            report.results,
+            wall,
+            cpu_of(child.pid),
+            child.tail(),
+        )
+
+
+def _environment(build: Build, test: UpstreamTest, folder: str) -> dict[str, str]:
+    """What a test program wants to know; its sockets and files stay in `folder`."""
+    programs = {
+        "QTEST_QEMU_BINARY": f"qemu-system-{test.target}",
+        "QTEST_QEMU_IMG": "qemu-img",
+        "QTEST_QEMU_STORAGE_DAEMON_BINARY": "qemu-storage-daemon",
+    }
+    built = {name: str(build.path(tool)) for name, tool in programs.items()}
+    return {**built, "TMPDIR": folder, "LC_ALL": "C.UTF-8"}
+
+
+def _lines(child: Child, reader: int, deadline: float) -> Generator[str | None, None, None]:
+    """What the program prints, line by line, until it has ended; None at the deadline.
+
+    An emulator that outlives the program may hold its output open.
+    """
+    with ExitStack() as owned:
+        pidfd = os.pidfd_open(child.pid)
+        owned.callback(os.close, pidfd)
+        poll = select.poll()
+        poll.register(reader, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
+        rest = b""
+        while True:
+            ready = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+            if not ready:
+                yield None
+                return
+            if reader in ready:
+                data = os.read(reader, CHUNK)
+                if not data:
+                    poll.unregister(reader)
+                *whole, rest = (rest + data).split(b"\n")
+                yield from (line.decode(errors="replace") for line in whole)
+            elif pidfd in ready:
+                return
+
+
+@dataclass
+class _Report:
+    """The results that a program has reported so far."""
+
+    on_result: OnResult
+    planned: int = 0
+    results: dict[str, TestResult] = field(default_factory=dict)
+    _parser: Parser = field(default_factory=Parser)
+    _last: float = field(default_factory=time.monotonic)
+
+    @property
+    def last(self) -> str:
+        return next(reversed(self.results), "")
+
+    def take(self, line: str) -> None:
+        parsed = self._parser.parse_line(line)
+        if isinstance(parsed, Plan):
+            self.planned = parsed.expected_tests
+        elif isinstance(parsed, Result):
+            now = time.monotonic()
+            status = SKIP if parsed.skip else PASS if parsed.ok else FAIL
+            # TAP allows a dash before the name; GLib puts what failed behind one.
+            name, _, why = parsed.description.removeprefix("- ").partition(" - ")
+            said = parsed.directive.reason if parsed.skip else why
+            result = TestResult(name, status, now - self._last, said)
+            self._last = now
+            self.results[name] = result
+            self.on_result(result)
