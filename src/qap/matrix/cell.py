@@ -183,6 +183,8 @@ def _drivers(plan: Plan, config: Config) -> list[str]:
             continue
         if not row.legacy and legacy == "only":
             continue
+        if not row.legacy and legacy and not config.backend_row.version_1:
+            continue
         if row.reads_config and not config.device_row.config:
             continue
         if (

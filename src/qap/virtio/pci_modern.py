@@ -1,13 +1,12 @@
 """Virtio over PCI without the legacy interface (virtio 1.3, section 4.1)."""
 
 import struct
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from qap import qtest_command as command
 from qap.pci import CAPABILITY_VENDOR, Function
 from qap.qtest_command import Command
-from qap.virtio.poll import poll_until
+from qap.virtio.config_space import MEMORY, ConfigSpace
 from qap.virtio.transport import QueueAddresses, Status, Transport, VirtioError
 
 # 4.1.2: vendor, and the device ID from which a modern device's type is counted.
@@ -27,6 +26,7 @@ DEVICE_FEATURE = 0x04
 DRIVER_FEATURE_SELECT = 0x08
 DRIVER_FEATURE = 0x0C
 DEVICE_STATUS = 0x14
+CONFIG_GENERATION = 0x15
 QUEUE_SELECT = 0x16
 QUEUE_SIZE = 0x18
 QUEUE_MSIX_VECTOR = 0x1A
@@ -35,19 +35,9 @@ QUEUE_NOTIFY_OFF = 0x1E
 QUEUE_DESC = 0x20
 QUEUE_DRIVER = 0x28
 QUEUE_DEVICE = 0x30
+QUEUE_RESET = 0x3A
 
-RESET_S = 5.0
 _CAP = struct.Struct("<BBBBBBBBII")
-_READS: dict[int, Callable[[int], Command[int]]] = {
-    1: command.readb,
-    2: command.readw,
-    4: command.readl,
-}
-_WRITES: dict[int, Callable[[int, int], Command[None]]] = {
-    1: command.writeb,
-    2: command.writew,
-    4: command.writel,
-}
 
 
 @dataclass(frozen=True)
@@ -86,6 +76,9 @@ class PciModern(Transport):
                 raise VirtioError(f"{function} has no virtio region of cfg_type {needed}")
         self._common = self.regions[COMMON_CFG].address
         self._notify: dict[int, int] = {}
+
+    def __str__(self) -> str:
+        return str(self.function)
 
     def _find_regions(self) -> dict[int, Region]:
         # 4.1.4.1: of several capabilities of a type the first one counts that maps.
@@ -141,35 +134,21 @@ class PciModern(Transport):
     def set_status(self, status: Status) -> None:
         self.qtest.writeb(self._common + DEVICE_STATUS, status)
 
-    def reset(self) -> None:
-        self.set_status(Status(0))
-        poll_until(
-            lambda: True if not self.status else None,
-            RESET_S,
-            lambda: f"{self.function} to be reset (4.1.4.3.2)",
-        )
+    @property
+    def config_generation(self) -> int | None:
+        return self.qtest.readb(self._common + CONFIG_GENERATION)
 
     def config_read(self, offset: int, size: int) -> bytes:
-        base = self._device_cfg(offset, size)
-        parts = list(_accesses(offset, size))
-        values = self.qtest.run_all([_READS[width](base + at) for at, width in parts])
-        return b"".join(
-            value.to_bytes(width, "little") for value, (_, width) in zip(values, parts, strict=True)
-        )
+        return self.settled(lambda: self._config().read(offset, size))
 
     def config_write(self, offset: int, data: bytes) -> None:
-        base = self._device_cfg(offset, len(data))
-        commands = []
-        for at, width in _accesses(offset, len(data)):
-            value = int.from_bytes(data[at - offset : at - offset + width], "little")
-            commands.append(_WRITES[width](base + at, value))
-        self.qtest.run_all(commands)
+        self._config().write(offset, data)
 
-    def _device_cfg(self, offset: int, size: int) -> int:
+    def _config(self) -> ConfigSpace:
         region = self.regions.get(DEVICE_CFG)
-        if region is None or offset + size > region.length:
-            raise VirtioError(f"{self.function} has no {size} bytes of config at {offset:#x}")
-        return region.address
+        if region is None:
+            raise VirtioError(f"{self} has no configuration")
+        return ConfigSpace(self.qtest, region.address, region.length, MEMORY)
 
     def _select(self, index: int) -> Command[None]:
         return command.writew(self._common + QUEUE_SELECT, index)
@@ -199,6 +178,11 @@ class PciModern(Transport):
         commands.append(command.writew(self._common + QUEUE_ENABLE, 1))
         self.qtest.run_all(commands)
 
+    def queue_reset(self, index: int) -> None:
+        commands = [self._select(index), command.writew(self._common + QUEUE_RESET, 1)]
+        self.qtest.run_all(commands)
+        self.await_queue_reset(index, lambda: self._queue_word(index, QUEUE_RESET))
+
     def set_queue_vector(self, index: int, vector: int) -> None:
         """Let a queue interrupt with an MSI-X vector (4.1.5.1.2).
 
@@ -220,12 +204,3 @@ class PciModern(Transport):
 
     def isr_status(self) -> int:
         return self.qtest.readb(self.regions[ISR_CFG].address)
-
-
-def _accesses(offset: int, size: int) -> Iterator[tuple[int, int]]:
-    """Offset and width of the natural accesses that cover a range (4.1.3.1)."""
-    at, end = offset, offset + size
-    while at < end:
-        width = next(width for width in (4, 2, 1) if at % width == 0 and at + width <= end)
-        yield at, width
-        at += width

@@ -1,0 +1,209 @@
+"""A guest of our own for s390x: it executes the instructions that the console brings it.
+
+It waits without using the host's CPU until bytes arrive at the SCLP console, reads them
+with one SERVICE CALL, executes each instruction among them with registers of their own,
+and writes everything back with another. `qap.s390x_cpu` is the other end.
+
+"PoP" is z/Architecture Principles of Operation, SA22-7832: chapter 3, "Assigned Storage
+Locations", chapter 4, "Program-Status Word", chapter 7, "General Instructions". SCLP has
+no public manual; its blocks are those of include/hw/s390x/sclp.h and event-facility.h.
+"""
+
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# PoP chapter 3: real addresses of the lowcore. The rest of its first page is free.
+IPL_PSW = 0x000
+EXTERNAL_PARAMETER = 0x080
+PROGRAM_CODE = 0x08E
+RESTART_NEW_PSW = 0x1A0
+EXTERNAL_NEW_PSW = 0x1B0
+SUPERVISOR_CALL_NEW_PSW = 0x1C0
+PROGRAM_NEW_PSW = 0x1D0
+MACHINE_CHECK_NEW_PSW = 0x1E0
+IO_NEW_PSW = 0x1F0
+
+# PoP chapter 4: bits of the PSW, counted from the right.
+PSW_EXTERNAL = 1 << 56
+PSW_WAIT = 1 << 49
+PSW_64_BIT = 1 << 32 | 1 << 31
+SHORT_PSW = 0x0008_0000
+SHORT_PSW_31_BIT = 0x8000_0000
+
+# PoP chapter 4, control register 0: as after a reset, and the service-signal subclass.
+CONTROL_0 = 0xE0 | 0x200
+
+# SCLP commands, the event type of the ASCII console and its bit in a mask of 32.
+READ_EVENT_DATA = 0x0077_0005
+WRITE_EVENT_DATA = 0x0076_0005
+WRITE_EVENT_MASK = 0x0078_0005
+CONSOLE_MASK = 1 << 32 - 0x1A
+SCCB_SIZE = 4096
+
+# Constants of the guest, in the lowcore, where no base register is needed.
+WAIT_PSW = 0x200
+CONTROL_VALUE = 0x210
+READ_HEADER = 0x218
+WRITE_HEADER = 0x220
+
+# The guest's pages: its code, the block that sets the mask, the block that is exchanged.
+CODE = 0x2000
+MASK_SCCB = 0x2F00
+SCCB = 0x3000
+
+# In the exchanged block: the event's length; then, after what arrived first, a byte for
+# alignment, how many instructions there are, where in the block the first one is, and data.
+EVENT = SCCB + 8
+COUNT = SCCB + 16
+FIRST = SCCB + 18
+DATA = SCCB + 32
+
+# An instruction: six bytes, then from 8 on registers 0 to 7, at first those to load and then
+# those it left. What was register 8 begins with the program-interruption code; its byte 4
+# has the condition code, as INSERT PROGRAM MASK puts it.
+ENTRY_REGISTERS = 8
+ENTRY_CODE = 72
+ENTRY_SIZE = 80
+
+# Registers that the guest keeps; an instruction may use r0 to r7.
+COMMAND = 1
+BLOCK = 2
+CONDITION = 8
+LEFT = 12
+BASE = 14
+ENTRY = 15
+
+ALWAYS = 15
+ZERO = 8
+
+
+@dataclass
+class _Assembler:
+    """Machine code with labels, one method a format (PoP chapter 5, "Instruction Formats").
+
+    A displacement `d` counts from base register `b`, which is none for 0.
+    """
+
+    code: bytearray = field(default_factory=bytearray)
+    labels: dict[str, int] = field(default_factory=dict)
+    branches: dict[int, str] = field(default_factory=dict)
+
+    def label(self, name: str) -> None:
+        self.labels[name] = len(self.code)
+
+    def rr_extended(self, opcode: int, r1: int, r2: int = 0) -> None:
+        self.code += struct.pack(">HBB", opcode, 0, r1 << 4 | r2)
+
+    def rx(self, opcode: int, r1: int, d: int, b: int) -> None:
+        self.code += struct.pack(">BBH", opcode, r1 << 4, b << 12 | d)
+
+    def rsy(self, opcode: int, r1: int, r3: int, d: int, b: int = 0) -> None:
+        self.code += struct.pack(">BBHBB", opcode >> 8, r1 << 4 | r3, b << 12 | d, 0, opcode & 0xFF)
+
+    def ri(self, opcode: int, r1: int, value: int) -> None:
+        self.code += struct.pack(">BBh", opcode >> 4, r1 << 4 | opcode & 0xF, value)
+
+    def ril(self, opcode: int, r1: int, value: int) -> None:
+        self.code += struct.pack(">BBI", opcode >> 4, r1 << 4 | opcode & 0xF, value)
+
+    def s(self, opcode: int, d: int, b: int = 0) -> None:
+        self.code += struct.pack(">HH", opcode, b << 12 | d)
+
+    def si(self, opcode: int, d: int, value: int) -> None:
+        self.code += struct.pack(">BBH", opcode, value, d)
+
+    def ss(self, opcode: int, size: int, d1: int, b1: int, d2: int) -> None:
+        self.code += struct.pack(">BBHH", opcode, size - 1, b1 << 12 | d1, d2)
+
+    def branch(self, opcode: int, mask_or_r1: int, label: str) -> None:
+        self.branches[len(self.code)] = label
+        self.ri(opcode, mask_or_r1, 0)
+
+    def service_call(self, command: int, block: int | None = None) -> None:
+        self.ril(0xC0F, COMMAND, command)  # LLILF
+        if block is not None:
+            self.ril(0xC0F, BLOCK, block)  # LLILF
+        self.rr_extended(0xB220, COMMAND, BASE if block is None else BLOCK)  # SERVC
+
+    def finish(self) -> bytes:
+        for at, label in self.branches.items():
+            struct.pack_into(">h", self.code, at + 2, (self.labels[label] - at) // 2)
+        return bytes(self.code)
+
+
+def _assemble() -> _Assembler:
+    a = _Assembler()
+    a.label("start")
+    a.rsy(0xEB2F, 0, 0, CONTROL_VALUE)  # LCTLG
+    a.service_call(WRITE_EVENT_MASK, MASK_SCCB)
+
+    a.label("sleep")
+    a.s(0xB2B2, WAIT_PSW)  # LPSWE
+
+    # An event is pending, or just a SERVICE CALL complete?
+    a.label("external")
+    a.si(0x91, EXTERNAL_PARAMETER + 3, 1)  # TM
+    a.branch(0xA74, ZERO, "sleep")  # BRC
+    a.ril(0xC0F, BASE, SCCB)  # LLILF
+    a.ss(0xD2, 8, 0, BASE, READ_HEADER)  # MVC
+    a.service_call(READ_EVENT_DATA)
+
+    a.rsy(0xE391, LEFT, 0, COUNT - SCCB, BASE)  # LLGH, of the same shape as RSY
+    a.rsy(0xE391, ENTRY, 0, FIRST - SCCB, BASE)  # LLGH
+    a.rr_extended(0xB908, ENTRY, BASE)  # AGR
+
+    a.label("execute")
+    a.ri(0xA79, CONDITION, 0)  # LGHI
+    a.rsy(0xEB04, 0, 7, ENTRY_REGISTERS, ENTRY)  # LMG
+    a.rx(0x44, 0, 0, ENTRY)  # EX
+    a.rr_extended(0xB222, CONDITION)  # IPM
+    a.rsy(0xEB24, 0, CONDITION, ENTRY_REGISTERS, ENTRY)  # STMG
+    a.ri(0xA7B, ENTRY, ENTRY_SIZE)  # AGHI
+    a.branch(0xA76, LEFT, "execute")  # BRCT
+
+    # The block goes back as it is but for the header: its length is the event's and 8.
+    a.label("answer")
+    a.rx(0x48, COMMAND, EVENT - SCCB, BASE)  # LH
+    a.ri(0xA7A, COMMAND, 8)  # AHI
+    a.ss(0xD2, 8, 0, BASE, WRITE_HEADER)  # MVC
+    a.rx(0x40, COMMAND, 0, BASE)  # STH
+    a.service_call(WRITE_EVENT_DATA)
+    a.branch(0xA74, ALWAYS, "sleep")  # BRC
+
+    # What follows the instruction that was checked is not executed.
+    a.label("check")
+    a.ss(0xD2, 2, ENTRY_CODE, ENTRY, PROGRAM_CODE)  # MVC
+    a.branch(0xA74, ALWAYS, "answer")  # BRC
+    return a
+
+
+def image() -> bytes:
+    """Memory from address 0, as QEMU's -kernel loads it and starts it at the IPL PSW."""
+    program = _assemble()
+    code = program.finish()
+    memory = bytearray(SCCB)
+    memory[CODE : CODE + len(code)] = code
+
+    def psw(at: int, label: str, mask: int = 0) -> None:
+        struct.pack_into(">QQ", memory, at, PSW_64_BIT | mask, CODE + program.labels[label])
+
+    struct.pack_into(">II", memory, IPL_PSW, SHORT_PSW, SHORT_PSW_31_BIT | CODE)
+    psw(EXTERNAL_NEW_PSW, "external")
+    psw(PROGRAM_NEW_PSW, "check")
+    psw(RESTART_NEW_PSW, "sleep")
+    for at in (SUPERVISOR_CALL_NEW_PSW, MACHINE_CHECK_NEW_PSW, IO_NEW_PSW):
+        psw(at, "answer")
+    psw(WAIT_PSW, "sleep", PSW_EXTERNAL | PSW_WAIT)
+    struct.pack_into(">Q", memory, CONTROL_VALUE, CONTROL_0)
+    struct.pack_into(">H", memory, READ_HEADER, SCCB_SIZE)
+    # Length; a mask of 4 bytes; what the guest receives and sends; room for QEMU's masks.
+    struct.pack_into(">H8xHIIII", memory, MASK_SCCB, 28, 4, CONSOLE_MASK, CONSOLE_MASK, 0, 0)
+    return bytes(memory)
+
+
+def kernel_option(folder: Path) -> list[str]:
+    """The -kernel option that starts the guest; its image goes into the caller's folder."""
+    path = folder / "s390x-stub.img"
+    path.write_bytes(image())
+    return ["-kernel", str(path)]

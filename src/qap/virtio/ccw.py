@@ -1,0 +1,272 @@
+"""Virtio over channel I/O (virtio 1.3, section 4.3)."""
+
+import struct
+
+from qap import ccw
+from qap.ccw import ProgramFailed, SubchannelStatus
+from qap.channel import Subchannel
+from qap.s390x_cpu import Instruction
+from qap.virtio.transport import LEGACY_PAGE, QueueAddresses, Status, Transport, VirtioError
+
+# 4.3.1.
+CU_TYPE = 0x3832
+
+# 4.3.1.1.
+SET_VQ = 0x13
+VDEV_RESET = 0x33
+SET_IND = 0x43
+SET_CONF_IND = 0x53
+READ_FEAT = 0x12
+WRITE_FEAT = 0x11
+READ_CONF = 0x22
+WRITE_CONF = 0x21
+WRITE_STATUS = 0x31
+READ_VQ_CONF = 0x32
+SET_VIRTIO_REV = 0x83
+READ_STATUS = 0x72
+
+# 4.3.2.1, 4.3.2.2, 4.3.2.4: the blocks that commands transfer. Only features are
+# little-endian.
+_REVISION = struct.Struct(">HH")
+_VQ_CONFIG = struct.Struct(">HH")
+_VQ_INFO = struct.Struct(">QIHHQQ")
+_VQ_INFO_LEGACY = struct.Struct(">QIHH")
+_FEATURES = struct.Struct("<IB")
+_ADDRESS = struct.Struct(">Q")
+READ_STATUS_REVISION = 2
+
+# 4.3.3.2: DIAGNOSE 0x500, its operands in registers.
+_DIAGNOSE = bytes.fromhex("83240500")
+NOTIFY_SUBCODE = 3
+
+# LOAD AND AND of register 5 with storage: takes a doubleword and leaves the register's
+# zero there (z/Architecture Principles of Operation, chapter 7).
+_TAKE = bytes.fromhex("eb45200000e4")
+
+# By default every subchannel has its indicators here, below what GuestMemory hands out.
+INDICATORS = 0x1_0000
+INDICATORS_SIZE = 16
+
+
+class RevisionRefused(VirtioError):
+    """The device rejected the revision (4.3.2.1)."""
+
+
+class Ccw(Transport):
+    """A virtio device behind a subchannel.
+
+    Making one disables and enables the subchannel: the device forgets its revision then
+    (4.3.2.1), and nothing else. Methods that reach the device raise ChannelError where it
+    does not take a command.
+
+    Args:
+        subchannel: found by `ChannelSubsystem`.
+        revision: of virtio-ccw; 0 is a legacy driver's.
+        sets_revision_0: also say so for revision 0, as a transitional driver does. A legacy
+            driver knows no SET_VIRTIO_REV; without one the device takes revision 0 from the
+            first other command.
+        indicators: address of 16 bytes of guest memory for the indicators of queues and of the
+            configuration; by default those of this subchannel at `INDICATORS`.
+    Raises:
+        VirtioError: it is no virtio device.
+        RevisionRefused: it does not speak that revision.
+
+    Attributes:
+        revision: in use.
+    """
+
+    def __init__(
+        self,
+        subchannel: Subchannel,
+        revision: int,
+        *,
+        sets_revision_0: bool = False,
+        indicators: int | None = None,
+    ) -> None:
+        self.subchannel = subchannel
+        self.revision = revision
+        self.qtest = subchannel.cpu.qtest
+        self.legacy = revision == 0
+        if indicators is None:
+            indicators = INDICATORS + INDICATORS_SIZE * subchannel.number
+        self._indicators = indicators
+        self._status = Status(0)
+        self._driver_features = 0
+        self._enabled: set[int] = set()
+        self._cookies: dict[int, int] = {}
+        subchannel.enable()
+        sensed = subchannel.sense_id()
+        if sensed.cu_type != CU_TYPE:
+            raise VirtioError(f"{self} has control unit type {sensed.cu_type:#06x}, not virtio's")
+        self._device_type = sensed.cu_model
+        if revision or sets_revision_0:
+            self._set_revision()
+
+    def __str__(self) -> str:
+        return f"the CCW device {self.subchannel}"
+
+    def _set_revision(self) -> None:
+        try:
+            self._do(SET_VIRTIO_REV, _REVISION.pack(self.revision, 0))
+        except ProgramFailed as failed:
+            if not failed.irb.rejected:
+                raise
+            raise RevisionRefused(f"{self} does not speak revision {self.revision}") from None
+
+    def _do(self, command: int, data: bytes = b"") -> bytes:
+        """Execute one command; returns its data afterwards."""
+        return self.subchannel.start([ccw.Ccw(command, data=data)]).data[0]
+
+    @property
+    def device_type(self) -> int:
+        return self._device_type
+
+    @property
+    def device_features(self) -> int:
+        words = range(1 if self.legacy else 2)
+        program = [ccw.Ccw(READ_FEAT, data=_FEATURES.pack(0, index)) for index in words]
+        read = [_FEATURES.unpack(data)[0] for data in self.subchannel.start(program).data]
+        return sum(word << 32 * index for index, word in enumerate(read))
+
+    @property
+    def driver_features(self) -> int:
+        """What was written through this object since the last reset: nobody can read it."""
+        return self._driver_features
+
+    def set_driver_features(self, features: int) -> None:
+        words = (
+            [self.legacy_word(features)]
+            if self.legacy
+            else [features & 0xFFFF_FFFF, features >> 32]
+        )
+        self.subchannel.start(
+            [
+                ccw.Ccw(WRITE_FEAT, data=_FEATURES.pack(word, index))
+                for index, word in enumerate(words)
+            ]
+        )
+        self._driver_features = features
+
+    @property
+    def status(self) -> Status:
+        """The status field: from the device since revision 2, which alone can be asked.
+
+        Before, what was written last, unless the device rejected it (4.3.2.3).
+        """
+        if self.revision < READ_STATUS_REVISION:
+            return self._status
+        return Status(self._do(READ_STATUS, bytes(1))[0])
+
+    def set_status(self, status: Status) -> None:
+        """Write the status field; the device may reject it, which `status` shows (4.3.2.3)."""
+        try:
+            self._do(WRITE_STATUS, bytes([status]))
+        except ProgramFailed as failed:
+            if not failed.irb.rejected:
+                raise
+        else:
+            self._status = status
+            if not status:
+                self._forget()
+
+    def reset(self) -> None:
+        """Reset the device (4.3.3.3), and set up indicators, which it forgets with it."""
+        queues, config = self._indicators, self._indicators + _ADDRESS.size
+        self.subchannel.start(
+            [
+                ccw.Ccw(VDEV_RESET),
+                ccw.Ccw(SET_IND, data=_ADDRESS.pack(queues)),
+                ccw.Ccw(SET_CONF_IND, data=_ADDRESS.pack(config)),
+            ]
+        )
+        self._forget()
+        self.isr_status()
+
+    def _forget(self) -> None:
+        self._status = Status(0)
+        self._driver_features = 0
+        self._enabled.clear()
+
+    def config_read(self, offset: int, size: int) -> bytes:
+        """A range of configuration space, of which the device transfers the beginning at once.
+
+        Raises:
+            VirtioError: it ends behind the configuration.
+        """
+        return self._config(READ_CONF, bytes(offset + size))[offset:]
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """Write a range of configuration space, and what precedes it as it was before.
+
+        Raises:
+            VirtioError: it ends behind the configuration.
+        """
+        before = self.config_read(0, offset) if offset else b""
+        self._config(WRITE_CONF, before + data)
+
+    def _config(self, command: int, data: bytes) -> bytes:
+        try:
+            return self._do(command, data)
+        except ProgramFailed as failed:
+            if SubchannelStatus.PROGRAM_CHECK not in failed.irb.subchannel:
+                raise
+            said = f"{self} has no {len(data)} bytes of configuration"
+            raise VirtioError(said) from None
+
+    def queue_max(self, index: int) -> int:
+        """The most entries that a queue can have; 0 if there is no such queue.
+
+        QEMU answers with fewer once fewer were set up, until a reset.
+        """
+        try:
+            answer = self._do(READ_VQ_CONF, _VQ_CONFIG.pack(index, 0))
+        except ProgramFailed as failed:
+            if SubchannelStatus.PROGRAM_CHECK not in failed.irb.subchannel:
+                raise
+            return 0
+        return int(_VQ_CONFIG.unpack(answer)[1])
+
+    def queue_enabled(self, index: int) -> bool:
+        """Whether it was enabled through this object since the last reset: the device can't say."""
+        return index in self._enabled
+
+    def enable_queue(self, index: int, queue: QueueAddresses) -> None:
+        """Tell the device where a queue is and enable it.
+
+        Raises:
+            VirtioError: it has not the legacy layout that revision 0 asks for.
+            ChannelError: the device does not take it, such as for its size.
+        """
+        if self.legacy:
+            queue.page_frame()
+            info = _VQ_INFO_LEGACY.pack(queue.desc, LEGACY_PAGE, index, queue.size)
+        else:
+            info = _VQ_INFO.pack(queue.desc, 0, index, queue.size, queue.driver, queue.device)
+        self._do(SET_VQ, info)
+        self._enabled.add(index)
+
+    def notify(self, index: int) -> None:
+        """An available buffer notification by DIAGNOSE (4.3.3.2).
+
+        Raises:
+            VirtioError: the device does not know the queue.
+        """
+        registers = {
+            1: NOTIFY_SUBCODE,
+            2: self.subchannel.id,
+            3: index,
+            4: self._cookies.get(index, 0),
+        }
+        (notified,), _ = self.subchannel.cpu.run([Instruction(_DIAGNOSE, registers)])
+        cookie = notified.registers[2]
+        if cookie >> 63:
+            raise VirtioError(f"{self} can't be notified of queue {index}: {cookie - (1 << 64)}")
+        self._cookies[index] = cookie
+
+    def isr_status(self) -> int:
+        """Take the indicators (4.3.3.1): bit 0 for any queue, bit 1 for the configuration."""
+        places = (self._indicators, self._indicators + _ADDRESS.size)
+        (queues, config), _ = self.subchannel.cpu.run(
+            [Instruction(_TAKE, {2: address}) for address in places]
+        )
+        return bool(queues.registers[4]) | bool(config.registers[4]) << 1

@@ -1,0 +1,163 @@
+"""What a device may answer to a driver that negotiates well or badly: virtio 1.3 as a model.
+
+Where a driver breaks the rules the specification often leaves the answer to the device;
+then the model allows each.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+from qap.features import FeatureBit, mask
+from qap.virtio.transport import Status
+
+ACCESS_PLATFORM = mask([FeatureBit.ACCESS_PLATFORM])
+VERSION_1 = mask([FeatureBit.VERSION_1])
+NOTHING = Status(0)
+
+
+class Step(IntEnum):
+    """How far a driver has come that keeps to 3.1.1, or to 3.1.2 if it is legacy."""
+
+    ASTRAY = -1
+    RESET = 0
+    ACKNOWLEDGE = 1
+    DRIVER = 2
+    FEATURES = 3
+    FEATURES_OK = 4
+    QUEUE = 5
+    DRIVER_OK = 6
+
+
+class Serves(Enum):
+    """Whether a device is to use the buffers that it finds."""
+
+    MUST = "must"
+    MUST_NOT = "must not"
+    MAY = "may"
+
+
+@dataclass
+class Negotiation:
+    """One device and its driver, from a reset on.
+
+    Args:
+        offered: the features that the driver can see.
+        legacy: the driver uses the legacy interface.
+        fenced: the device asks for ACCESS_PLATFORM, even where the driver can't see it.
+
+    Attributes:
+        features: what the driver wrote last; None if nothing since the reset.
+        status: what the device status field reads.
+        unsettled: the device may be at other features: some were written after FEATURES_OK
+            (3.1.1 step 5), or it refused some and the driver did not give up (step 6).
+        queue: whether the driver has enabled its queue.
+        step: where it is.
+    """
+
+    offered: int
+    legacy: bool
+    fenced: bool
+    features: int | None = None
+    unsettled: bool = False
+    status: Status = NOTHING
+    queue: bool = False
+    step: Step = Step.RESET
+
+    @property
+    def valid(self) -> bool:
+        """Whether the device has no reason to refuse the features (2.2.1, 6.1)."""
+        if self.features is None or self.features & ~self.offered:
+            return False
+        needed = 0 if self.legacy else VERSION_1
+        needed |= ACCESS_PLATFORM if self.fenced else 0
+        return not needed & ~self.features
+
+    @property
+    def serves(self) -> Serves:
+        # 2.1.2: no buffer is consumed before DRIVER_OK.
+        if Status.DRIVER_OK not in self.status or not self.queue:
+            return Serves.MUST_NOT
+        return Serves.MUST if self.step is Step.DRIVER_OK and self.valid else Serves.MAY
+
+    @property
+    def fails(self) -> bool:
+        """Whether the device may fail to operate, as ACCESS_PLATFORM was not accepted (6.1)."""
+        if not self.fenced:
+            return False
+        return self.unsettled or not (self.features or 0) & self.offered & ACCESS_PLATFORM
+
+    def write_features(self, features: int) -> None:
+        """The driver writes the features that it accepts."""
+        in_time = self.step in (Step.DRIVER, Step.FEATURES)
+        self.unsettled = self.unsettled or Status.FEATURES_OK in self.status
+        self.features = features
+        self.step = Step.FEATURES if in_time else Step.ASTRAY
+
+    def enable_queue(self) -> None:
+        """The driver enables its queue (3.1.1 step 7)."""
+        ready = Step.FEATURES if self.legacy else Step.FEATURES_OK
+        self.queue = True
+        self.step = Step.QUEUE if self.step is ready else Step.ASTRAY
+
+    def notify(self) -> None:
+        """The driver sends an available buffer notification: not before DRIVER_OK (3.1.1)."""
+        if self.step is not Step.DRIVER_OK:
+            self.step = Step.ASTRAY
+
+    def allows(self, written: Status, read: Status) -> bool:
+        """Whether `read` may be read back now that the driver has written a status, not 0."""
+        before = self.status
+        decides = self._decides(written)
+        if decides and Status.FEATURES_OK in read and self._must_refuse:
+            return False
+        if self.fails:
+            return _between(NOTHING, read, before | written | Status.DEVICE_NEEDS_RESET)
+        if decides and Status.FEATURES_OK not in read:
+            # 2.2.2 says nothing of the other bits that were written together with it.
+            must_keep = self.valid and self.step is Step.FEATURES
+            return not must_keep and _between(before & written, read, before | written)
+        # Legacy devices need not know FEATURES_OK (3.1.2), and none need clear a bit (2.1.1).
+        unknown = Status.FEATURES_OK if self.legacy else NOTHING
+        return _between(written & ~unknown, read, before | written)
+
+    def _decides(self, written: Status) -> bool:
+        """Whether the device is to accept or refuse the features now."""
+        return Status.FEATURES_OK in written & ~self.status and not self.legacy
+
+    @property
+    def _must_refuse(self) -> bool:
+        """What a device that asks for ACCESS_PLATFORM does to drivers of version 1.
+
+        What becomes of a driver that is not even that is left open.
+        """
+        accepted = (self.features or 0) & self.offered
+        return self.fails and not self.unsettled and bool(accepted & VERSION_1)
+
+    def drifts(self, read: Status) -> bool:
+        """Whether `read` may be read though the driver has written no other status."""
+        needs_reset = Status.DEVICE_NEEDS_RESET if self.fails else NOTHING
+        return read in (self.status, self.status | needs_reset)
+
+    def write_status(self, written: Status, read: Status) -> None:
+        """The driver wrote a status, not 0, and has read one back."""
+        refused = self._decides(written) and Status.FEATURES_OK not in read
+        self.unsettled = self.unsettled or refused
+        if written != self.status:
+            self.step = self._after(written) if read == written else Step.ASTRAY
+        self.status = read
+
+    def _after(self, written: Status) -> Step:
+        if self.status & ~written:
+            return Step.ASTRAY
+        onward = {
+            (Step.RESET, Status.ACKNOWLEDGE): Step.ACKNOWLEDGE,
+            (Step.ACKNOWLEDGE, Status.DRIVER): Step.DRIVER,
+            (Step.QUEUE, Status.DRIVER_OK): Step.DRIVER_OK,
+        }
+        if not self.legacy:
+            onward[Step.FEATURES, Status.FEATURES_OK] = Step.FEATURES_OK
+        return onward.get((self.step, written & ~self.status), Step.ASTRAY)
+
+
+def _between(least: Status, read: Status, most: Status) -> bool:
+    return not least & ~read and not read & ~most

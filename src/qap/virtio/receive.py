@@ -1,0 +1,79 @@
+"""Buffers that wait in the device until it has something to say (virtio 1.3, section 2.6)."""
+
+from qap.virtio.driver import Driver
+from qap.virtio.memory import PAGE, GuestMemory
+from qap.virtio.poll import poll_until
+from qap.virtio.queue import Buffer
+from qap.virtio.transport import VirtioError
+
+COUNT = 8
+
+
+class ReceiveQueue:
+    """A queue whose buffers are all with the device, which fills them when it likes.
+
+    Made before DRIVER_OK is set; `open` once it is.
+
+    Args:
+        index: of the queue.
+        size: bytes of each buffer.
+        head: how many of these, if any, have a descriptor of their own.
+        count: buffers, fewer if the queue is short.
+    Raises:
+        VirtioError: the device has no such queue.
+    """
+
+    def __init__(
+        self, driver: Driver, index: int, size: int, *, head: int = 0, count: int = COUNT
+    ) -> None:
+        self._driver = driver
+        self._size = size
+        self._head = head
+        self._addresses: dict[int, int] = {}
+        self.queue = driver.queue(index)
+        for _ in range(min(count, self.queue.size // (2 if head else 1))):
+            self._give(take_in_page(driver.memory, size))
+
+    def open(self) -> None:
+        """Tell the device of its buffers."""
+        if self.queue.wants_notification():
+            self._driver.transport.notify(self.queue.index)
+
+    def take(self, what: str, timeout: float) -> bytes:
+        """What the device wrote into one buffer; the device has the buffer again.
+
+        Args:
+            what: is waited for, as the TimeoutError calls it.
+            timeout: in seconds.
+        Raises:
+            TimeoutError: it wrote nothing.
+            VirtioError: it wrote more than there is room for.
+        """
+        index = self.queue.index
+        used = poll_until(self.queue.take_used, timeout, lambda: f"{what} on queue {index}")
+        if used.length > self._size:
+            raise VirtioError(f"queue {index}: {used.length} bytes came in {self._size}")
+        address = self._addresses.pop(used.id)
+        data = self._driver.memory.read(address, used.length) if used.length else b""
+        self._give(address)
+        self.open()
+        return data
+
+    def _give(self, address: int) -> None:
+        chain = pieces(address, self._size, self._head, writable=True)
+        self._addresses[self.queue.add(chain)] = address
+
+
+def pieces(address: int, size: int, head: int, *, writable: bool) -> list[Buffer]:
+    """A range of memory as a chain, its first `head` bytes, if any, as a piece of their own."""
+    parts = [(0, head), (head, size)]
+    return [Buffer(address + start, end - start, writable) for start, end in parts if end > start]
+
+
+def take_in_page(memory: GuestMemory, size: int) -> int:
+    """The address of `size` zeroed bytes that are in one page, unless they are more.
+
+    Whoever translates addresses then knows all of a buffer or nothing. DPDK 24.11 needs
+    that: of a buffer that it knows in part it may use the other part instead.
+    """
+    return memory.take(size, min(PAGE, 1 << (size - 1).bit_length()))

@@ -1,0 +1,82 @@
+"""The ways by which a driver reaches a virtio device: a machine for each transport."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from qap.machine import Machine, Spec
+from qap.pci_bus import PciBus
+from qap.virtio.mmio import mmio_slots
+from qap.virtio.pci_legacy import PciLegacy
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.transport import Transport, VirtioError
+
+RAM_MIB = 128
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to reach a device over a transport.
+
+    Attributes:
+        emulator: the program that has the machine.
+        machine, accel: as in Spec.
+        suffix: what the names of the transport's device types end with.
+        connect: finds the machine's only virtio device.
+        properties: of the device, for this transport.
+        extra: as in Spec.
+    """
+
+    emulator: str
+    machine: str
+    suffix: str
+    connect: Callable[[Machine], Transport]
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    extra: Sequence[str] = ()
+    accel: str = "qtest"
+
+    def spec(self, kind: str, blockdevs: Sequence[str] = (), **properties: Any) -> Spec:
+        """A machine with one device, "dut".
+
+        Args:
+            kind: its type without the transport, such as "virtio-rng".
+            properties: of the device, on every transport.
+        """
+        device = {"driver": f"{kind}-{self.suffix}", "id": "dut", **self.properties, **properties}
+        return Spec(
+            machine=self.machine,
+            accel=self.accel,
+            memory=RAM_MIB,
+            devices=[device],
+            blockdevs=blockdevs,
+            extra=self.extra,
+            qtest=True,
+        )
+
+
+def _pci_modern(machine: Machine) -> Transport:
+    return PciModern(PciBus(machine.qtest).find(VENDOR_ID))
+
+
+def _pci_legacy(machine: Machine) -> Transport:
+    return PciLegacy(PciBus(machine.qtest).find(VENDOR_ID))
+
+
+def _mmio(machine: Machine) -> Transport:
+    found = mmio_slots(machine.qtest)
+    if len(found) != 1:
+        raise VirtioError(f"{len(found)} virtio-mmio slots are taken, not one")
+    return found[0]
+
+
+_X86 = "qemu-system-x86_64"
+_PCI_MODERN = {"disable-legacy": "on"}
+_PCI_LEGACY = {"disable-legacy": "off"}
+_MMIO_1 = ("-global", "virtio-mmio.force-legacy=true")
+_MMIO_2 = ("-global", "virtio-mmio.force-legacy=false")
+WAYS = {
+    "pci modern": Way(_X86, "q35", "pci", _pci_modern, _PCI_MODERN),
+    "pci legacy": Way(_X86, "pc", "pci", _pci_legacy, _PCI_LEGACY),
+    "mmio 1": Way(_X86, "microvm", "device", _mmio, extra=_MMIO_1),
+    "mmio 2": Way(_X86, "microvm", "device", _mmio, extra=_MMIO_2),
+}

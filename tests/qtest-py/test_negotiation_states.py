@@ -1,0 +1,352 @@
+"""Random walks of a driver through initialization, held against a model of virtio 1.3."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import ClassVar
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from qap.features import FeatureBit, mask
+from qap.machine import Machine, QemuDied
+from qap.under_test import build_under_test
+from qap.virtio.memory import GuestMemory
+from qap.virtio.negotiation import ACCESS_PLATFORM, Negotiation, Serves, Step
+from qap.virtio.queue import Buffer, Used
+from qap.virtio.split import SplitQueue
+from qap.virtio.transport import Status, Transport
+from qap.virtio.ways import WAYS
+
+# 6.3: UNUSED, bit 30, is offered by legacy devices and never accepted.
+UNUSED = mask([FeatureBit.VHOST_USER_PROTOCOL_FEATURES])
+OPTIONAL = (FeatureBit.INDIRECT_DESC, FeatureBit.EVENT_IDX, FeatureBit.RING_RESET)
+NEVER_OFFERED = (FeatureBit.RING_PACKED, 50)
+MANDATORY = (FeatureBit.VERSION_1, FeatureBit.ACCESS_PLATFORM)
+FEATURES = (*MANDATORY, *OPTIONAL, *NEVER_OFFERED)
+SOME_OPTIONAL = st.sets(st.sampled_from(OPTIONAL))
+SOME_MANDATORY = st.sets(st.sampled_from(MANDATORY), min_size=1)
+STATUS_BITS = (
+    Status.ACKNOWLEDGE,
+    Status.DRIVER,
+    Status.FEATURES_OK,
+    Status.DRIVER_OK,
+    Status.FAILED,
+)
+# 3.1.1: what a driver adds to the status after these steps.
+NEXT_STATUS = {
+    Step.RESET: Status.ACKNOWLEDGE,
+    Step.ACKNOWLEDGE: Status.DRIVER,
+    Step.FEATURES: Status.FEATURES_OK,
+    Step.QUEUE: Status.DRIVER_OK,
+}
+MOST_WAITING = 8
+QUIET_ROUNDS = 10
+SERVED_S = 5.0
+WALKS = settings(
+    max_examples=30,
+    stateful_step_count=15,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=(Phase.generate,),
+    suppress_health_check=(HealthCheck.too_slow,),
+)
+
+HAVE_FEATURES_OK = ("pci modern", "mmio 2")
+UP_TO_FEATURES_OK = (
+    Status.ACKNOWLEDGE,
+    Status.ACKNOWLEDGE | Status.DRIVER,
+    Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK,
+)
+
+
+class Fault(Exception):
+    """QEMU does what it is known to do wrong: nothing else makes an xfail."""
+
+
+def known_fault(reason: str) -> pytest.MarkDecorator:
+    """Marks a test that is to succeed as soon as QEMU is mended, and says so then."""
+    return pytest.mark.xfail(strict=True, raises=Fault, reason=reason)
+
+
+SERVED_ANYWAY = known_fault("QEMU serves a driver that did not accept ACCESS_PLATFORM")
+KEPT_WITHOUT_VERSION_1 = known_fault("QEMU keeps FEATURES_OK without VERSION_1 whatever else lacks")
+REMEMBERS = known_fault("QEMU takes the DriverFeatures of before a reset")
+
+
+@dataclass
+class Site:
+    """A device of a machine that outlives many walks.
+
+    Attributes:
+        requested: whether it has iommu_platform=on.
+        served: how many buffers were used on all the walks.
+    """
+
+    machine: Machine
+    transport: Transport
+    requested: bool
+    served: int = 0
+
+
+FindSite = Callable[[str, bool], Site]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindSite]:
+    """Starts the machine of a way once, with or without iommu_platform=on."""
+    started: dict[tuple[str, bool], Site] = {}
+    with ExitStack() as owned:
+
+        def find(name: str, requested: bool) -> Site:
+            if (name, requested) not in started:
+                way = WAYS[name]
+                spec = way.spec("virtio-rng", iommu_platform=requested)
+                log = tmp_path_factory.mktemp("negotiation") / "qemu.log"
+                binary = build_under_test().path(way.emulator)
+                machine = owned.enter_context(Machine(binary, spec, log=log))
+                started[name, requested] = Site(machine, way.connect(machine), requested)
+            return started[name, requested]
+
+        yield find
+
+
+class Walk(RuleBasedStateMachine):
+    """A driver that does as it likes; what it sees is held against the model.
+
+    Attributes:
+        site: where it walks.
+        heads: the chains that are available and not yet used.
+        served: how many were used.
+    """
+
+    site: ClassVar[Site]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transport = self.site.transport
+        self.memory = GuestMemory(self.site.machine.qtest)
+        self.served = 0
+        self.reset()
+        # A register of the transport may outlive the reset, and must not outlive the walk.
+        self.transport.set_driver_features(0)
+        self.reset()
+
+    def willing(self, features: int) -> int:
+        """What this driver accepts of the features that the walk has come up with."""
+        return features & ~UNUSED & (0xFFFF_FFFF if self.transport.legacy else ~0)
+
+    @rule()
+    def reset(self) -> None:
+        self.transport.reset()
+        self.queue: SplitQueue | None = None
+        self.heads: set[int] = set()
+        self.model = Negotiation(
+            self.transport.device_features, self.transport.legacy, self.site.requested
+        )
+        assert self.transport.isr_status() == 0
+
+    @rule(some=st.sets(st.sampled_from(STATUS_BITS), min_size=1))
+    def write_status(self, some: set[Status]) -> None:
+        self.set_status(Status(sum(some)))
+
+    @rule(bit=st.sampled_from(STATUS_BITS))
+    def add_status(self, bit: Status) -> None:
+        self.set_status(self.model.status | bit)
+
+    def set_status(self, status: Status) -> None:
+        self.transport.set_status(status)
+        read = self.transport.status
+        assert self.model.allows(status, read), f"{self.model}: wrote {status!r}, read {read!r}"
+        self.model.write_status(status, read)
+
+    @rule(some=st.sets(st.sampled_from(FEATURES)))
+    def write_features(self, some: set[int]) -> None:
+        self.set_features(mask(some))
+
+    @rule(without=SOME_OPTIONAL | SOME_MANDATORY)
+    def accept_features(self, without: set[int]) -> None:
+        self.set_features(self.model.offered & ~mask(without))
+
+    def set_features(self, features: int) -> None:
+        self.transport.set_driver_features(self.willing(features))
+        self.model.write_features(self.willing(features))
+
+    @precondition(lambda self: self.queue is None)
+    @rule()
+    def enable_queue(self) -> None:
+        legacy = self.transport.legacy
+        entries = self.transport.queue_max(0) if legacy else MOST_WAITING
+        features = self.model.features or 0
+        event_idx = bool(features >> FeatureBit.EVENT_IDX & 1)
+        self.queue = SplitQueue(self.memory, 0, entries, legacy=legacy, event_idx=event_idx)
+        self.transport.enable_queue(0, self.queue.addresses)
+        self.model.enable_queue()
+
+    @rule()
+    def notify(self) -> None:
+        self.transport.notify(0)
+        self.model.notify()
+
+    @precondition(lambda self: self.queue and len(self.heads) < MOST_WAITING)
+    @rule()
+    def offer_buffer(self) -> None:
+        assert self.queue
+        room = Buffer(self.memory.take(8), 8, writable=True)
+        self.heads.add(self.queue.add([room]))
+        self.notify()
+
+    @rule(steps=st.integers(1, 8), without=SOME_OPTIONAL)
+    def go_on(self, steps: int, without: set[int]) -> None:
+        """Take the next steps of 3.1.1; who is astray begins again."""
+        for _ in range(steps):
+            self.take_step(without)
+
+    @rule(steps=st.integers(1, 8), without=SOME_MANDATORY)
+    def go_on_without(self, steps: int, without: set[int]) -> None:
+        """But for features that no driver should leave out."""
+        self.go_on(steps=steps, without=without)
+
+    def take_step(self, without: set[int]) -> None:
+        step = self.model.step
+        if step in NEXT_STATUS and not (self.transport.legacy and step is Step.FEATURES):
+            self.set_status(self.model.status | NEXT_STATUS[step])
+        elif step is Step.DRIVER:
+            self.accept_features(without=without)
+        elif step in (Step.FEATURES, Step.FEATURES_OK):
+            self.enable_queue()
+        elif step is Step.ASTRAY:
+            self.reset()
+        elif len(self.heads) < MOST_WAITING:
+            self.offer_buffer()
+
+    @invariant()
+    def status_and_queue_are_as_they_were(self) -> None:
+        """DEVICE_NEEDS_RESET, for one, does not come by itself."""
+        read = self.transport.status
+        assert self.model.drifts(read), f"{self.model}: read {read!r}"
+        self.model.status = read
+        assert self.model.fails or self.transport.queue_enabled(0) == self.model.queue
+
+    @invariant()
+    def buffers_are_used_as_the_model_says(self) -> None:
+        if self.queue is None:
+            return
+        if self.model.serves is Serves.MUST:
+            while self.heads:
+                self.take(self.queue.wait_used(SERVED_S))
+        for _ in range(QUIET_ROUNDS):
+            used = self.queue.take_used()
+            if used:
+                assert self.model.serves is not Serves.MUST_NOT, f"{self.model}: was served"
+                self.take(used)
+
+    def take(self, used: Used) -> None:
+        assert 0 < used.length <= 8
+        self.heads.remove(used.id)
+        self.served += 1
+        self.site.served += 1
+
+    def teardown(self) -> None:
+        self.transport.reset()
+
+
+class Unwilling(Walk):
+    """A driver that never accepts ACCESS_PLATFORM."""
+
+    def willing(self, features: int) -> int:
+        return super().willing(features) & ~ACCESS_PLATFORM
+
+
+class UnwillingUnserved(Unwilling):
+    """And gets no buffer back."""
+
+    @invariant()
+    def is_not_served(self) -> None:
+        if self.served:
+            raise Fault("a driver was served that did not accept ACCESS_PLATFORM")
+
+
+class UnwillingRefused(Unwilling):
+    """And never comes past FEATURES_OK."""
+
+    @invariant()
+    def is_not_accepted(self) -> None:
+        if Status.FEATURES_OK in self.transport.status:
+            raise Fault("FEATURES_OK was kept without ACCESS_PLATFORM")
+
+
+def walk(kind: type[Walk], site: Site) -> None:
+    kind.site = site
+    run_state_machine_as_test(kind, settings=WALKS)
+
+
+def accepted_features(machine: Machine) -> list[str]:
+    """What the machine's only virtio device takes for accepted."""
+    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
+    status = machine.qmp.execute("x-query-virtio-status", path=path)
+    return [text.partition(":")[0] for text in status["guest-features"]["transports"]]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_device_keeps_to_the_specification(site: FindSite, way: str) -> None:
+    place = site(way, False)
+    walk(Walk, place)
+    assert place.served
+
+
+@pytest.mark.parametrize("way", HAVE_FEATURES_OK)
+def test_device_that_asks_for_access_platform_keeps_to_it(site: FindSite, way: str) -> None:
+    place = site(way, True)
+    walk(Walk, place)
+    assert place.served
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("pci modern", marks=SERVED_ANYWAY),
+        "pci legacy",
+        pytest.param("mmio 1", marks=SERVED_ANYWAY),
+        pytest.param("mmio 2", marks=SERVED_ANYWAY),
+    ],
+)
+def test_driver_without_access_platform_is_never_served(site: FindSite, way: str) -> None:
+    """A device that is refused at plug serves nobody."""
+    try:
+        place = site(way, True)
+    except QemuDied as died:
+        assert died.status == 1, died.said
+        return
+    walk(UnwillingUnserved, place)
+
+
+@pytest.mark.parametrize("way", HAVE_FEATURES_OK)
+@KEPT_WITHOUT_VERSION_1
+def test_driver_without_access_platform_is_always_refused(site: FindSite, way: str) -> None:
+    walk(UnwillingRefused, site(way, True))
+
+
+@pytest.mark.parametrize("way", ["pci modern", pytest.param("mmio 2", marks=REMEMBERS)])
+def test_features_do_not_outlive_a_reset(site: FindSite, way: str) -> None:
+    """A reset begins negotiation anew (2.2): who writes no features then accepts none."""
+    place = site(way, True)
+    place.transport.reset()
+    place.transport.set_driver_features(place.transport.device_features)
+    for status in UP_TO_FEATURES_OK:
+        place.transport.set_status(status)
+    assert accepted_features(place.machine)
+    place.transport.reset()
+    for status in UP_TO_FEATURES_OK:
+        place.transport.set_status(status)
+    if accepted_features(place.machine):
+        raise Fault("features were accepted that were written before the reset")

@@ -1,0 +1,202 @@
+"""What holds on each transport: configuration, interrupts, reset of a device and of a queue."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qap.features import FeatureBit, mask
+from qap.machine import Machine
+from qap.under_test import build_under_test
+from qap.virtio import blk, rng
+from qap.virtio.blk import Blk
+from qap.virtio.driver import Behaviour, Driver
+from qap.virtio.memory import GuestMemory
+from qap.virtio.rng import Rng
+from qap.virtio.transport import Status, Transport, VirtioError
+from qap.virtio.ways import WAYS
+
+SECTORS = 2048
+# 5.2.3, and 5.2.4: the byte that the driver may write with it.
+FEATURE_CONFIG_WCE = 11
+WRITEBACK = 0x20
+
+
+LEGACY_WAYS = ("pci legacy", "mmio 1")
+
+
+@dataclass
+class Site:
+    """A machine and the transport to its only virtio device."""
+
+    machine: Machine
+    transport: Transport
+
+    def negotiated(self, *features: int) -> Driver:
+        """A driver that accepts these features, and VERSION_1 from a modern device."""
+        legacy = self.transport.legacy
+        wanted = mask(features) | (0 if legacy else mask([FeatureBit.VERSION_1]))
+        behaviour = Behaviour(supports=wanted, sets_features_ok=not legacy)
+        driver = Driver(self.transport, GuestMemory(self.machine.qtest), behaviour)
+        driver.negotiate()
+        assert driver.accepted == wanted
+        return driver
+
+    def resize(self, sectors: int) -> None:
+        """Make the disk larger; a device that runs tells its driver."""
+        self.machine.qmp.execute("block_resize", **{"node-name": "disk0", "size": 512 * sectors})
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    """Starts a machine with one virtio device, an entropy device or a disk."""
+    with ExitStack() as owned:
+
+        def started(name: str, kind: str = "rng") -> Site:
+            way = WAYS[name]
+            path = tmp_path / "disk.raw"
+            path.write_bytes(bytes(512 * SECTORS))
+            if kind == "blk":
+                blockdev = f"driver=file,node-name=disk0,filename={path}"
+                spec = way.spec("virtio-blk", [blockdev], drive="disk0")
+            else:
+                spec = way.spec("virtio-rng")
+            binary = build_under_test().path(way.emulator)
+            machine = owned.enter_context(Machine(binary, spec, log=tmp_path / "qemu.log"))
+            return Site(machine, way.connect(machine))
+
+        yield started
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_device_is_of_its_type(site: Callable[..., Site], way: str) -> None:
+    assert site(way).transport.device_type == rng.DEVICE_TYPE
+    assert site(way, "blk").transport.device_type == blk.DEVICE_TYPE
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_reset_takes_everything_back(site: Callable[..., Site], way: str) -> None:
+    device = Rng(site(way).negotiated(FeatureBit.EVENT_IDX))
+    transport = device.driver.transport
+    assert Status.DRIVER_OK in transport.status
+    assert transport.queue_enabled(0)
+    device.read(8)
+    transport.reset()
+    assert transport.status == Status(0)
+    assert not transport.queue_enabled(0)
+    assert transport.isr_status() == 0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_device_that_was_reset_is_driven_again(site: Callable[..., Site], way: str) -> None:
+    place = site(way)
+    for features in ((), (FeatureBit.EVENT_IDX,), (FeatureBit.INDIRECT_DESC,)):
+        assert len(Rng(place.negotiated(*features)).read(16)) == 16
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_interrupt_is_pending_until_read(site: Callable[..., Site], way: str) -> None:
+    device = Rng(site(way).negotiated())
+    assert device.driver.transport.isr_status() == 0
+    device.read(8)
+    assert [device.driver.transport.isr_status() for _ in range(2)] == [1, 0]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_queue_that_is_not_there_is_named(site: Callable[..., Site], way: str) -> None:
+    with pytest.raises(VirtioError, match="no queue 1"):
+        site(way).negotiated().queue(1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_config_is_read_and_written(site: Callable[..., Site], way: str) -> None:
+    driver = site(way, "blk").negotiated(FEATURE_CONFIG_WCE)
+    assert Blk(driver).capacity == SECTORS
+    assert driver.transport.config_read(WRITEBACK, 1) == b"\x01"
+    driver.transport.config_write(WRITEBACK, b"\x00")
+    assert driver.transport.config_read(WRITEBACK, 1) == b"\x00"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_config_has_an_end(site: Callable[..., Site], way: str) -> None:
+    with pytest.raises(VirtioError, match="no 4 bytes of configuration at 0x2000"):
+        site(way, "blk").transport.config_read(0x2000, 4)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_resize_changes_the_config_and_interrupts(site: Callable[..., Site], way: str) -> None:
+    """Bit 1 of the ISR (4.1.4.5) or of InterruptStatus (4.2.2)."""
+    place = site(way, "blk")
+    device = Blk(place.negotiated())
+    before = place.transport.config_generation
+    place.resize(2 * SECTORS)
+    assert place.transport.isr_status() & 2
+    assert device.capacity == 2 * SECTORS
+    if way in LEGACY_WAYS:
+        assert before is None
+    else:
+        assert place.transport.config_generation != before
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_config_that_changes_in_between_is_read_again(
+    site: Callable[..., Site], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is resized when its two words of capacity have just been read."""
+    place = site(way, "blk")
+    device = Blk(place.negotiated())
+    ask = place.machine.qtest.run_all
+    sizes = [3 * SECTORS, 5 * SECTORS]
+
+    def run_all(commands: Sequence[Any]) -> list[Any]:
+        answers = ask(commands)
+        reads = [one.line for one in commands if one.line.startswith(("readl", "inl"))]
+        if len(reads) == len(commands) == 2 and sizes:
+            place.resize(sizes.pop(0))
+        return answers
+
+    monkeypatch.setattr(place.machine.qtest, "run_all", run_all)
+    assert device.capacity == 5 * SECTORS
+    assert not sizes
+
+
+def test_config_that_never_settles_is_an_error(
+    site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = site("mmio 2", "blk").transport
+    changing = iter(range(1 << 30))
+    monkeypatch.setattr("qap.virtio.transport.SETTLED_S", 0.05)
+    monkeypatch.setattr(type(transport), "config_generation", property(lambda _: next(changing)))
+    with pytest.raises(TimeoutError, match="configuration of the MMIO device"):
+        transport.config_read(0, 8)
+
+
+def test_queue_is_reset_by_itself_over_pci(site: Callable[..., Site]) -> None:
+    """And enabled again, with another ring of another size (2.6.1.2)."""
+    device = Rng(site("pci modern").negotiated(FeatureBit.RING_RESET))
+    driver = device.driver
+    device.read(8)
+    driver.transport.queue_reset(0)
+    assert not driver.transport.queue_enabled(0)
+    assert Status.DRIVER_OK in driver.transport.status
+    with pytest.raises(TimeoutError, match="queue 0 to be served"):
+        device.read(8, timeout=0.1)
+    device.requestq = driver.queue(0, size=8)
+    for _ in range(20):
+        assert len(device.read(8)) == 8
+
+
+def test_queue_that_stays_enabled_was_not_reset(site: Callable[..., Site]) -> None:
+    """QEMU offers RING_RESET over MMIO and has no QueueReset register (4.2.2)."""
+    device = Rng(site("mmio 2").negotiated(FeatureBit.RING_RESET))
+    with pytest.raises(VirtioError, match="has reset queue 0 and left it enabled"):
+        device.driver.transport.queue_reset(0)
+
+
+@pytest.mark.parametrize("way", LEGACY_WAYS)
+def test_legacy_queue_has_no_reset(site: Callable[..., Site], way: str) -> None:
+    with pytest.raises(VirtioError, match="can't reset a queue by itself"):
+        site(way).negotiated().transport.queue_reset(0)
