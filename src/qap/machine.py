@@ -198,9 +198,13 @@ class Machine:
         self._owned.callback(theirs.close)
         return ours, theirs
 
-    def died(self) -> QemuDied:
-        """The error for a QEMU that has closed its monitor or console."""
-        return QemuDied(self.child, self.child.wait(EXIT_S))
+    def died(self, timeout: float = EXIT_S) -> QemuDied:
+        """The error for a QEMU that has closed its monitor or console.
+
+        Raises:
+            TimeoutError: it runs on.
+        """
+        return QemuDied(self.child, self.child.wait(timeout))
 
     def boot(self) -> str:
         """Wait for the guest; returns its kernel's release.

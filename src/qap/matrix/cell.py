@@ -62,6 +62,13 @@ class Config:
         return tables().viommu[self.viommu]
 
     @property
+    def device_type(self) -> str:
+        """What -device calls it."""
+        transport = self.machine_row.transport
+        suffix = {"pci": "pci", "ccw": "ccw", "mmio": "device"}[transport]
+        return self.device_row.names.get(transport, f"{self.device}-{suffix}")
+
+    @property
     def requested(self) -> bool:
         return self.iommu_platform == "on"
 
@@ -139,7 +146,7 @@ def _of(plan: Plan) -> Iterator[Cell]:
         row = tables().device[device]
         if not _fits(plan, row, interface, viommu, order):
             continue
-        for backend in _backends(plan, row):
+        for backend in _backends(plan, device):
             config = Config(
                 plan.machine,
                 interface,
@@ -168,9 +175,16 @@ def _fits(plan: Plan, row: DeviceRow, interface: str, viommu: str, order: str) -
     return row.legacy or machine.interface[interface].legacy not in ("also", "only")
 
 
-def _backends(plan: Plan, row: DeviceRow) -> list[str]:
-    wanted = tables().backend if EVERY in plan.backend else plan.backend
-    return [name for name in wanted if tables().backend[name].kind == row.backend]
+def _backends(plan: Plan, device: str) -> list[str]:
+    """Those that suit the device; a real program only where a plan names it."""
+    every = EVERY in plan.backend
+    wanted = tables().backend if every else plan.backend
+    kind = tables().device[device].backend
+    return [name for name in wanted if _suits(tables().backend[name], kind, device, every)]
+
+
+def _suits(row: BackendRow, kind: str, device: str, every: bool) -> bool:
+    return row.kind == kind if every or not row.device else row.device == device
 
 
 def _drivers(plan: Plan, config: Config) -> list[str]:

@@ -82,6 +82,8 @@ class Experiment:
         if row.obeys and seen.features_ok is False:
             seen.served = False
             return
+        for other in probe.others:
+            driver.queue(other)
         queue = driver.queue(probe.queue)
         self._offer(queue, memory, probe)
         if row.kicks == "early":
@@ -141,7 +143,8 @@ class Experiment:
         Each look is a turn of QEMU's main loop. QEMU also uses a buffer that its IOMMU
         did not let it write.
         """
-        looks = BACKEND_PATIENCE if self.site.backend else PATIENCE
+        alone = not self.cell.config.device_row.vhost_user
+        looks = PATIENCE if alone else BACKEND_PATIENCE
         if not any(queue.take_used() for _ in range(looks * self.patience)):
             return False
         if self._answer is None:

@@ -23,6 +23,7 @@ from qap.qtest import QtestLost
 # Configs that one QEMU sees at most: what goes wrong in one must not weigh on many.
 MOST_CONFIGS = 24
 CONFIRMED_BY = 20
+DIED_S = 2.0
 DEBUGGER = (
     "gdb",
     "-batch",
@@ -166,7 +167,7 @@ class Group:
         """Why QEMU went, where it did."""
         if self._site and isinstance(exc, (QmpLost, QtestLost)):
             try:
-                return self._site.machine.died()
+                return self._site.machine.died(DIED_S)
             except TimeoutError:
                 return exc
         return exc

@@ -61,9 +61,14 @@ class ViommuRow(Model):
 
 
 class BackendRow(Model):
-    """What is behind a device; the features are those of a back-end in Python."""
+    """What is behind a device, and which feature bits it offers.
+
+    Attributes:
+        device: the only one that it serves, if it is a real program.
+    """
 
     kind: Literal["in-qemu", "python", "kernel", "real"]
+    device: str = ""
     access_platform: bool = False
     version_1: bool = True
     ring_packed: bool = False
@@ -104,9 +109,11 @@ class Probe(Model):
         out: bytes for the device in hexadecimal, spaces ignored.
         drop: how many of them at the end are left out.
         room: bytes that the device may write.
+        others: queues that have to be set up beside it.
     """
 
     queue: int
+    others: tuple[int, ...] = ()
     out: str = ""
     drop: int = 0
     room: int = 0

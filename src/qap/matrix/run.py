@@ -1,6 +1,8 @@
 """`qap matrix`: every cell beside what must happen, and a summary."""
 
 import os
+import re
+import subprocess
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from rich.table import Table
 
 from qap import series
 from qap.build import Build
+from qap.errors import MissingError
 from qap.matrix import pool
 from qap.matrix.cell import Cell, matches_axes
 from qap.matrix.gaps import Gap, gaps
@@ -36,6 +39,7 @@ def matrix(cells: Sequence[Cell], build: Build, *, jobs: int | None, resume: boo
         resume: go on with a run that was interrupted.
     """
     start = time.monotonic()
+    _check_devices(cells, build)
     journal = Journal(build)
     results = journal.resume(cells) if resume else []
     if not resume:
@@ -66,9 +70,29 @@ def matrix(cells: Sequence[Cell], build: Build, *, jobs: int | None, resume: boo
     return Report("matrix", not wrong and not stale, seconds, results)
 
 
+def _check_devices(cells: Sequence[Cell], build: Build) -> None:
+    """Raises MissingError where the build lacks a device that a cell needs."""
+    needed: dict[str, set[str]] = defaultdict(set)
+    for cell in cells:
+        if not cell.config.skip:
+            needed[cell.config.machine_row.qemu].add(cell.config.device_type)
+    for system, types in needed.items():
+        program = build.path(f"qemu-system-{system}")
+        said = subprocess.run(
+            [program, "-device", "help"], capture_output=True, text=True, timeout=60, check=True
+        )
+        missing = types - set(re.findall(r'^name "([^"]+)"', said.stdout, re.MULTILINE))
+        if missing:
+            raise MissingError(
+                f"{program.name} ({build.name}, profile {build.profile}) has no device "
+                f"{', '.join(sorted(missing))}: build another profile, or leave it out by --select"
+            )
+
+
 def alone(cell: Cell, build: Build) -> Report:
     """Carry out one cell in a QEMU of its own and explain it in one screen."""
     start = time.monotonic()
+    _check_devices([cell], build)
     found: list[Result] = []
     Group(build, [cell], found.append).run()
     (result,) = found
@@ -115,7 +139,9 @@ def write_page(path: Path, build: Build, report: Report) -> None:
     from qap.matrix.page import render
 
     other = Build(build.profile, not build.is_base)
-    sides = {build.name: report.results, other.name: Journal(other).results()}
+    named = {result["cell"] for result in report.results}
+    beside = [result for result in Journal(other).results() if result["cell"] in named]
+    sides = {build.name: report.results, other.name: beside}
     shown = {name: [_on_page(one) for one in sides[name]] for name in ("fork", "base")}
     provenance = {
         f"{one.name}": " ".join(

@@ -21,6 +21,7 @@ from qap.iommu.iommu import Iommu
 from qap.machine import Device, Machine, Spec, address_spaces
 from qap.matrix.cell import Config
 from qap.matrix.place import Place, place_for
+from qap.matrix.real import real_backend
 from qap.qmp import QmpRefused
 from qap.vhost_user import model
 from qap.vhost_user.backend import Backend
@@ -73,6 +74,7 @@ class Site:
     backend: Backend | None = field(init=False, default=None)
     lines: list[str] = field(init=False, default_factory=list)
     _owned: ExitStack = field(init=False, default_factory=ExitStack)
+    _backend: ExitStack = field(init=False, default_factory=ExitStack)
     _plugs: int = field(init=False, default=0)
     _before: "Inventory | None" = field(init=False, default=None)
 
@@ -96,6 +98,7 @@ class Site:
         return Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
 
     def _start(self) -> None:
+        self._owned.callback(self._backend.close)
         cold = [config for config in self.configs if config.plug == "cold"]
         assert not cold or len(self.configs) == 1
         device, args = self._cold(cold[0]) if cold else (None, [])
@@ -153,9 +156,8 @@ class Site:
     def device(self, config: Config) -> Device:
         """The device under test, as device_add takes it."""
         row, machine = config.device_row, config.machine_row
-        suffix = {"pci": "pci", "ccw": "ccw", "mmio": "device"}[machine.transport]
-        name = row.names.get(machine.transport, f"{config.device}-{suffix}")
-        device: Device = {"driver": name, "id": DUT, **(row.place or machine.place)}
+        place = row.place or machine.place
+        device: Device = {"driver": config.device_type, "id": DUT, **place}
         if row.legacy or machine.transport == "ccw":
             device |= config.interface_row.properties
         device |= row.properties
@@ -169,23 +171,28 @@ class Site:
             device["iommu_platform"] = True
         return device
 
-    def _listen(self, config: Config) -> Backend:
+    def _listen(self, config: Config) -> Path:
+        """A back-end for it; returns its socket."""
         self._plugs += 1
         offer = config.backend_row
-        started = model.backend(
-            self.folder / f"{self._plugs}.sock",
+        if offer.kind == "real":
+            started = real_backend(config.backend, self.build, self.folder, f"real{self._plugs}")
+            return self._backend.enter_context(started).socket
+        path = self.folder / f"{self._plugs}.sock"
+        self.backend = model.backend(
+            path,
             config.device,
             access_platform=offer.access_platform,
             version_1=offer.version_1,
             ring_packed=offer.ring_packed,
         )
-        self.backend = self._owned.enter_context(started)
-        return started
+        self._backend.enter_context(self.backend)
+        return path
 
     def _cold(self, config: Config) -> tuple[Device, list[str]]:
         args: list[str] = []
         if config.device_row.vhost_user:
-            path = self._listen(config).path
+            path = self._listen(config)
             args = ["-chardev", f"socket,id={CHARDEV},path={path}"]
             between = model.all_types()[config.device].between
             if between:
@@ -210,8 +217,7 @@ class Site:
         del self.lines[1:]
         self._before = self._inventory()
         if config.device_row.vhost_user:
-            backend = self._listen(config)
-            address = {"type": "unix", "data": {"path": str(backend.path)}}
+            address = {"type": "unix", "data": {"path": str(self._listen(config))}}
             data = {"addr": address, "server": False}
             self._qmp("chardev-add", id=CHARDEV, backend={"type": "socket", "data": data})
             between = model.all_types()[config.device].between
@@ -251,9 +257,8 @@ class Site:
         if between is None or between.option != "-netdev":
             # A vhost-user netdev takes its chardev along.
             self.machine.qmp.execute("chardev-remove", id=CHARDEV)
-        if self.backend:
-            self.backend.close()
         self.backend = None
+        self._backend.close()
 
     def unplug(self, config: Config) -> None:
         """Unplug what was hot-plugged, and wait until it is gone.

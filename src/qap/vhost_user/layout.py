@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from qap.vhost_user.protocol import ByteOrder, FrontendRequest, ProtocolError, request_name
 
@@ -40,15 +41,24 @@ class Layout:
         return words.pack(*self.words(payload, "<")) + payload[words.size :]
 
     def _words_in(self, payload: bytes, order: ByteOrder) -> struct.Struct:
-        rest = len(payload) - struct.calcsize(order + self.head)
-        items, rest = divmod(rest, struct.calcsize(order + self.item)) if self.item else (0, rest)
-        if items < 0 or rest < 0 or (rest and not self.raw):
+        words = _fitting(self, order, len(payload))
+        if words is None:
             raise ValueError(f"{len(payload)} bytes, which don't hold {self}")
-        return struct.Struct(order + self.head + items * self.item)
+        return words
 
     def __str__(self) -> str:
         more = f" and any number of {self.item}" if self.item else " and bytes" if self.raw else ""
         return (self.head or "nothing") + more
+
+
+@lru_cache(maxsize=256)
+def _fitting(layout: Layout, order: ByteOrder, size: int) -> struct.Struct | None:
+    """The words of a payload of `size` bytes, or None if they don't come out even."""
+    rest = size - struct.calcsize(order + layout.head)
+    items, rest = divmod(rest, struct.calcsize(order + layout.item)) if layout.item else (0, rest)
+    if items < 0 or rest < 0 or (rest and not layout.raw):
+        return None
+    return struct.Struct(order + layout.head + items * layout.item)
 
 
 NOTHING = Layout()

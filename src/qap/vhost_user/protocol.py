@@ -1,11 +1,13 @@
 """vhost-user's words: requests, feature bits, and messages with their file descriptors."""
 
+import array
 import os
 import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cache
 from typing import Literal, Self
 
 from qap.errors import QapError
@@ -22,6 +24,8 @@ HEADER_WORDS = "III"
 MAX_PAYLOAD = 4096
 # SCM_MAX_FD of Linux: no sender can attach more, so none is ever cut off for want of room.
 MAX_FDS = 253
+FDS_SIZE = socket.CMSG_SPACE(4 * MAX_FDS)
+READ_SIZE = 8192
 
 
 class FrontendRequest(IntEnum):
@@ -118,19 +122,18 @@ class Disconnected(QapError):
     """The peer closed its connection, between two messages."""
 
 
-def request_name(request: int) -> str:
-    """A front-end request as messages and errors show it, with its number."""
-    known = _named(request)
-    if isinstance(known, FrontendRequest):
-        return f"{known.name} ({request})"
-    return f"request {request}"
+Requests = type[FrontendRequest] | type[BackendRequest]
 
 
-def _named(request: int) -> int:
-    try:
-        return FrontendRequest(request)
-    except ValueError:
-        return request
+def request_name(request: int, requests: Requests = FrontendRequest) -> str:
+    """A request as messages and errors show it, with its number."""
+    known = _named(requests).get(request)
+    return f"request {request}" if known is None else f"{known.name} ({request})"
+
+
+@cache
+def _named(requests: Requests) -> dict[int, FrontendRequest | BackendRequest]:
+    return {int(one): one for one in requests}
 
 
 def close_fds(fds: Iterable[int]) -> None:
@@ -185,17 +188,32 @@ class Message:
 class Channel:
     """A connected Unix stream socket that carries messages whole.
 
+    It reads as much as there is: after `receive`, `pending` says whether the next message
+    is here already, for whoever would poll the socket first.
+
     Args:
         sock: the connection; the caller keeps owning it.
         peer: who is at the other end, as errors name it.
         order: byte order of the header's words: "=" is the host's own, as in
             vhost-user.rst, the others serve a peer that runs in another one.
+        requests: the requests that travel here.
     """
 
-    def __init__(self, sock: socket.socket, peer: str, order: ByteOrder = "=") -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: str,
+        order: ByteOrder = "=",
+        requests: Requests = FrontendRequest,
+    ) -> None:
         self.sock = sock
         self.peer = peer
         self._header = struct.Struct(order + HEADER_WORDS)
+        self._requests = requests
+        self._names = _named(requests)
+        self._data = b""
+        # Where in _data a read ended that brought file descriptors, and these.
+        self._fds: list[tuple[int, list[int]]] = []
 
     def receive(self) -> Message:
         """Wait for the next message; the caller owns it.
@@ -204,14 +222,29 @@ class Channel:
             Disconnected: the peer closed instead of sending one.
             ProtocolError: the peer closed in mid-message, or the header is wrong.
         """
-        fds: list[int] = []
         try:
-            request, flags, size = self._receive_header(fds)
-            payload = self._whole(self._read(size, fds), size)
+            size = self._next_size()
+            while len(self._data) < size:
+                self._read(size)
+                size = self._next_size()
         except BaseException:
-            close_fds(fds)
+            self.close()
             raise
-        return Message(_named(request), payload, flags, fds)
+        data, self._data = self._data, b""
+        if len(data) > size:
+            data, self._data = data[:size], data[size:]
+        request, flags, _ = self._header.unpack_from(data)
+        fds = self._take_fds(size) if self._fds else []
+        return Message(self._names.get(request, request), data[self._header.size :], flags, fds)
+
+    @property
+    def pending(self) -> bool:
+        """Whether `receive` would return without waiting.
+
+        Raises:
+            ProtocolError: as `receive` would.
+        """
+        return bool(self._data) and len(self._data) >= self._next_size()
 
     def send(self, message: Message) -> None:
         """Send a message with copies of its file descriptors; the caller still owns them.
@@ -225,50 +258,62 @@ class Channel:
             sent = socket.send_fds(self.sock, [data], message.fds) if message.fds else 0
             self.sock.sendall(data[sent:])
         except (BrokenPipeError, ConnectionResetError) as exc:
-            raise Disconnected(
-                f"{self.peer} closed before {request_name(message.request)} was sent"
-            ) from exc
+            name = request_name(message.request, self._requests)
+            raise Disconnected(f"{self.peer} closed before {name} was sent") from exc
 
-    def _read(self, size: int, fds: list[int]) -> bytes:
-        """Up to `size` bytes, fewer only at the end of the stream; adds to `fds` as they come."""
-        data = b""
-        while len(data) < size:
-            try:
-                chunk, came, flags, _ = socket.recv_fds(
-                    self.sock, size - len(data), MAX_FDS, socket.MSG_CMSG_CLOEXEC
-                )
-            except ConnectionResetError:
-                break
-            fds += came
-            if flags & socket.MSG_CTRUNC:
-                raise ProtocolError(
-                    f"file descriptors from {self.peer} were lost: raise `ulimit -n`"
-                )
-            if not chunk:
-                break
-            data += chunk
-        return data
+    def close(self) -> None:
+        """Close the file descriptors of messages that nobody has received."""
+        while self._fds:
+            close_fds(self._fds.pop()[1])
 
-    def _whole(self, data: bytes, size: int) -> bytes:
-        if len(data) < size:
-            raise ProtocolError(
-                f"{self.peer} closed in mid-message, after {len(data)} of {size} bytes"
-            )
-        return data
+    def _take_fds(self, size: int) -> list[int]:
+        """Those of the message that was the first `size` bytes.
 
-    def _receive_header(self, fds: list[int]) -> tuple[int, int, int]:
-        data = self._read(self._header.size, fds)
-        if not data:
-            raise Disconnected(f"{self.peer} closed the vhost-user connection")
-        request, flags, size = self._header.unpack(self._whole(data, self._header.size))
-        name = request_name(request)
+        Linux ends a read after data that file descriptors came with, so that they belong
+        to the message whose bytes were the last of that read.
+        """
+        taken = [fd for end, fds in self._fds if end <= size for fd in fds]
+        self._fds = [(end - size, fds) for end, fds in self._fds if end > size]
+        return taken
+
+    def _next_size(self) -> int:
+        """Bytes of the next message, of its header while that isn't whole."""
+        if len(self._data) < self._header.size:
+            return self._header.size
+        request, flags, size = self._header.unpack_from(self._data)
         if flags & VERSION_MASK != VERSION:
             raise ProtocolError(
-                f"{name} from {self.peer} has flags {flags:#x}: version "
-                f"{flags & VERSION_MASK} instead of {VERSION}"
+                f"{request_name(request, self._requests)} from {self.peer} has flags "
+                f"{flags:#x}: version {flags & VERSION_MASK} instead of {VERSION}"
             )
         if size > MAX_PAYLOAD:
             raise ProtocolError(
-                f"{name} from {self.peer} announces {size} bytes, more than {MAX_PAYLOAD}"
+                f"{request_name(request, self._requests)} from {self.peer} announces {size} "
+                f"bytes, more than {MAX_PAYLOAD}"
             )
-        return request, flags, size
+        return self._header.size + int(size)
+
+    def _read(self, size: int) -> None:
+        try:
+            data, ancillary, flags, _ = self.sock.recvmsg(
+                READ_SIZE, FDS_SIZE, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionResetError:
+            data, ancillary, flags = b"", [], 0
+        self._data += data
+        for level, kind, raw in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                fds = array.array("i")
+                fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+                self._fds.append((len(self._data), list(fds)))
+        if flags & socket.MSG_CTRUNC:
+            raise ProtocolError(f"file descriptors from {self.peer} were lost: raise `ulimit -n`")
+        if data:
+            return
+        if not self._data:
+            raise Disconnected(f"{self.peer} closed the vhost-user connection")
+        head = self._header.size if len(self._data) >= self._header.size else 0
+        raise ProtocolError(
+            f"{self.peer} closed in mid-message, after {len(self._data) - head} of "
+            f"{size - head} bytes"
+        )

@@ -57,18 +57,30 @@ def _started(argv_for: Callable[[int], list[str]], path: Path, log: Path) -> Ite
         path.unlink(missing_ok=True)
 
 
+def loader_argv(root: Path, *folders: str) -> list[str]:
+    """What to put before a program of the host's architecture, unpacked into `root`.
+
+    It gets the libraries that were unpacked beside it, which may be newer than the system's.
+
+    Args:
+        folders: where there are libraries beside the usual folder, seen from there.
+    """
+    libraries = root / "usr/lib" / TRIPLETS[HOST]
+    path = ":".join(str(libraries / folder) for folder in ("", *folders))
+    return [str(root / LOADERS[HOST]), "--library-path", path]
+
+
 def virtiofsd_argv(architecture: str) -> list[str]:
     """Debian's virtiofsd as a command line, without installing it.
 
     A foreign one runs under qemu-user; the host's runs with the libraries it was built
-    for, which may be newer than the system's.
+    for.
     """
     names = [f"{name}:{architecture}" for name in ("virtiofsd", *LIBRARIES)]
     root = deb.unpacked(SUITE, names, finish=_merge_usr)
     program = root / "usr/libexec/virtiofsd"
     if architecture == HOST:
-        libraries = root / "usr/lib" / TRIPLETS[architecture]
-        argv = [str(root / LOADERS[architecture]), "--library-path", str(libraries), str(program)]
+        argv = [*loader_argv(root), str(program)]
     else:
         emulator = f"./usr/bin/qemu-{architecture}"
         user = deb.unpacked(SUITE, [f"qemu-user:{HOST}"], members=[emulator])

@@ -5,7 +5,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -112,14 +112,25 @@ class ByteOrderRelay:
         poller = select.poll()
         for channel in (qemu, backend):
             poller.register(channel.sock, select.POLLIN)
-        while True:
-            for fd, _ in poller.poll():
-                if fd == qemu.sock.fileno():
-                    with qemu.receive() as message:
-                        backend.send(_to_backend(message))
-                else:
-                    with backend.receive() as message:
-                        qemu.send(_to_qemu(message))
+        try:
+            while True:
+                for fd, _ in poller.poll():
+                    if fd == qemu.sock.fileno():
+                        _carry(qemu, backend, _to_backend)
+                    else:
+                        _carry(backend, qemu, _to_qemu)
+        finally:
+            qemu.close()
+            backend.close()
+
+
+def _carry(source: Channel, sink: Channel, translated: Callable[[Message], Message]) -> None:
+    """Every message that is there, at least one."""
+    while True:
+        with source.receive() as message:
+            sink.send(translated(message))
+        if not source.pending:
+            return
 
 
 def _to_backend(message: Message) -> Message:

@@ -20,7 +20,7 @@ class Server:
         path: where to listen; nothing may be there. Listening has begun when the
             constructor returns.
         serve: gets each connection, in the server's thread; it ends the connection
-            by returning or by raising a QapError or OSError.
+            by returning or by raising; `error` keeps what it raised.
         name: what this server is, as its thread and errors call it.
     Raises:
         QapError: the socket can't be made there.
@@ -95,7 +95,8 @@ class Server:
             with peer, self.holding(peer):
                 try:
                     self._serve(peer)
-                except (QapError, OSError) as exc:
+                except Exception as exc:
+                    # Whatever it was: the thread goes on to the next connection.
                     self._note(exc)
 
     def _note(self, error: Exception | None) -> None:

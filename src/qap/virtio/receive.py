@@ -18,7 +18,8 @@ class ReceiveQueue:
         index: of the queue.
         size: bytes of each buffer.
         head: how many of these, if any, have a descriptor of their own.
-        count: buffers, fewer if the queue is short.
+        count: buffers, fewer if the queue is short; 0 for one that the device gets only
+            while the driver waits.
     Raises:
         VirtioError: the device has no such queue.
     """
@@ -29,10 +30,13 @@ class ReceiveQueue:
         self._driver = driver
         self._size = size
         self._head = head
+        self._lends = not count
         self._addresses: dict[int, int] = {}
         self.queue = driver.queue(index)
-        for _ in range(min(count, self.queue.size // (2 if head else 1))):
-            self._give(take_in_page(driver.memory, size))
+        most = self.queue.size // (2 if head else 1)
+        self._free = [take_in_page(driver.memory, size) for _ in range(min(count, most) or 1)]
+        if not self._lends:
+            self._give()
 
     def open(self) -> None:
         """Tell the device of its buffers."""
@@ -50,18 +54,25 @@ class ReceiveQueue:
             VirtioError: it wrote more than there is room for.
         """
         index = self.queue.index
+        if self._free:
+            self._give()
+            self.open()
         used = poll_until(self.queue.take_used, timeout, lambda: f"{what} on queue {index}")
         if used.length > self._size:
             raise VirtioError(f"queue {index}: {used.length} bytes came in {self._size}")
         address = self._addresses.pop(used.id)
         data = self._driver.memory.read(address, used.length) if used.length else b""
-        self._give(address)
-        self.open()
+        self._free.append(address)
+        if not self._lends:
+            self._give()
+            self.open()
         return data
 
-    def _give(self, address: int) -> None:
-        chain = pieces(address, self._size, self._head, writable=True)
-        self._addresses[self.queue.add(chain)] = address
+    def _give(self) -> None:
+        while self._free:
+            address = self._free.pop(0)
+            chain = pieces(address, self._size, self._head, writable=True)
+            self._addresses[self.queue.add(chain)] = address
 
 
 def pieces(address: int, size: int, head: int, *, writable: bool) -> list[Buffer]:

@@ -6,7 +6,7 @@ from enum import IntEnum, IntFlag
 
 from qap.virtio.driver import SERVED_S, Driver
 from qap.virtio.queue import Buffer
-from qap.virtio.receive import ReceiveQueue
+from qap.virtio.receive import COUNT, ReceiveQueue, take_in_page
 from qap.virtio.transport import VirtioError
 
 DEVICE_TYPE = 19
@@ -22,7 +22,8 @@ TYPE_STREAM = 1
 # 5.10.6: src_cid, dst_cid, src_port, dst_port, len, type, op, flags, buf_alloc, fwd_cnt.
 HEADER = struct.Struct("<QQIIIHHIII")
 EVENT_SIZE = 4
-ROOM = 4096
+# Bytes of data in a packet: with its header it is half a page at most.
+ROOM = 2048 - HEADER.size
 # What a connection tells its peer to have room for; all of it is in Python.
 BUF_ALLOC = 8 * ROOM
 U32 = 1 << 32
@@ -107,14 +108,18 @@ class ConnectionReset(VirtioError):
 
 
 class Vsock:
-    """A socket device whose features are negotiated; sets DRIVER_OK."""
+    """A socket device whose features are negotiated; sets DRIVER_OK.
 
-    def __init__(self, driver: Driver) -> None:
+    Args:
+        buffers: how many the device has to receive into; see `ReceiveQueue`.
+    """
+
+    def __init__(self, driver: Driver, buffers: int = COUNT) -> None:
         self.driver = driver
-        self._rx = ReceiveQueue(driver, RX, HEADER.size + ROOM)
+        self._rx = ReceiveQueue(driver, RX, HEADER.size + ROOM, count=buffers)
         self.tx = driver.queue(TX)
         self._events = ReceiveQueue(driver, EVENT, EVENT_SIZE)
-        self._sent = driver.memory.take(HEADER.size + ROOM)
+        self._sent = take_in_page(driver.memory, HEADER.size + ROOM)
         driver.start()
         self._rx.open()
         self._events.open()

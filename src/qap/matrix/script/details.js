@@ -23,7 +23,7 @@ function judgement(side, row) {
   if (skip) said.push(`skipped: ${skip}`);
   if (gap) said.push(`known gap: ${gap}`);
   if (seconds !== undefined) said.push(`${Number((1000 * seconds).toPrecision(2))} ms`);
-  if (of("fresh") === false) said.push("from an earlier run");
+  if (of("fresh")) said.push("in a QEMU started for it");
   return h(
     "div",
     { className: "judgement" },

@@ -1,0 +1,242 @@
+"""One connection of a front-end: its messages, its kicks, and what it is asked."""
+
+import os
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, Self
+
+from qap.errors import QapError
+from qap.vhost_user.backend_channel import NoAnswer
+from qap.vhost_user.device import Device
+from qap.vhost_user.driver_memory import DriverMemory
+from qap.vhost_user.handler import Acked
+from qap.vhost_user.iotlb import IOTLB_MSG, IotlbType
+from qap.vhost_user.mem_table import BadAddress
+from qap.vhost_user.misbehave import Conduct
+from qap.vhost_user.protocol import (
+    BackendRequest,
+    Channel,
+    Disconnected,
+    ProtocolFeature,
+    request_name,
+)
+from qap.vhost_user.ring_server import RingServer
+from qap.vhost_user.session import Session
+from qap.vhost_user.vring import Vring
+from qap.vhost_user.vring_table import VringTable
+
+POLLED_RING_MS = 1
+VRING_STATE = struct.Struct("=II")
+U64 = struct.Struct("=Q")
+
+
+class HungUp(QapError):
+    """The back-end closed the connection, as it was told to (qap.vhost_user.misbehave)."""
+
+
+class Connection:
+    """Serves a front-end until it leaves or does what it may not.
+
+    Everything happens in the thread that calls `run`, except `submit`. While the back-end
+    waits for the answer to a request of its own it goes on handling messages: the
+    front-end may be waiting for a reply itself before it answers.
+
+    Use as a context manager around `run`: leaving it lets go of what the front-end gave.
+
+    Args:
+        sock: the connection; the caller keeps owning it.
+        device: what is served.
+    """
+
+    def __init__(self, sock: socket.socket, device: Device) -> None:
+        device.connections += 1
+        self._device = device
+        self._channel = Channel(sock, "the front-end")
+        self._socket = sock.fileno()
+        self._conduct = Conduct(lambda: device.misbehaviour, device.connections)
+        acked = Acked()
+        memory = DriverMemory(acked, device.records.touch, self._miss)
+        self._session = Session(device, self._conduct, acked, memory, VringTable(acked, self))
+        self._rings = RingServer(self._session, device, self._conduct, self._call)
+        self._jobs: deque[tuple[Callable[[Connection], Any], Future[Any]]] = deque()
+        self._watched: set[int] = set()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+
+    def run(self) -> None:
+        """Serve until the connection ends.
+
+        Raises:
+            Disconnected: the front-end left.
+            ProtocolError: it broke the protocol.
+            HungUp: we left.
+        """
+        if self._conduct.is_mute:
+            self._wait_for_the_end()
+        while True:
+            self._rings.serve()
+            ready = {fd for fd, _ in self._poll.poll(self._poll_ms())}
+            # Messages first: a kick may be meant for the ring that they set up.
+            if self._socket in ready:
+                self._handle_messages()
+            self._take_kicks(ready)
+            if self._wake in ready:
+                self._work()
+
+    def _take_kicks(self, ready: set[int]) -> None:
+        for vring in self._session.vrings:
+            if vring.polled or (vring.kick in ready and vring.clear_kick()):
+                vring.start()
+
+    def _poll_ms(self) -> int | None:
+        """How long nothing needs to be done if nothing comes."""
+        vrings = list(self._session.vrings)
+        if any(vring.is_due for vring in vrings):
+            return 0
+        return POLLED_RING_MS if any(vring.polled for vring in vrings) else None
+
+    def _wait_for_the_end(self) -> None:
+        poll = select.poll()
+        poll.register(self._socket, 0)
+        poll.poll()
+        raise Disconnected("the front-end left a back-end that never answered")
+
+    def _handle_messages(self) -> None:
+        """Every message that is there, at least one."""
+        while True:
+            with self._channel.receive() as message:
+                self._device.records.add_received(message)
+                if self._conduct.hangs_up(message.request):
+                    raise HungUp(f"the back-end hung up at {request_name(message.request)}")
+                reply = self._session.handle(message)
+                if reply:
+                    with reply:
+                        sent = self._conduct.reply(reply)
+                        if sent:
+                            self._channel.send(sent)
+            if not self._channel.pending:
+                return
+
+    def watch(self, vring: Vring) -> None:
+        """See `vring_table.Watch`."""
+        if vring.kick is not None:
+            self._watched.add(vring.kick)
+            self._poll.register(vring.kick, select.POLLIN)
+
+    def unwatch(self, vring: Vring) -> None:
+        """See `vring_table.Watch`."""
+        if vring.kick in self._watched:
+            self._poll.unregister(vring.kick)
+            self._watched.remove(vring.kick)
+
+    def submit(self, job: Callable[["Connection"], Any]) -> "Future[Any]":
+        """Have `run` do something between two messages; for any thread, before `close`."""
+        future: Future[Any] = Future()
+        self._jobs.append((job, future))
+        os.eventfd_write(self._wake, 1)
+        return future
+
+    def _work(self) -> None:
+        os.eventfd_read(self._wake)
+        while self._jobs:
+            job, future = self._jobs.popleft()
+            try:
+                future.set_result(job(self))
+            except NoAnswer as exc:
+                future.set_exception(exc)
+            except BaseException as exc:
+                future.set_exception(exc)
+                raise
+
+    def ask(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> int | None:
+        """Send a request on the back-end channel; only for the thread of `run`.
+
+        Args:
+            request: a BackendRequest, or another number to misbehave.
+            fds: stay the caller's.
+        Returns:
+            the u64 of the reply, 0 for success; None without REPLY_ACK: no reply comes.
+        Raises:
+            NoAnswer: there is no channel, or no reply came.
+        """
+        channel = self._session.backend_channel
+        name = request_name(request, BackendRequest)
+        if channel is None:
+            raise NoAnswer(f"no back-end channel for {name}: SET_BACKEND_REQ_FD never came")
+        acked = self._session.acked.has_protocol(ProtocolFeature.REPLY_ACK)
+        channel.send(request, payload, fds, need_reply=acked)
+        if not acked:
+            return None
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(channel, select.POLLIN)
+        deadline = time.monotonic() + self._device.patience
+        while True:
+            ready = {fd for fd, _ in poll.poll(max(0.0, deadline - time.monotonic()) * 1000)}
+            if not ready:
+                channel.give_up()
+                raise NoAnswer(f"waited {self._device.patience:g} s for the reply to {name}")
+            # Messages first: the reply says that they were sent before.
+            if self._socket in ready:
+                self._handle_messages()
+                if self._session.backend_channel is not channel:
+                    raise NoAnswer(f"the front-end replaced the channel of {name}")
+            if channel.fileno() in ready and (reply := channel.reply(request)):
+                (said,) = U64.unpack_from(reply.payload.ljust(U64.size, b"\0"))
+                return int(said)
+
+    def in_flight(self, queue: int) -> list[int]:
+        """What the inflight buffer notes of a queue; only for the thread of `run`."""
+        inflight = self._session.inflight
+        return inflight.in_flight(queue) if inflight else []
+
+    def _miss(self, iova: int, permission: int) -> None:
+        """Have the front-end send a translation, if it has one."""
+        payload = IOTLB_MSG.pack(iova, 0, 0, permission, IotlbType.MISS)
+        try:
+            if self.ask(BackendRequest.IOTLB_MSG, payload) is None:
+                self._wait_for_entry(iova, permission)
+        except NoAnswer as exc:
+            self._rings.check()
+            raise BadAddress(f"IOVA {iova:#x} was not translated: {exc}") from exc
+        self._rings.check()
+
+    def _wait_for_entry(self, iova: int, permission: int) -> None:
+        """Wait for the entry alone, as without REPLY_ACK nothing else says that it came."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        deadline = time.monotonic() + self._device.patience
+        while self._session.memory.iotlb.find(iova, permission) is None:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise NoAnswer(f"waited {self._device.patience:g} s for its IOTLB entry")
+            self._handle_messages()
+            self._rings.check()
+
+    def _call(self, vring: Vring) -> None:
+        """In-band, if that was negotiated; else the driver polls."""
+        if self._session.acked.has_protocol(ProtocolFeature.INBAND_NOTIFICATIONS):
+            try:
+                self.ask(BackendRequest.VRING_CALL, VRING_STATE.pack(vring.index, 0))
+            except NoAnswer as exc:
+                raise BadAddress(str(exc)) from exc
+
+    def close(self) -> None:
+        """Let go of everything, and of whoever waits for an answer to `submit`."""
+        self._session.close()
+        self._channel.close()
+        os.close(self._wake)
+        while self._jobs:
+            self._jobs.popleft()[1].set_exception(Disconnected("the front-end's connection ended"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,36 @@
+"""A back-end's device: what outlives its connections."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qap.vhost_user.misbehave import Misbehaviour
+from qap.vhost_user.records import Records
+from qap.vhost_user.service import Service
+
+
+@dataclass
+class Device:
+    """What a back-end offers, how it serves and what it remembers.
+
+    Attributes:
+        features: virtio feature bits offered.
+        protocol_features: mask of ProtocolFeature bits offered.
+        queues: the answer to GET_QUEUE_NUM.
+        config: device configuration space.
+        service: what it does with a chain.
+        patience: seconds to wait for the front-end's answer on the back-end channel.
+        misbehaviour: what it does wrong.
+        status: of SET_STATUS.
+        connections: how many there were, with the present one.
+    """
+
+    features: int
+    protocol_features: int
+    queues: int
+    config: bytearray
+    service: Service
+    patience: float
+    misbehaviour: Sequence[Misbehaviour] = ()
+    status: int = 0
+    connections: int = 0
+    records: Records = field(default_factory=Records)

@@ -1,0 +1,89 @@
+"""What a test may have a back-end ask of its front-end, whenever it likes."""
+
+import struct
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+from uuid import UUID
+
+from qap.vhost_user.backend_channel import NoAnswer
+from qap.vhost_user.connection import Connection
+from qap.vhost_user.device import Device
+from qap.vhost_user.iotlb import IOTLB_MSG, IotlbType, Permission
+from qap.vhost_user.protocol import BackendRequest
+
+VRING_STATE = struct.Struct("=II")
+VRING_AREA = struct.Struct("=QQQ")
+VRING_NO_FD = 1 << 8
+
+_B = BackendRequest
+
+
+class FrontEnd:
+    """The requests of vhost-user.rst, "Back-end message types", for any thread.
+
+    Each waits for the front-end's reply, if REPLY_ACK was negotiated, and returns its u64:
+    0 for success; or None. Any raises:
+
+    * NoAnswer: there is no connection or no back-end channel, or the reply stayed away.
+    * Disconnected: the connection ended meanwhile.
+
+    Args:
+        submit: has a connection's thread do something; raises NoAnswer if there is none.
+        device: says how long to wait, and that twice, as that thread may be waiting, too.
+    """
+
+    def __init__(
+        self, submit: Callable[[Callable[[Connection], Any]], "Future[Any]"], device: Device
+    ) -> None:
+        self._submit = submit
+        self._device = device
+
+    def ask(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> int | None:
+        """Send any request; `fds` stay the caller's."""
+        future = self._submit(lambda connection: connection.ask(request, payload, fds))
+        patience = 2 * self._device.patience
+        try:
+            answer: int | None = future.result(patience)
+        except TimeoutError:
+            raise NoAnswer(f"waited {patience:g} s for the back-end's thread") from None
+        return answer
+
+    def iotlb_miss(self, iova: int, permission: Permission) -> int | None:
+        """Ask for a translation."""
+        return self.ask(_B.IOTLB_MSG, IOTLB_MSG.pack(iova, 0, 0, permission, IotlbType.MISS))
+
+    def iotlb_access_fail(self, iova: int, permission: Permission) -> int | None:
+        """Report an access that the IOTLB doesn't allow."""
+        return self.ask(_B.IOTLB_MSG, IOTLB_MSG.pack(iova, 0, 0, permission, IotlbType.ACCESS_FAIL))
+
+    def config_change(self) -> int | None:
+        """Say that the configuration space is another now."""
+        return self.ask(_B.CONFIG_CHANGE_MSG)
+
+    def vring_host_notifier(self, queue: int, fd: int | None, size: int, offset: int) -> int | None:
+        """Offer a page of `fd` for the queue's notifications, or None to take it back."""
+        if fd is None:
+            return self.ask(_B.VRING_HOST_NOTIFIER_MSG, VRING_AREA.pack(queue | VRING_NO_FD, 0, 0))
+        area = VRING_AREA.pack(queue, size, offset)
+        return self.ask(_B.VRING_HOST_NOTIFIER_MSG, area, [fd])
+
+    def vring_call(self, queue: int) -> int | None:
+        """Say in-band that buffers were used."""
+        return self.ask(_B.VRING_CALL, VRING_STATE.pack(queue, 0))
+
+    def vring_err(self, queue: int) -> int | None:
+        """Report an error of a ring in-band."""
+        return self.ask(_B.VRING_ERR, VRING_STATE.pack(queue, 0))
+
+    def shared_object_add(self, uuid: UUID) -> int | None:
+        """Become the exporter of an object."""
+        return self.ask(_B.SHARED_OBJECT_ADD, uuid.bytes)
+
+    def shared_object_remove(self, uuid: UUID) -> int | None:
+        """Be it no longer."""
+        return self.ask(_B.SHARED_OBJECT_REMOVE, uuid.bytes)
+
+    def shared_object_lookup(self, uuid: UUID) -> int | None:
+        """Ask for an object; a file descriptor that comes with the reply is closed."""
+        return self.ask(_B.SHARED_OBJECT_LOOKUP, uuid.bytes)

@@ -1,0 +1,141 @@
+"""Serves the rings of a connection that are started, enabled and were kicked."""
+
+import sys
+from collections.abc import Callable
+
+from qap.features import FeatureBit
+from qap.vhost_user.device import Device
+from qap.vhost_user.mem_table import BadAddress
+from qap.vhost_user.misbehave import Conduct
+from qap.vhost_user.packed_ring import PackedRing
+from qap.vhost_user.protocol import ProtocolError
+from qap.vhost_user.records import RingError
+from qap.vhost_user.ring import Chain, MalformedRing, Ring, RingLayout
+from qap.vhost_user.service import Served
+from qap.vhost_user.session import Session
+from qap.vhost_user.split_ring import SplitRing
+from qap.vhost_user.vring import Vring, signal
+
+
+class RingStopped(Exception):
+    """The front-end stopped or changed the ring that is being served."""
+
+
+class RingServer:
+    """Takes chains off rings, has them served, and puts them into used rings.
+
+    Args:
+        session: whose rings these are.
+        device: how to serve.
+        conduct: what to do wrong.
+        call: tells the driver that a ring without a call eventfd has used entries.
+    """
+
+    def __init__(
+        self, session: Session, device: Device, conduct: Conduct, call: Callable[[Vring], None]
+    ) -> None:
+        self._session = session
+        self._device = device
+        self._conduct = conduct
+        self._call = call
+        self._serving: Vring | None = None
+        self._changes = 0
+
+    def serve(self) -> None:
+        """Serve every ring that may have something available, until it has no more."""
+        for vring in self._session.vrings:
+            if vring.is_due:
+                self._serve(vring)
+
+    def check(self) -> None:
+        """To be called after anything may have changed while a ring was being served.
+
+        Raises:
+            RingStopped: that ring did.
+        """
+        if self._serving and self._serving.changes != self._changes:
+            raise RingStopped
+
+    def _serve(self, vring: Vring) -> None:
+        vring.due = False
+        self._serving, self._changes = vring, vring.changes
+        try:
+            ring = vring.ring = vring.ring or self._load(vring)
+            while chain := self._next_chain(ring):
+                self._serve_chain(vring, ring, chain)
+        except RingStopped:
+            # What was not used yet is available again, if the ring goes on.
+            vring.due = True
+        except (BadAddress, MalformedRing) as exc:
+            self._device.records.add_error(RingError(vring.index, exc))
+            signal(vring.err)
+        finally:
+            self._serving = None
+
+    def _load(self, vring: Vring) -> Ring:
+        acked = self._session.acked
+        memory = self._session.memory
+        big = sys.byteorder == "big" if vring.big_endian is None else vring.big_endian
+        layout = RingLayout(
+            vring.size,
+            vring.desc,
+            vring.driver,
+            vring.device,
+            order=">" if big and not acked.has(FeatureBit.VERSION_1) else "<",
+            indirect=acked.has(FeatureBit.INDIRECT_DESC),
+            event_idx=acked.has(FeatureBit.EVENT_IDX),
+        )
+        inflight = self._session.inflight
+        if inflight and (vring.index >= inflight.queues or vring.size > inflight.entries):
+            raise MalformedRing("larger than SET_INFLIGHT_FD said")
+        kind = PackedRing if acked.has(FeatureBit.RING_PACKED) else SplitRing
+        rings = memory.rings(vring.index, vring.device, vring.log)
+        return kind(layout, rings, memory.buffers(vring.index), vring.base)
+
+    def _next_chain(self, ring: Ring) -> Chain | None:
+        chain = ring.next_chain()
+        if chain is None and ring.ask_kick():
+            # It may have become available before the driver could know what we asked for.
+            chain = ring.next_chain()
+        return chain
+
+    def _serve_chain(self, vring: Vring, ring: Ring, chain: Chain) -> None:
+        records = self._device.records
+        inflight = self._session.inflight
+        index, room = vring.index, chain.room
+        readable = b"".join(
+            [ring.buffers.read("buffer", one.address, one.size) for one in chain.readable]
+        )
+        if inflight and vring.noted is None:
+            vring.noted = inflight.begin(index, chain)
+        written = self._device.service(index, readable, room)
+        if written is None:
+            records.add_served(Served(index, chain.id, readable, None, room))
+            ring.advance(chain)
+            vring.noted = None
+            return
+        if len(written) > room:
+            raise ProtocolError(f"the service wrote {len(written)} bytes into a room of {room}")
+        self._fill(ring, chain, written)
+        # Before the driver can see that the chain was used, and look whether we say so.
+        records.add_served(Served(index, chain.id, readable, len(written), room))
+        entry = (chain.id, len(written))
+        entries = self._conduct.used(index, entry, room)
+        for used_id, length in entries:
+            ring.use(used_id, length, len(chain.taken))
+        ring.advance(chain)
+        if inflight and vring.noted is not None:
+            inflight.end(index, vring.noted, ring.used_position)
+        vring.noted = None
+        if ring.wants_call():
+            if vring.call is None:
+                self._call(vring)
+            else:
+                signal(vring.call)
+
+    def _fill(self, ring: Ring, chain: Chain, data: bytes) -> None:
+        for one in chain.writable:
+            if not data:
+                return
+            ring.buffers.write("buffer", one.address, data[: one.size])
+            data = data[one.size :]

@@ -1,0 +1,123 @@
+"""Debian's DPDK testpmd: a vhost-user network card's back-end that can translate addresses.
+
+It sends every frame back to where it came from, with the two addresses exchanged. It
+needs no huge pages, no hardware and no privileges.
+"""
+
+import os
+import select
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from qap import deb
+from qap.child import Child
+from qap.errors import QapError
+from qap.vhost_user.real import HOST, SUITE, Service, loader_argv
+
+START_S = 30.0
+PROMPT = b"testpmd> "
+
+# The ABI of the DPDK in SUITE, which is in the names of packages, libraries and folders.
+ABI = 25
+DRIVERS = f"dpdk/pmds-{ABI}.0"
+# What testpmd finds at run time, where no folder of plugins is given: by their names.
+PLUGINS = ("mempool_ring", "net_vhost")
+# What the program and these plugins are linked with, of DPDK and of others.
+PARTS = """
+    bitratestats bpf bus-auxiliary bus-dpaa bus-pci bus-vdev cmdline common-dpaax common-iavf
+    common-mlx5- crypto-scheduler cryptodev dmadev eal ethdev eventdev gro gso hash ip-frag
+    kvargs latencystats log mbuf mempool mempool-dpaa mempool-ring meter metrics net net-bnxt
+    net-bond net-dpaa net-i40e net-iavf net-ice net-ixgbe net-mlx5- net-vhost pcapng pci pdump
+    rcu reorder ring sched security telemetry timer vhost
+"""
+LIBRARIES = """
+    ibverbs-providers libbsd0 libc6 libcap2 libdbus-1-3 libelf1t64 libfdt1 libgcc-s1 libibverbs1
+    libjansson4 libmd0 libnl-3-200 libnl-route-3-200 libnuma1 libpcap0.8t64 libsystemd0 libzstd1
+    zlib1g
+"""
+
+# The least that testpmd accepts: MiB of memory, and buffers of which it takes 1025 and more.
+MEMORY_MIB = 24
+BUFFERS = 2048
+
+
+def testpmd_argv() -> list[str]:
+    """Debian's testpmd as a command line without options, without installing it.
+
+    Raises:
+        MissingError: a package is not cached and can't be brought.
+    """
+    names = ["dpdk-dev", *(f"librte-{part}{ABI}" for part in PARTS.split()), *LIBRARIES.split()]
+    root = deb.unpacked(SUITE, [f"{name}:{HOST}" for name in names])
+    plugins = " ".join(f"librte_{name}.so.{ABI}" for name in PLUGINS)
+    loader = loader_argv(root, DRIVERS)
+    return [*loader, "--preload", plugins, str(root / "usr/bin/dpdk-testpmd")]
+
+
+@contextmanager
+def testpmd(folder: Path, name: str, *, access_platform: bool = True) -> Iterator[Service]:
+    """testpmd with one network card, whose socket listens once the context is entered.
+
+    One of its two threads polls for as long as it lives, at the lowest priority.
+
+    Args:
+        folder: where the socket and the log go, and what testpmd keeps while it runs.
+        name: what socket and log are called.
+        access_platform: offer VIRTIO_F_ACCESS_PLATFORM.
+    Raises:
+        QapError: it ended at once, or could not make the card.
+        TimeoutError: it did not come up.
+    """
+    path = folder / f"{name}.sock"
+    cpus = ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
+    card = f"net_vhost0,iface={path},iommu-support={int(access_platform)}"
+    argv = ["env", f"RUNTIME_DIRECTORY={folder}", "nice", "-n", "19", *testpmd_argv()]
+    argv += ["--no-huge", "-m", str(MEMORY_MIB), "--no-pci", "--no-shconf", "--no-telemetry"]
+    argv += ["--lcores", f"(0,1)@({cpus})", "--vdev", card, "--"]
+    argv += ["--interactive", "--auto-start", "--no-lsc-interrupt", "--disable-link-check"]
+    argv += ["--no-numa", f"--total-num-mbufs={BUFFERS}"]
+    argv += ["--port-topology=loop", "--forward-mode=macswap"]
+    with ExitStack() as owned:
+        owned.callback(path.unlink, missing_ok=True)
+        child, said = _wired(argv, folder / f"{name}.log", owned)
+        _await_prompt(said, child)
+        if not path.is_socket():
+            raise QapError("dpdk-testpmd came up without its card", child.tail())
+        yield Service(path, child, (shlex.join(argv),))
+
+
+def _wired(argv: list[str], log: Path, owned: ExitStack) -> tuple[Child, int]:
+    """The program with a standard input that says nothing, and where its output can be read.
+
+    It leaves at the end of its input, so that comes first in the end: a signal that meets
+    it before it waits for a command it forgets.
+    """
+    with ExitStack() as theirs, ExitStack() as ours:
+        said, says = os.pipe()
+        owned.callback(os.close, said)
+        theirs.callback(os.close, says)
+        reads, writes = os.pipe()
+        theirs.callback(os.close, reads)
+        ours.callback(os.close, writes)
+        # Through /dev/fd, because a shell need not know file descriptors beyond 9.
+        script = f'exec "$@" </dev/fd/{reads} >/dev/fd/{says}'
+        child = Child(["sh", "-c", script, "sh", *argv], log=log, fds=(reads, says))
+        owned.enter_context(child)
+        owned.push(ours.pop_all())
+    return child, said
+
+
+def _await_prompt(said: int, child: Child) -> None:
+    """Wait for the prompt, which comes when the card is there and frames are forwarded."""
+    deadline = time.monotonic() + START_S
+    text = b""
+    while PROMPT not in text:
+        if not select.select([said], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise TimeoutError(f"waited {START_S:g} s for the prompt of dpdk-testpmd")
+        piece = os.read(said, 4096)
+        if not piece:
+            raise QapError("dpdk-testpmd ended before its prompt came", child.tail())
+        text += piece

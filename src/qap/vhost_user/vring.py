@@ -1,0 +1,120 @@
+"""One queue's ring as the front-end sets it up (vhost-user.rst, "Ring states")."""
+
+import os
+from dataclasses import dataclass, field
+
+from qap.vhost_user.protocol import ProtocolError
+from qap.vhost_user.ring import Ring
+
+
+@dataclass
+class Vring:
+    """A ring's state; it owns its file descriptors.
+
+    Attributes:
+        index: of the queue.
+        size: entries, from SET_VRING_NUM.
+        desc, driver, device: from SET_VRING_ADDR, which calls the last two available and used.
+        log: guest physical address at which writes to the device area are logged, from
+            SET_VRING_ADDR, or None.
+        base: where to go on, from SET_VRING_BASE; `ring.base` while there is a ring.
+        big_endian: from SET_VRING_ENDIAN, or None.
+        kick, call, err: eventfds, or None.
+        polled: there is no kick eventfd, and the ring is looked at from time to time.
+        enabled: by SET_VRING_ENABLE, or as nobody negotiated that.
+        started: by a kick, until GET_VRING_BASE.
+        due: there may be something to serve.
+        ring: the ring while it is served, or None.
+        noted: the inflight buffer's entry for the next chain, if it has one already.
+        changes: grows with every change on account of which serving has to stop.
+    """
+
+    index: int
+    size: int = 0
+    desc: int = 0
+    driver: int = 0
+    device: int = 0
+    log: int | None = None
+    base: int | None = None
+    big_endian: bool | None = None
+    kick: int | None = None
+    call: int | None = None
+    err: int | None = None
+    polled: bool = False
+    enabled: bool = False
+    started: bool = False
+    due: bool = False
+    ring: Ring | None = field(default=None, repr=False)
+    noted: int | None = None
+    changes: int = 0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is to be served now."""
+        return self.due and self.started and self.enabled
+
+    def start(self) -> None:
+        """A kick came."""
+        self.started = True
+        self.due = True
+
+    def clear_kick(self) -> bool:
+        """Read the kick eventfd; returns whether there was a kick.
+
+        Raises:
+            ProtocolError: it is no eventfd.
+        """
+        if self.kick is None:
+            return False
+        try:
+            os.eventfd_read(self.kick)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            raise ProtocolError(f"the kick of queue {self.index} is no eventfd") from exc
+        return True
+
+    def unload(self) -> None:
+        """Let go of the ring but not of how far it came: its setup changes."""
+        if self.ring:
+            self.base = self.ring.base
+            self.ring = None
+        self.changes += 1
+
+    def stop(self) -> None:
+        """Serve no more until the next kick; the eventfd for it goes, too."""
+        self.unload()
+        self.started = self.due = self.polled = False
+        self.set_kick(None)
+
+    def set_kick(self, fd: int | None) -> None:
+        self.kick = _replaced(self.kick, fd)
+
+    def set_call(self, fd: int | None) -> None:
+        self.call = _replaced(self.call, fd)
+
+    def set_err(self, fd: int | None) -> None:
+        self.err = _replaced(self.err, fd)
+
+    def close(self) -> None:
+        """Stop, and close every file descriptor; safe to repeat."""
+        self.stop()
+        self.set_call(None)
+        self.set_err(None)
+
+
+def _replaced(old: int | None, new: int | None) -> int | None:
+    if old is not None:
+        os.close(old)
+    return new
+
+
+def signal(fd: int | None) -> None:
+    """Add 1 to an eventfd, if there is one that takes it."""
+    if fd is None:
+        return
+    try:
+        os.eventfd_write(fd, 1)
+    except BlockingIOError:
+        # As high as it can be: whoever waits for it is woken anyway.
+        return
