@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,13 +122,29 @@ class Archive:
         self._run(["apt-get", "update", "--error-on=any"], self.home, wanted)
 
     def download(self, package: str, architecture: str) -> Path:
-        """Bring a .deb unless it is cached; returns the file, to `check` before use.
+        """Bring one .deb; see `download_all`."""
+        return self.download_all([f"{package}:{architecture}"])[0]
 
+    def download_all(self, names: Sequence[str]) -> list[Path]:
+        """Bring .debs, those that are not cached in one go; returns the files, to `check`.
+
+        Args:
+            names: with architecture, such as "busybox-static:s390x".
         Raises:
             MissingError: not cached, and no network or no such package.
         """
-        name = f"{package}:{architecture}"
-        return self._brought(["apt-get", "download", name], name, "*.deb")
+        with locked(self.home):
+            missing = [name for name in names if not self._folder(name).exists()]
+            if missing:
+                wanted = missing[0] if len(missing) == 1 else f"{missing[0]} and others"
+                with self._fresh(["apt-get", "download", *missing], wanted) as fresh:
+                    for name in missing:
+                        alone = fresh / name.replace(":", "_")
+                        alone.mkdir()
+                        (deb,) = fresh.glob(f"{name.partition(':')[0]}_*.deb")
+                        deb.rename(alone / deb.name)
+                        self._keep(alone, name)
+        return [next(self._folder(name).glob("*.deb")) for name in names]
 
     def source(self, package: str) -> Path:
         """Bring a source package likewise; returns its .dsc."""
@@ -136,18 +153,30 @@ class Archive:
 
     def _brought(self, argv: Sequence[str], wanted: str, pattern: str) -> Path:
         """What apt brings into an empty folder; kept in the cache once it is all there."""
-        target = self.home / "files" / wanted.replace(":", "_")
         with locked(self.home):
-            if not target.exists():
-                self.update(wanted)
-                target.parent.mkdir(exist_ok=True)
-                with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-                    fresh = Path(scratch) / "fresh"
-                    fresh.mkdir()
-                    self._run(argv, fresh, wanted)
-                    _write_sums(fresh)
-                    fresh.rename(target)
-        return next(target.glob(pattern))
+            if not self._folder(wanted).exists():
+                with self._fresh(argv, wanted) as fresh:
+                    self._keep(fresh, wanted)
+        return next(self._folder(wanted).glob(pattern))
+
+    def _folder(self, wanted: str) -> Path:
+        return self.home / "files" / wanted.replace(":", "_")
+
+    @contextmanager
+    def _fresh(self, argv: Sequence[str], wanted: str) -> Iterator[Path]:
+        """A folder with what apt brings, which ends with the context unless it was kept."""
+        self.update(wanted)
+        files = self.home / "files"
+        files.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=files) as scratch:
+            fresh = Path(scratch) / "fresh"
+            fresh.mkdir()
+            self._run(argv, fresh, wanted)
+            yield fresh
+
+    def _keep(self, folder: Path, wanted: str) -> None:
+        _write_sums(folder)
+        folder.rename(self._folder(wanted))
 
 
 def _sums(folder: Path) -> dict[str, str]:

@@ -31,7 +31,7 @@ def unpacked(
         QapError: a download is corrupted; it has been removed.
     """
     archive = Archive(suite)
-    debs = [archive.download(*name.split(":", 1)) for name in packages]
+    debs = archive.download_all(packages)
     home = cache() / "unpacked"
     names = "\n".join(sorted(f"{deb.name} {deb.stat().st_mtime_ns}" for deb in debs))
     target = home / f"{debs[0].stem}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
