@@ -82,8 +82,18 @@ def open_fds() -> int:
 
 
 @contextmanager
-def memfd() -> Iterator[int]:
+def memfd(size: int = 0) -> Iterator[int]:
     fd = os.memfd_create("qap-test")
+    try:
+        os.ftruncate(fd, size)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def eventfd() -> Iterator[int]:
+    fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     try:
         yield fd
     finally:

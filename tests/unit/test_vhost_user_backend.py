@@ -14,7 +14,7 @@ from qap.features import FeatureBit, bits, mask, names
 from qap.vhost_user.backend import DEFAULT_PROTOCOL_FEATURES, Backend
 from qap.vhost_user.protocol import NEED_REPLY, REPLY, VERSION, ProtocolError
 
-from .front_end import FEATURES, PATIENCE_S, Frontend, R, memfd, open_fds, u64
+from .front_end import FEATURES, PATIENCE_S, Frontend, R, eventfd, memfd, open_fds, u64
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_hang_up_ends_the_connection_and_takes_the_next(backend: Backend, front:
         (R.SET_FEATURES, u64(FEATURES)),
         (R.SET_VRING_NUM, struct.pack("=II", 0, 256)),
         (R.SET_VRING_ADDR, struct.pack("=IIQQQQ", 0, 0, 1, 2, 3, 4)),
-        (R.SET_MEM_TABLE, struct.pack("=IIQQQQ", 1, 0, 0, 4096, 0x7F00, 0)),
+        (R.SET_MEM_TABLE, struct.pack("=II", 0, 0)),
         (R.SET_VRING_KICK, u64(1 << 8)),
         (R.SET_STATUS, u64(3)),
     ],
@@ -140,19 +140,24 @@ def test_inflight_buffer_comes_as_a_file_descriptor(front: Frontend) -> None:
         assert os.fstat(fd).st_size == size > 0
 
 
-def test_file_descriptors_of_messages_are_closed(backend: Backend, front: Frontend) -> None:
+def test_file_descriptors_go_with_what_replaces_them_and_with_the_connection(
+    backend: Backend, front: Frontend
+) -> None:
     front.handshake()
     before = open_fds()
-    ours = [os.memfd_create("region"), os.memfd_create("region")]
-    table = struct.pack("=II", 2, 0) + 2 * struct.pack("=QQQQ", 0, 4096, 0, 0)
-    front.tell(R.SET_MEM_TABLE, table, fds=ours)
-    for request in (R.SET_VRING_KICK, R.SET_VRING_CALL, R.SET_VRING_ERR):
-        front.tell(request, u64(0), fds=ours[:1])
-    for fd in ours:
-        os.close(fd)
+    for _ in range(3):
+        with memfd(4096) as low, memfd(8192) as high, eventfd() as event:
+            table = struct.pack("=II8Q", 2, 0, 0, 4096, 0x7000, 0, 4096, 4096, 0x9000, 4096)
+            front.tell(R.SET_MEM_TABLE, table, fds=[low, high])
+            for request in (R.SET_VRING_KICK, R.SET_VRING_CALL, R.SET_VRING_ERR):
+                front.tell(request, u64(0), fds=[event])
+            front.ask_u64(R.GET_FEATURES)
+        assert [message.fds for message in backend.received[-5:]] == [2, 1, 1, 1, 0]
+        # A mapping holds a copy of its file descriptor.
+        assert open_fds() == before + 5
+    front.tell(R.SET_OWNER)
     front.ask_u64(R.GET_FEATURES)
     assert open_fds() == before
-    assert [message.fds for message in backend.received[-5:]] == [2, 1, 1, 1, 0]
 
 
 def test_backend_channel_lives_as_long_as_the_connection(front: Frontend) -> None:

@@ -16,7 +16,7 @@ from qap.virtio.transport import Status, Transport
 
 # Round trips through QEMU's main loop after which a buffer counts as unserved.
 PATIENCE = 16
-BACKEND_PATIENCE = 48
+PROGRAM_PATIENCE = 48
 FILLER = b"\xa5"
 COMBINED = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 
@@ -143,8 +143,11 @@ class Experiment:
         Each look is a turn of QEMU's main loop. QEMU also uses a buffer that its IOMMU
         did not let it write.
         """
-        alone = not self.cell.config.device_row.vhost_user
-        looks = PATIENCE if alone else BACKEND_PATIENCE
+        looks = PATIENCE
+        if self.site.backend:
+            self.site.backend.settle()
+        elif self.cell.config.device_row.vhost_user:
+            looks = PROGRAM_PATIENCE
         if not any(queue.take_used() for _ in range(looks * self.patience)):
             return False
         if self._answer is None:

@@ -198,14 +198,21 @@ class Backend:
         """
         self._records.forget()
 
+    def settle(self) -> None:
+        """Wait until messages and kicks that came before are dealt with.
+
+        Raises:
+            NoAnswer: there is no connection, or its thread is busy for too long.
+            Disconnected: the connection ended meanwhile.
+        """
+        self.front_end.run(lambda _: None)
+
     def in_flight(self, queue: int) -> list[int]:
         """Ids of the chains that the buffer of SET_INFLIGHT_FD notes as in flight.
 
-        Raises:
-            NoAnswer: there is no connection.
+        Raises as `settle` does.
         """
-        found: list[int] = self._submit(lambda connection: connection.in_flight(queue)).result()
-        return found
+        return self.front_end.run(lambda connection: connection.in_flight(queue))
 
     def requests(self, request: FrontendRequest) -> list[Received]:
         """Every message of one kind so far, oldest first."""

@@ -65,6 +65,7 @@ class Connection:
         self._rings = RingServer(self._session, device, self._conduct, self._call)
         self._jobs: deque[tuple[Callable[[Connection], Any], Future[Any]]] = deque()
         self._watched: set[int] = set()
+        self._new_watch = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
@@ -81,14 +82,27 @@ class Connection:
         if self._conduct.is_mute:
             self._wait_for_the_end()
         while True:
-            self._rings.serve()
-            ready = {fd for fd, _ in self._poll.poll(self._poll_ms())}
-            # Messages first: a kick may be meant for the ring that they set up.
-            if self._socket in ready:
-                self._handle_messages()
+            ready = self._wait()
             self._take_kicks(ready)
+            self._rings.serve()
             if self._wake in ready:
                 self._work()
+
+    def _wait(self) -> set[int]:
+        """Which eventfds are ready, once every message is handled that was sent before."""
+        seen = ready = self._ready(self._poll_ms())
+        while self._socket in ready:
+            self._new_watch = False
+            self._handle_messages()
+            if len(seen) == 1 and not self._new_watch:
+                break
+            ready = self._ready(0)
+            if self._new_watch:
+                seen |= ready
+        return seen
+
+    def _ready(self, timeout_ms: int | None) -> set[int]:
+        return {fd for fd, _ in self._poll.poll(timeout_ms)}
 
     def _take_kicks(self, ready: set[int]) -> None:
         for vring in self._session.vrings:
@@ -128,6 +142,7 @@ class Connection:
         """See `vring_table.Watch`."""
         if vring.kick is not None:
             self._watched.add(vring.kick)
+            self._new_watch = True
             self._poll.register(vring.kick, select.POLLIN)
 
     def unwatch(self, vring: Vring) -> None:
@@ -137,7 +152,10 @@ class Connection:
             self._watched.remove(vring.kick)
 
     def submit(self, job: Callable[["Connection"], Any]) -> "Future[Any]":
-        """Have `run` do something between two messages; for any thread, before `close`."""
+        """Have `run` do something once it has done what came before; from any thread.
+
+        Not after `close`.
+        """
         future: Future[Any] = Future()
         self._jobs.append((job, future))
         os.eventfd_write(self._wake, 1)

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from qap.vhost_user.backend_channel import NoAnswer
@@ -17,6 +17,7 @@ VRING_AREA = struct.Struct("=QQQ")
 VRING_NO_FD = 1 << 8
 
 _B = BackendRequest
+T = TypeVar("T")
 
 
 class FrontEnd:
@@ -39,15 +40,18 @@ class FrontEnd:
         self._submit = submit
         self._device = device
 
-    def ask(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> int | None:
-        """Send any request; `fds` stay the caller's."""
-        future = self._submit(lambda connection: connection.ask(request, payload, fds))
+    def run(self, job: Callable[[Connection], T]) -> T:
+        """What `job` returns, which the connection's thread runs between two messages."""
         patience = 2 * self._device.patience
         try:
-            answer: int | None = future.result(patience)
+            answer: T = self._submit(job).result(patience)
         except TimeoutError:
             raise NoAnswer(f"waited {patience:g} s for the back-end's thread") from None
         return answer
+
+    def ask(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> int | None:
+        """Send any request; `fds` stay the caller's."""
+        return self.run(lambda connection: connection.ask(request, payload, fds))
 
     def iotlb_miss(self, iova: int, permission: Permission) -> int | None:
         """Ask for a translation."""

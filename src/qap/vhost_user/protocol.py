@@ -26,6 +26,7 @@ MAX_PAYLOAD = 4096
 MAX_FDS = 253
 FDS_SIZE = socket.CMSG_SPACE(4 * MAX_FDS)
 READ_SIZE = 8192
+_TRUNCATED = int(socket.MSG_CTRUNC)
 
 
 class FrontendRequest(IntEnum):
@@ -306,7 +307,7 @@ class Channel:
                 fds = array.array("i")
                 fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
                 self._fds.append((len(self._data), list(fds)))
-        if flags & socket.MSG_CTRUNC:
+        if flags & _TRUNCATED:
             raise ProtocolError(f"file descriptors from {self.peer} were lost: raise `ulimit -n`")
         if data:
             return

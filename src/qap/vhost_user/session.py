@@ -170,6 +170,9 @@ class Session:
 
     def _set_inflight_fd(self, asked: Message, words: Words) -> None:
         given = Inflight(only_fd(asked), words, packed=self.acked.has(FeatureBit.RING_PACKED))
+        for vring in self.vrings:
+            vring.unload()
+            vring.noted = None
         if self.inflight:
             self.inflight.close()
         self.inflight = given

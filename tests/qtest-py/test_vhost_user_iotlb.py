@@ -1,0 +1,213 @@
+"""The Python back-end behind a vIOMMU that translates nothing yet: QEMU's answers to misses.
+
+With VT-d's translation off, and while virtio-iommu lets through what is in no domain, QEMU
+tells entries that map an address to itself.
+"""
+
+from typing import Any
+
+import pytest
+
+from qap.features import FeatureBit, mask
+from qap.machine import Machine
+from qap.pci_bus import PciBus
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.backend_channel import NoAnswer
+from qap.vhost_user.iotlb import IotlbType, Permission
+from qap.vhost_user.model import all_types
+from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature
+from qap.vhost_user.records import Received
+from qap.vhost_user.service import pattern
+from qap.virtio.driver import MODERN, Behaviour, Driver
+from qap.virtio.memory import GuestMemory
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.queue import Buffer, Queue
+
+RNG = "vhost-user-rng"
+VIOMMUS = ("intel-iommu", "virtio-iommu")
+PAGE = 4096
+RINGS = {"split": (), "packed": (FeatureBit.RING_PACKED,)}
+MIB = 1 << 20
+# Above the 128 MiB of RAM and below the PCI hole: nothing is there.
+NOWHERE = 0x4000_0000
+
+
+class Started:
+    """A device of some type behind a vIOMMU, with a driver that has set up its first queue."""
+
+    def __init__(self, lab: Any, kind: str, viommu: str = "intel-iommu", *bits: int) -> None:
+        self.backend: Backend = lab.backend(kind, access_platform=True)
+        self.backend.features |= mask(bits)
+        device, options = all_types()[kind].pci(self.backend.path.stem)
+        placed = {**device, "id": "dut", "bus": "port0", "iommu_platform": True}
+        placed["packed"] = FeatureBit.RING_PACKED in bits
+        if kind in ("vhost-user-blk", "vhost-user-scsi", "vhost-user-vsock", "vhost-user-net"):
+            placed["disable-legacy"] = "on"
+        self.machine: Machine = lab.machine(placed, viommu=viommu, qtest=True, extra=options)
+        found = PciBus(self.machine.qtest).scan()
+        # On the root port: a virtio-iommu is on the root bus.
+        (dut,) = [one for one in found if one.vendor_id == VENDOR_ID and one.bdf.bus]
+        self.transport = PciModern(dut)
+        self.memory = GuestMemory(self.machine.qtest)
+        self.behaviour = Behaviour(supports=MODERN | mask(bits))
+        self.start()
+
+    def start(self) -> None:
+        self.driver = Driver(self.transport, self.memory, self.behaviour)
+        self.driver.negotiate()
+        self.queue: Queue = self.driver.queue(0)
+        self.driver.start()
+
+    def exchange(self, address: int, size: int) -> None:
+        """Have the device fill a buffer, and look that it did."""
+        used = self.driver.serve(self.queue, [Buffer(address, size, writable=True)])
+        assert used.length == size
+        assert self.memory.read(address, size) == pattern(size)
+
+
+def entries(backend: Backend) -> list[Received]:
+    """Every IOTLB entry that QEMU has told."""
+    told = backend.requests(FrontendRequest.IOTLB_MSG)
+    return [one for one in told if one.words[4] == IotlbType.UPDATE]
+
+
+def pages(backend: Backend) -> set[int]:
+    """First addresses of the pages that the back-end touched."""
+    return {
+        page
+        for one in backend.touched
+        for page in range(one.address & -PAGE, one.address + one.size, PAGE)
+    }
+
+
+@pytest.mark.parametrize("viommu", VIOMMUS)
+@pytest.mark.parametrize("ring", RINGS)
+def test_rings_and_buffers_are_translated(lab: Any, viommu: str, ring: str) -> None:
+    started = Started(lab, RNG, viommu, *RINGS[ring])
+    for _ in range(3):
+        started.exchange(started.memory.take(64), 64)
+    backend = started.backend
+    assert {one.space for one in backend.touched} == {"iova"}
+    assert backend.ring_errors == []
+    told = {one.words[0] + at for one in entries(backend) for at in range(0, one.words[1], PAGE)}
+    assert pages(backend) <= told
+
+
+# A crypto back-end is never told of ACCESS_PLATFORM, and can't translate.
+@pytest.mark.parametrize("kind", [kind for kind in all_types() if kind != "vhost-user-crypto"])
+def test_every_type_is_served_through_the_iotlb(lab: Any, kind: str) -> None:
+    started = Started(lab, kind)
+    started.exchange(started.memory.take(32), 32)
+    assert {one.space for one in started.backend.touched} == {"iova"}
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AssertionError,
+    reason="QEMU tells a crypto back-end no features, and IOVAs as the ring's addresses",
+)
+def test_crypto_is_served_through_the_iotlb(lab: Any) -> None:
+    started = Started(lab, "vhost-user-crypto")
+    started.queue.add([Buffer(started.memory.take(32), 32, writable=True)])
+    started.transport.notify(0)
+    started.backend.settle()
+    assert started.backend.ring_errors == []
+    assert started.queue.take_used()
+
+
+def test_ring_addresses_are_those_that_the_driver_wrote(lab: Any) -> None:
+    started = Started(lab, RNG)
+    (told,) = started.backend.requests(FrontendRequest.SET_VRING_ADDR)
+    _, _, desc, device, driver, _ = told.words
+    where = started.queue.addresses
+    assert (desc, driver, device) == (where.desc, where.driver, where.device)
+
+
+def test_buffer_on_several_pages_needs_an_entry_for_each(lab: Any) -> None:
+    started = Started(lab, RNG)
+    address = started.memory.take(5 * PAGE, PAGE) + PAGE // 2
+    started.exchange(address, 3 * PAGE)
+    buffers = [one for one in started.backend.touched if one.what == "buffer"]
+    assert [(one.address, one.size, one.write) for one in buffers] == [(address, 3 * PAGE, True)]
+    told = {one.words[0] for one in entries(started.backend)}
+    assert {address - PAGE // 2 + at * PAGE for at in range(4)} <= told
+
+
+def test_page_is_asked_for_once(lab: Any) -> None:
+    started = Started(lab, RNG)
+    address = started.memory.take(PAGE, PAGE)
+    started.exchange(address, 64)
+    before = len(entries(started.backend))
+    for _ in range(5):
+        started.exchange(address, 64)
+    assert len(entries(started.backend)) == before
+
+
+def test_nothing_is_kept_over_a_reset(lab: Any) -> None:
+    """Who stops a device tells of no invalidated entry any more."""
+    started = Started(lab, RNG)
+    address = started.memory.take(PAGE, PAGE)
+    for _ in range(3):
+        started.exchange(address, 64)
+        assert address in {one.words[0] for one in entries(started.backend)}
+        started.transport.reset()
+        started.backend.forget()
+        started.start()
+
+
+def test_address_that_is_no_memory_is_an_error_of_the_ring(lab: Any) -> None:
+    """QEMU refuses to translate it; the next buffer is served."""
+    started = Started(lab, RNG)
+    started.queue.add([Buffer(NOWHERE, 64, writable=True)])
+    started.transport.notify(0)
+    started.backend.settle()
+    assert started.queue.take_used() is None
+    errors = started.backend.ring_errors
+    assert errors
+    assert all(f"IOVA {NOWHERE:#x}" in str(error) for error in errors)
+    assert NOWHERE not in pages(started.backend)
+    started.transport.reset()
+    started.start()
+    started.exchange(started.memory.take(64), 64)
+
+
+def test_back_end_may_ask_on_its_own(lab: Any) -> None:
+    started = Started(lab, RNG)
+    address = started.memory.take(PAGE, PAGE)
+    before = len(entries(started.backend))
+    assert started.backend.front_end.iotlb_miss(address, Permission.READ_WRITE) == 0
+    (told,) = entries(started.backend)[before:]
+    iova, size, _, permission, _ = told.words
+    assert (iova, size, permission) == (address, PAGE, Permission.READ_WRITE)
+    assert started.backend.front_end.iotlb_miss(NOWHERE, Permission.READ) == 1
+
+
+def test_stopped_device_is_told_no_translation(lab: Any) -> None:
+    started = Started(lab, RNG)
+    started.transport.reset()
+    assert started.backend.front_end.iotlb_miss(16 * MIB, Permission.READ) == 1
+
+
+def test_unplugged_device_has_no_channel(lab: Any) -> None:
+    started = Started(lab, RNG)
+    started.machine.qmp.execute("device_del", id="dut")
+    started.machine.qmp.execute("system_reset")
+    started.machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "dut", 10)
+    with pytest.raises(NoAnswer):
+        started.backend.front_end.iotlb_miss(16 * MIB, Permission.READ)
+
+
+@pytest.mark.parametrize("missing", [ProtocolFeature.REPLY_ACK, ProtocolFeature.BACKEND_REQ])
+def test_back_end_that_translates_must_be_able_to_ask(lab: Any, missing: ProtocolFeature) -> None:
+    backend = lab.backend(RNG, access_platform=True)
+    backend.protocol_features &= ~mask([missing])
+    said = lab.cold_refusal(lab.device(RNG, backend), viommu="intel-iommu")
+    assert "IOMMU support requires reply-ack and backend-req" in said
+
+
+def test_untranslated_device_has_no_iotlb(lab: Any) -> None:
+    """Without a vIOMMU a back-end that could translate is never told to."""
+    started = Started(lab, RNG, "none")
+    started.exchange(started.memory.take(64), 64)
+    assert entries(started.backend) == []
+    assert {one.space for one in started.backend.touched} == {"uva", "gpa"}

@@ -1,0 +1,348 @@
+"""What QEMU makes of a vhost-user back-end that misbehaves: an error, and never its own end."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from qap.features import FeatureBit, mask
+from qap.machine import Device, Machine, QemuDied
+from qap.oracle import REFUSAL_PHRASE
+from qap.pci_bus import PciBus
+from qap.qmp import QmpRefused
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.backend_channel import NoAnswer
+from qap.vhost_user.misbehave import (
+    FlipFeatures,
+    Garble,
+    HangUp,
+    Misbehaviour,
+    Mute,
+    Nack,
+    Silence,
+    WrongUsed,
+)
+from qap.vhost_user.model import FEATURES, all_types
+from qap.vhost_user.protocol import REPLY, VERSION, BackendRequest, FrontendRequest
+from qap.vhost_user.service import pattern
+from qap.virtio.driver import Driver
+from qap.virtio.memory import GuestMemory
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.queue import Buffer, Queue
+from qap.virtio.transport import VirtioError
+
+R = FrontendRequest
+Refusal = Callable[[Machine, Device], str]
+
+# One of each way that QEMU's devices connect and start.
+KINDS = ("vhost-user-blk", "vhost-user-fs", "vhost-user-rng", "vhost-user-scsi", "vhost-user-vsock")
+# Those that are made from vhost-user-base.
+BASE_KINDS = tuple(f"vhost-user-{name}" for name in ("rng", "i2c", "gpio", "input", "snd"))
+# They read configuration space when they are plugged.
+CONFIG_KINDS = ("vhost-user-blk", "vhost-user-vsock")
+SAID_S = 20
+NEVER_S = 0.2
+
+BAD_REPLIES: dict[str, Misbehaviour] = {
+    "features too short": Garble(R.GET_FEATURES, size=4),
+    "features too long": Garble(R.GET_FEATURES, size=16),
+    "features empty": Garble(R.GET_FEATURES, size=0),
+    "more than any message": Garble(R.GET_FEATURES, size=4000),
+    "reply to another request": Garble(R.GET_FEATURES, number=R.GET_QUEUE_NUM),
+    "reply to no request": Garble(R.GET_FEATURES, number=99),
+    "reply flag missing": Garble(R.GET_FEATURES, flags=VERSION),
+    "bad version": Garble(R.GET_FEATURES, flags=2 | REPLY),
+    "protocol features too short": Garble(R.GET_PROTOCOL_FEATURES, size=4),
+    "reply to another than protocol features": Garble(R.GET_PROTOCOL_FEATURES, number=R.SET_OWNER),
+    "number of queues too long": Garble(R.GET_QUEUE_NUM, size=12),
+    "back-end channel nacked": Nack(R.SET_BACKEND_REQ_FD),
+    "no features at all": FlipFeatures(0),
+    "hung up at once": HangUp(1),
+    "hung up at the second question": HangUp(2),
+    "hung up at SET_OWNER": HangUp(request=R.SET_OWNER),
+    "hung up when asked for features again": HangUp(2, R.GET_FEATURES),
+}
+BAD_CONFIG: dict[str, Misbehaviour] = {
+    "too short": Garble(R.GET_CONFIG, size=4),
+    "empty": Garble(R.GET_CONFIG, size=0),
+    "of another request": Garble(R.GET_CONFIG, number=R.SET_CONFIG),
+    "hung up": HangUp(request=R.GET_CONFIG),
+}
+SILENCES: dict[str, Misbehaviour] = {
+    "mute": Mute(),
+    "silent on features": Silence(R.GET_FEATURES),
+    "silent on protocol features": Silence(R.GET_PROTOCOL_FEATURES),
+    "silent on the back-end channel": Silence(R.SET_BACKEND_REQ_FD),
+}
+
+
+def misbehaving(lab: Any, kind: str, *rules: Misbehaviour, **options: Any) -> Backend:
+    backend: Backend = lab.backend(kind, **options)
+    backend.misbehaviour = rules
+    return backend
+
+
+def device(kind: str, backend: Backend) -> Device:
+    properties, _ = all_types()[kind].pci(backend.path.stem)
+    return {**properties, "id": "dut", "bus": "port0"}
+
+
+def negotiated(machine: Machine) -> Driver:
+    """A driver of the machine's only virtio function, which has accepted its features."""
+    driver = Driver(PciModern(PciBus(machine.qtest).find(VENDOR_ID)), GuestMemory(machine.qtest))
+    driver.negotiate()
+    return driver
+
+
+def served(driver: Driver, queue: Queue) -> None:
+    """Have the device fill a buffer, and look that it did."""
+    address = driver.memory.take(16)
+    assert driver.serve(queue, [Buffer(address, 16, writable=True)]).length == 16
+    assert driver.memory.read(address, 16) == pattern(16)
+
+
+def running(
+    lab: Any, kind: str, rules: Sequence[Misbehaviour] = ()
+) -> tuple[Backend, Machine, Driver]:
+    """A plugged device, well-behaved until here, and a driver that has accepted its features."""
+    backend = lab.backend(kind)
+    machine = lab.machine(device(kind, backend), qtest=True)
+    backend.misbehaviour = rules
+    driver = negotiated(machine)
+    return backend, machine, driver
+
+
+def assert_lives(machine: Machine, rounds: int = 5) -> None:
+    """QEMU answers, and its main loop goes round without an accident that was put off."""
+    for _ in range(rounds):
+        assert machine.alive
+        machine.qtest.clock_step(1000)
+
+
+def assert_takes_another(machine: Machine, kind: str, good: Backend) -> None:
+    """The slot is free, and a back-end that behaves is plugged into it and served."""
+    assert_lives(machine)
+    machine.plug(device(kind, good))
+    driver = negotiated(machine)
+    queue = driver.queue(0)
+    driver.start()
+    served(driver, queue)
+
+
+@pytest.mark.parametrize("rule", BAD_REPLIES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_reply_fails_the_plug(lab: Any, refusal: Refusal, kind: str, rule: str) -> None:
+    bad = misbehaving(lab, kind, BAD_REPLIES[rule])
+    good = lab.backend(kind)
+    machine = lab.machine(qtest=True)
+    assert refusal(machine, device(kind, bad))
+    assert_takes_another(machine, kind, good)
+
+
+@pytest.mark.parametrize("rule", BAD_CONFIG)
+@pytest.mark.parametrize("kind", CONFIG_KINDS)
+def test_bad_configuration_fails_the_plug(lab: Any, refusal: Refusal, kind: str, rule: str) -> None:
+    bad = misbehaving(lab, kind, BAD_CONFIG[rule])
+    good = lab.backend(kind)
+    machine = lab.machine(qtest=True)
+    assert refusal(machine, device(kind, bad))
+    assert_takes_another(machine, kind, good)
+
+
+@pytest.mark.parametrize("silence", SILENCES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_silence_lasts_until_the_back_end_leaves(lab: Any, kind: str, silence: str) -> None:
+    """QEMU waits for it without a limit, and then the plug fails."""
+    bad = misbehaving(lab, kind, SILENCES[silence])
+    good = lab.backend(kind)
+    machine = lab.machine(qtest=True)
+    with ThreadPoolExecutor() as pool:
+        plugging = pool.submit(machine.plug, device(kind, bad))
+        with pytest.raises(TimeoutError):
+            plugging.result(NEVER_S)
+        bad.misbehaviour = [Mute()]
+        bad.close()
+        with pytest.raises(QmpRefused):
+            plugging.result(SAID_S)
+    assert_takes_another(machine, kind, good)
+
+
+# features that change
+
+
+@pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-fs", "vhost-user-rng"])
+def test_last_answer_counts_for_the_fence(lab: Any, kind: str) -> None:
+    """ACCESS_PLATFORM goes away between the two questions of one plug: it isn't offered."""
+    without = mask([*FEATURES, FeatureBit.VERSION_1])
+    bad = misbehaving(lab, kind, FlipFeatures(without, from_request=2), access_platform=True)
+    said = lab.cold_refusal(lab.device(kind, bad), viommu="intel-iommu")
+    assert REFUSAL_PHRASE in said
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "vhost-user-blk",
+        "vhost-user-fs",
+        pytest.param(
+            "vhost-user-rng",
+            marks=pytest.mark.xfail(
+                strict=True,
+                raises=QemuDied,
+                reason="QEMU aborts: vub_get_features() asserts that there are some",
+            ),
+        ),
+        "vhost-user-scsi",
+        "vhost-user-vsock",
+    ],
+)
+def test_features_that_all_go_away_are_survived(lab: Any, refusal: Refusal, kind: str) -> None:
+    bad = misbehaving(lab, kind, FlipFeatures(0, from_request=2))
+    machine = lab.machine(qtest=True)
+    refusal(machine, device(kind, bad))
+    assert_lives(machine)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_feature_at_once_is_survived(lab: Any, refusal: Refusal, kind: str) -> None:
+    bad = misbehaving(lab, kind, FlipFeatures((1 << 64) - 1, from_request=2))
+    machine = lab.machine(qtest=True)
+    refusal(machine, device(kind, bad))
+    assert_lives(machine)
+
+
+@pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-scsi"])
+def test_storage_is_asked_again_on_a_new_connection(lab: Any, kind: str) -> None:
+    """These devices try more than once when they are plugged."""
+    backend = misbehaving(lab, kind, HangUp(until_connection=2))
+    machine = lab.machine(device(kind, backend), qtest=True)
+    assert_lives(machine)
+    assert backend.connections == 3
+
+
+def test_features_of_the_new_connection_count_for_the_fence(lab: Any) -> None:
+    without = mask([*FEATURES, FeatureBit.VERSION_1])
+    rules = HangUp(2, R.GET_FEATURES, until_connection=1), FlipFeatures(without, from_connection=2)
+    bad = misbehaving(lab, "vhost-user-blk", *rules, access_platform=True)
+    said = lab.cold_refusal(lab.device("vhost-user-blk", bad), viommu="intel-iommu")
+    assert REFUSAL_PHRASE in said
+    assert bad.connections == 2
+
+
+# refusing and breaking what is asked at run time
+
+
+@pytest.mark.parametrize(
+    "request_", [R.SET_MEM_TABLE, R.SET_VRING_ENABLE], ids=lambda request_: request_.name
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nacked_start_serves_nothing(lab: Any, kind: str, request_: R) -> None:
+    backend, machine, driver = running(lab, kind, [Nack(request_)])
+    queue = driver.queue(0)
+    driver.start()
+    queue.add([Buffer(driver.memory.take(16), 16, writable=True)])
+    driver.transport.notify(0)
+    # Storage devices close the connection.
+    with suppress(NoAnswer):
+        backend.settle()
+    assert queue.take_used() is None
+    assert backend.served == []
+    driver.transport.reset()
+    assert_lives(machine)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Garble(R.GET_VRING_BASE, size=4),
+        Garble(R.GET_VRING_BASE, number=R.SET_VRING_BASE),
+        Garble(R.GET_VRING_BASE, payload=b"\xff" * 8),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_ring_base_is_survived(lab: Any, kind: str, rule: Misbehaviour) -> None:
+    backend, machine, driver = running(lab, kind)
+    queue = driver.queue(0)
+    driver.start()
+    served(driver, queue)
+    backend.misbehaviour = [rule]
+    driver.transport.reset()
+    assert_lives(machine)
+
+
+# used rings
+
+
+def test_id_that_was_never_made_available_is_the_drivers_to_notice(lab: Any) -> None:
+    """QEMU doesn't look into a used ring that a back-end writes; the machine lives on."""
+    _, machine, driver = running(lab, "vhost-user-rng", [WrongUsed(id=63)])
+    queue = driver.queue(0)
+    driver.start()
+    with pytest.raises(VirtioError, match="63 was used but not available"):
+        driver.serve(queue, [Buffer(driver.memory.take(16), 16, writable=True)])
+    driver.transport.reset()
+    assert_lives(machine)
+
+
+def test_length_beyond_the_buffer_reaches_the_driver(lab: Any) -> None:
+    _, machine, driver = running(lab, "vhost-user-rng", [WrongUsed(excess=1)])
+    queue = driver.queue(0)
+    driver.start()
+    used = driver.serve(queue, [Buffer(driver.memory.take(16), 16, writable=True)])
+    assert used.length == 17
+    driver.transport.reset()
+    assert_lives(machine)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chain_that_is_used_twice_is_survived(lab: Any, kind: str) -> None:
+    """More is used than was available, when QEMU takes the ring back from the back-end."""
+    _, machine, driver = running(lab, kind, [WrongUsed(times=2)])
+    queue = driver.queue(0)
+    driver.start()
+    driver.serve(queue, [Buffer(driver.memory.take(16), 16, writable=True)])
+    with pytest.raises(VirtioError, match="was used but not available"):
+        queue.wait_used(SAID_S)
+    driver.transport.reset()
+    assert_lives(machine)
+
+
+# the back-end channel
+
+
+@pytest.mark.parametrize(
+    ("request_", "payload"),
+    [
+        (99, b""),
+        (BackendRequest.IOTLB_MSG, b""),
+        (BackendRequest.IOTLB_MSG, b"\xff" * 32),
+        (BackendRequest.VRING_HOST_NOTIFIER_MSG, b"\xff" * 24),
+        (BackendRequest.VRING_CALL, b"\xff" * 8),
+        (BackendRequest.SHARED_OBJECT_REMOVE, b"\xff" * 16),
+        (BackendRequest.SHARED_OBJECT_LOOKUP, b"\xff" * 16),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nonsense_on_the_back_end_channel_is_refused(
+    lab: Any, kind: str, request_: int, payload: bytes
+) -> None:
+    """With an answer that says so; the device is served on."""
+    backend, machine, driver = running(lab, kind)
+    queue = driver.queue(0)
+    driver.start()
+    answer = backend.front_end.ask(request_, payload)
+    assert answer not in (None, 0)
+    served(driver, queue)
+    assert_lives(machine)
+
+
+def test_message_too_long_ends_the_back_end_channel_alone(lab: Any) -> None:
+    backend, machine, driver = running(lab, "vhost-user-blk")
+    queue = driver.queue(0)
+    driver.start()
+    with pytest.raises(NoAnswer, match="closed"):
+        backend.front_end.ask(BackendRequest.CONFIG_CHANGE_MSG, bytes(4000))
+    served(driver, queue)
+    assert_lives(machine)

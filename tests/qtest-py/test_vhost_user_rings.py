@@ -1,0 +1,279 @@
+"""The Python back-end serves the rings of real vhost-user devices, and says what it touched."""
+
+from typing import Any
+
+import pytest
+
+from qap.features import FeatureBit, mask
+from qap.machine import Machine
+from qap.pci_bus import PciBus
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.dirty_log import LOG_ALL
+from qap.vhost_user.model import all_types
+from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature
+from qap.vhost_user.service import pattern
+from qap.virtio.driver import MODERN, Behaviour, Driver
+from qap.virtio.memory import GuestMemory
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.poll import poll_until
+from qap.virtio.queue import Buffer, Queue
+
+RNG, BLK = "vhost-user-rng", "vhost-user-blk"
+RINGS = {
+    "split": (),
+    "split, indirect": (FeatureBit.INDIRECT_DESC,),
+    "split, event_idx": (FeatureBit.EVENT_IDX,),
+    "split, both": (FeatureBit.INDIRECT_DESC, FeatureBit.EVENT_IDX),
+    "packed": (FeatureBit.RING_PACKED,),
+    "packed, indirect": (FeatureBit.RING_PACKED, FeatureBit.INDIRECT_DESC),
+    "packed, event_idx": (FeatureBit.RING_PACKED, FeatureBit.EVENT_IDX),
+    "packed, both": (FeatureBit.RING_PACKED, FeatureBit.INDIRECT_DESC, FeatureBit.EVENT_IDX),
+}
+# Queues that QEMU serves itself: a network device's control queue (virtio 1.3, 5.1.2), a
+# socket device's event queue (5.10.2), a crypto device's control queue (5.9.2).
+QEMUS_OWN = {"vhost-user-net": {2}, "vhost-user-vsock": {2}, "vhost-user-crypto": {1}}
+
+
+def driver(machine: Machine, *bits: int) -> Driver:
+    """A driver of the machine's only virtio function that accepts these bits as well."""
+    transport = PciModern(PciBus(machine.qtest).find(VENDOR_ID))
+    behaviour = Behaviour(supports=MODERN | mask(bits))
+    willing = Driver(transport, GuestMemory(machine.qtest), behaviour)
+    willing.negotiate()
+    return willing
+
+
+def plugged(lab: Any, kind: str, backend: Backend, **properties: Any) -> Machine:
+    """A machine with a device of this type, cold-plugged, in front of a back-end."""
+    device, options = all_types()[kind].pci(backend.path.stem)
+    packed = bool(backend.features >> FeatureBit.RING_PACKED & 1)
+    placed = {**device, "id": "dut", "bus": "port0", "packed": packed, **properties}
+    machine: Machine = lab.machine(placed, qtest=True, extra=options)
+    return machine
+
+
+def served(lab: Any, kind: str, *bits: int) -> tuple[Backend, Driver, Queue]:
+    """A started device whose driver accepted these bits, and its first queue."""
+    backend = lab.backend(kind)
+    backend.features |= mask(bits)
+    willing = driver(plugged(lab, kind, backend), *bits)
+    assert willing.accepted & mask(bits) == mask(bits)
+    queue = willing.queue(0)
+    willing.start()
+    return backend, willing, queue
+
+
+def exchange(willing: Driver, queue: Queue, said: bytes, room: int) -> bytes:
+    """Hand the device a chain of something to read and of room to write; returns what it wrote."""
+    memory = willing.memory
+    readable, writable = memory.put(said), memory.take(room)
+    used = willing.serve(queue, [Buffer(readable, len(said)), Buffer(writable, room, True)])
+    assert used.length == room
+    return memory.read(writable, room)
+
+
+@pytest.mark.parametrize("kind", all_types())
+def test_every_queue_of_every_type_is_served(lab: Any, kind: str) -> None:
+    """Except those that QEMU serves itself."""
+    backend = lab.backend(kind)
+    willing = driver(plugged(lab, kind, backend))
+    count = 0
+    while willing.transport.queue_max(count):
+        count += 1
+    queues = [willing.queue(index) for index in range(count)]
+    willing.start()
+    for queue in queues:
+        if queue.index not in QEMUS_OWN.get(kind, ()):
+            said = f"to queue {queue.index}".encode()
+            assert exchange(willing, queue, said, 48) == pattern(48)
+            assert backend.served[-1].readable == said
+    assert {one.queue for one in backend.served} == set(range(count)) - QEMUS_OWN.get(kind, set())
+    assert backend.ring_errors == []
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_ring_is_served_past_its_wrap(lab: Any, ring: str) -> None:
+    backend, willing, queue = served(lab, RNG, *RINGS[ring])
+    for number in range(queue.size + 40):
+        assert exchange(willing, queue, f"chain {number}".encode(), 24) == pattern(24)
+    said = [one.readable for one in backend.served]
+    assert said == [f"chain {number}".encode() for number in range(queue.size + 40)]
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_several_chains_come_back_once_each(lab: Any, ring: str) -> None:
+    _, willing, queue = served(lab, RNG, *RINGS[ring])
+    for _ in range(queue.size // 4):
+        rooms = [willing.memory.take(16 + number) for number in range(5)]
+        ids = [
+            queue.add([Buffer(address, 16 + number, True)]) for number, address in enumerate(rooms)
+        ]
+        if queue.wants_notification():
+            willing.transport.notify(0)
+        used = [queue.wait_used(10) for _ in range(5)]
+        assert [one.id for one in used] == ids
+        assert [one.length for one in used] == [16, 17, 18, 19, 20]
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_only_what_the_driver_gave_is_touched(lab: Any, ring: str) -> None:
+    """Buffers at their guest physical addresses, and the queue's three areas."""
+    backend, willing, queue = served(lab, RNG, *RINGS[ring])
+    memory = willing.memory
+    readable, writable = memory.put(b"r" * 100), memory.take(200)
+    willing.serve(queue, [Buffer(readable, 100), Buffer(writable, 200, True)])
+    buffers = [one for one in backend.touched if one.what == "buffer"]
+    assert [(one.space, one.address, one.size, one.write) for one in buffers] == [
+        ("gpa", readable, 100, False),
+        ("gpa", writable, 200, True),
+    ]
+    tables = [one for one in backend.touched if one.what == "indirect"]
+    assert len(tables) == (FeatureBit.INDIRECT_DESC in RINGS[ring])
+    (told,) = [one.words for one in backend.requests(FrontendRequest.SET_VRING_ADDR)]
+    _, _, desc, device, avail, _ = told
+    areas = {"desc": (desc, 16 * queue.size), "driver": (avail, 6 + 2 * queue.size)}
+    areas["device"] = (device, 6 + 8 * queue.size)
+    for one in backend.touched:
+        if one.what in areas:
+            base, size = areas[one.what]
+            assert one.space == "uva"
+            assert base <= one.address < one.address + one.size <= base + size
+    written = {one.what for one in backend.touched if one.write}
+    assert "driver" not in written
+    assert FeatureBit.RING_PACKED in RINGS[ring] or "desc" not in written
+
+
+def test_device_interrupts_when_the_driver_wants_it(lab: Any) -> None:
+    _, willing, queue = served(lab, RNG)
+    assert willing.transport.isr_status() == 0
+    exchange(willing, queue, b"?", 8)
+    assert poll_until(lambda: willing.transport.isr_status() or None, 10, lambda: "the ISR") == 1
+
+
+def test_stopped_device_touches_nothing(lab: Any) -> None:
+    backend, willing, queue = served(lab, RNG)
+    exchange(willing, queue, b"?", 8)
+    willing.transport.reset()
+    backend.forget()
+    queue.add([Buffer(willing.memory.take(8), 8, True)])
+    willing.transport.notify(0)
+    backend.settle()
+    assert queue.take_used() is None
+    assert backend.touched == []
+
+
+@pytest.mark.parametrize("kind", [RNG, BLK])
+def test_device_starts_again_after_a_reset(lab: Any, kind: str) -> None:
+    backend, willing, queue = served(lab, kind)
+    for _ in range(3):
+        assert exchange(willing, queue, b"?", 8) == pattern(8)
+        assert len(backend.served) == 1
+        willing.transport.reset()
+        backend.forget()
+        willing.negotiate()
+        queue = willing.queue(0)
+        willing.start()
+
+
+def test_forgetting_empties_every_record(lab: Any) -> None:
+    backend, willing, queue = served(lab, RNG)
+    exchange(willing, queue, b"?", 8)
+    assert backend.received
+    assert backend.touched
+    assert backend.served
+    backend.forget()
+    assert (backend.received, backend.touched, backend.served) == ([], [], [])
+    exchange(willing, queue, b"?", 8)
+    assert len(backend.served) == 1
+
+
+def test_memory_region_by_region(lab: Any) -> None:
+    """CONFIGURE_MEM_SLOTS: ADD_MEM_REG instead of SET_MEM_TABLE."""
+    backend = lab.backend(RNG)
+    backend.protocol_features |= mask([ProtocolFeature.CONFIGURE_MEM_SLOTS])
+    willing = driver(plugged(lab, RNG, backend))
+    queue = willing.queue(0)
+    willing.start()
+    assert exchange(willing, queue, b"?", 8) == pattern(8)
+    asked = {message.request for message in backend.received}
+    assert FrontendRequest.ADD_MEM_REG in asked
+    assert FrontendRequest.SET_MEM_TABLE not in asked
+
+
+def test_kept_chain_is_in_flight(lab: Any) -> None:
+    """INFLIGHT_SHMFD: what is taken and not used is in the buffer that QEMU keeps."""
+    backend = lab.backend(BLK)
+    backend.protocol_features |= mask([ProtocolFeature.INFLIGHT_SHMFD])
+    willing = driver(plugged(lab, BLK, backend))
+    queue = willing.queue(0)
+    willing.start()
+    exchange(willing, queue, b"?", 8)
+    assert backend.in_flight(0) == []
+    answers = iter([None, b"used"])
+    backend.service = lambda queue, readable, room: next(answers)
+    kept = queue.add([Buffer(willing.memory.take(8), 8, True)])
+    used = willing.serve(queue, [Buffer(willing.memory.take(8), 8, True)])
+    assert used.id != kept
+    assert backend.in_flight(0) == [kept]
+
+
+def test_driver_writes_configuration_space(lab: Any) -> None:
+    backend = lab.backend("vhost-user-snd")
+    willing = driver(plugged(lab, "vhost-user-snd", backend))
+    willing.transport.config_write(4, b"\x01\x02\x03\x04")
+    backend.wait_for(FrontendRequest.SET_CONFIG, 10)
+    assert backend.config == bytes(4) + b"\x01\x02\x03\x04" + bytes(4)
+
+
+def test_changed_configuration_reaches_the_driver(lab: Any) -> None:
+    backend = lab.backend("vhost-user-snd")
+    willing = driver(plugged(lab, "vhost-user-snd", backend))
+    willing.queue(0)
+    willing.start()
+    new = bytes(range(1, 13))
+    assert backend.change_config(new) == 0
+    assert willing.transport.config_read(0, 12) == new
+    assert willing.transport.isr_status() & 2
+
+
+def test_status_is_told_on_request(lab: Any) -> None:
+    """STATUS; QEMU tells DRIVER_OK for network devices alone."""
+    backend = lab.backend("vhost-user-net")
+    backend.protocol_features |= mask([ProtocolFeature.STATUS])
+    willing = driver(plugged(lab, "vhost-user-net", backend))
+    willing.queue(0)
+    willing.start()
+    assert backend.status == willing.transport.status
+    willing.transport.reset()
+    assert backend.status == 0
+
+
+def test_device_goes_on_while_its_writes_are_logged(lab: Any) -> None:
+    """A migration begins: features and ring addresses change under a running ring."""
+    backend = lab.backend(BLK)
+    backend.features |= mask([LOG_ALL])
+    backend.protocol_features |= mask([ProtocolFeature.LOG_SHMFD])
+    machine = plugged(lab, BLK, backend)
+    willing = driver(machine)
+    queue = willing.queue(0)
+    willing.start()
+    exchange(willing, queue, b"?", 8)
+    before = len(backend.received)
+    machine.qmp.execute("migrate-set-parameters", **{"max-bandwidth": 4096})
+    machine.qmp.execute("migrate", uri="exec:cat > /dev/null")
+    for request in (FrontendRequest.SET_LOG_BASE, FrontendRequest.SET_VRING_ADDR):
+        backend.wait_for(request, 10, since=before)
+    assert backend.acked_features is not None
+    assert backend.acked_features >> LOG_ALL & 1
+    assert exchange(willing, queue, b"?", 8) == pattern(8)
+    machine.qmp.execute("migrate_cancel")
+    assert backend.ring_errors == []
+
+
+def test_everything_ends_with_the_back_end(lab: Any) -> None:
+    """In the middle of a running device; QEMU lives on."""
+    backend, willing, queue = served(lab, RNG)
+    exchange(willing, queue, b"?", 8)
+    backend.close()
+    assert not backend.path.exists()
+    assert willing.transport.status
