@@ -143,7 +143,7 @@ class Build:
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(name)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
         """ccache hits across clones: paths below the project are hashed relative."""
         return {
             **os.environ,
@@ -190,7 +190,7 @@ class Build:
             status = subprocess.run(
                 argv,
                 cwd=self.folder,
-                env=self._environment(),
+                env=self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
@@ -212,7 +212,7 @@ class Build:
             raise MissingError("ninja is missing: install ninja-build")
         ninja = subprocess.Popen(
             argv,
-            env=self._environment(),
+            env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -20,6 +20,7 @@ from qap.qtest import Qtest
 
 EXIT_S = 20.0
 START_S = 60.0
+OUTPUT_LINES = 100
 Device = dict[str, Any]
 
 
@@ -28,7 +29,8 @@ class QemuDied(QapError):
 
     Attributes:
         status: its exit status, negative for a signal.
-        said: what it printed, without its own name in front.
+        said: the last lines that it printed.
+        output: more of them, for a debugger has much to say.
     """
 
     def __init__(self, child: Child, status: int) -> None:
@@ -38,6 +40,7 @@ class QemuDied(QapError):
         )
         self.status = status
         self.said = said
+        self.output = child.tail(OUTPUT_LINES)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,6 @@ class Conduct:
         features_ok: it sets FEATURES_OK before DRIVER_OK, never, or in the same write.
         obeys: it stops where FEATURES_OK does not stay set.
         kicks: it notifies after DRIVER_OK, before it, too, or before any status.
-        again: what it did before does not count: it resets and accepts everything.
     """
 
     legacy: bool = False
@@ -129,7 +128,6 @@ class Conduct:
     features_ok: FeaturesOk = "alone"
     obeys: bool = True
     kicks: Kicks = "served"
-    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
 """The fence table of docs and design, and that nobody but the specifications wrote it."""
 
 import ast
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qap import oracle
-from qap.oracle import Outcome
+from qap.oracle import Conduct, Expectation, Legacy, Outcome, plug, service
 
 # requested, translated, backend can: outcome, bit offered, back-end gets bit and IOTLB
 TABLE = [
@@ -21,16 +25,242 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("given", "expected"), TABLE)
-def test_fence(given: tuple[bool, bool, bool], expected: tuple[Outcome, bool, bool]) -> None:
-    requested, translated, backend_can = given
+REFUSED = (Outcome.REFUSED, False, False)
+UNASKED = (Outcome.WORKS, False, False)
+
+# A driver that can't accept bit 33 would be in its right on a legacy interface (virtio 1.3,
+# 4.1.4.10); a device without VERSION_1 has no other (6.1).
+# requested, legacy, VERSION_1: outcome, bit offered, back-end gets bit and IOTLB
+INTERFACES: list[tuple[bool, Legacy, bool, tuple[Outcome, bool, bool]]] = [
+    (False, "also", True, UNASKED),
+    (False, "only", True, UNASKED),
+    (True, "also", True, REFUSED),
+    (True, "only", True, REFUSED),
+    (False, "", False, REFUSED),
+    (True, "", False, REFUSED),
+    (False, "also", False, UNASKED),
+    (False, "only", False, UNASKED),
+    (True, "also", False, REFUSED),
+    (True, "only", False, REFUSED),
+]
+
+# Devices that plug, as the fence table has them.
+NOT_ASKED = plug(requested=False, translated=True, backend_can=True)
+FLAT = plug(requested=True, translated=False, backend_can=True)
+BEHIND = plug(requested=True, translated=True, backend_can=True)
+
+# Drivers: what they do is their name.
+ACCEPTS = Conduct()
+REFUSES = Conduct(access_platform=False)
+INSISTS = replace(REFUSES, obeys=False)
+ONE_WRITE = replace(INSISTS, features_ok="with-driver-ok")
+SKIPS = replace(INSISTS, features_ok="never")
+NOTHING = replace(SKIPS, version_1=False)
+LEGACY = replace(NOTHING, legacy=True)
+EARLY = Conduct(kicks="early")
+FIRST = replace(NOTHING, kicks="first")
+
+# Written from virtio 1.3. FEATURES_OK stays unless a bit is missing that the device insists
+# on (2.2.2, 3.1.1 steps 5 and 6); the legacy interface has no such bit (3.1.2). A driver that
+# did not accept ACCESS_PLATFORM must not be relied on to give addresses the device can use
+# (6.1). What a modern driver without VERSION_1 gets is left open (6.1), and so is what is
+# done about a notification before any status, save that the device has not been told
+# anything that would let it serve (2.1.2, 3.1.2).
+# FEATURES_OK stays, the buffer is used, the back-end gets bit and IOTLB; None: either
+SERVICE: list[tuple[Expectation, Conduct, tuple[bool | None, bool | None, bool]]] = [
+    (NOT_ASKED, ACCEPTS, (True, True, False)),
+    (FLAT, ACCEPTS, (True, True, False)),
+    (BEHIND, ACCEPTS, (True, True, True)),
+    (NOT_ASKED, REFUSES, (True, True, False)),
+    (FLAT, REFUSES, (False, False, False)),
+    (BEHIND, REFUSES, (False, False, False)),
+    (NOT_ASKED, INSISTS, (True, True, False)),
+    (FLAT, INSISTS, (False, False, False)),
+    (BEHIND, INSISTS, (False, False, False)),
+    (FLAT, ONE_WRITE, (None, False, False)),
+    (BEHIND, ONE_WRITE, (None, False, False)),
+    (FLAT, SKIPS, (None, False, False)),
+    (BEHIND, SKIPS, (None, False, False)),
+    (NOT_ASKED, NOTHING, (None, None, False)),
+    (FLAT, NOTHING, (None, False, False)),
+    (BEHIND, NOTHING, (None, False, False)),
+    (NOT_ASKED, LEGACY, (None, True, False)),
+    (FLAT, LEGACY, (None, False, False)),
+    (BEHIND, LEGACY, (None, False, False)),
+    (NOT_ASKED, EARLY, (True, True, False)),
+    (FLAT, EARLY, (True, True, False)),
+    (BEHIND, EARLY, (True, True, True)),
+    (NOT_ASKED, FIRST, (None, None, False)),
+    (FLAT, FIRST, (None, False, False)),
+    (BEHIND, FIRST, (None, False, False)),
+]
+
+
+@pytest.mark.parametrize(("asked", "expected"), TABLE)
+def test_fence(asked: tuple[bool, bool, bool], expected: tuple[Outcome, bool, bool]) -> None:
+    requested, translated, backend_can = asked
     found = oracle.plug(requested=requested, translated=translated, backend_can=backend_can)
     assert (found.outcome, found.offered, found.translating) == expected
     assert found.why
 
 
 def test_table_is_complete() -> None:
-    assert len({given for given, _ in TABLE}) == 8
+    assert len({asked for asked, _ in TABLE}) == 8
+
+
+@pytest.mark.parametrize("translated", [False, True])
+@pytest.mark.parametrize("backend_can", [False, True])
+@pytest.mark.parametrize(("requested", "legacy", "version_1", "expected"), INTERFACES)
+def test_fence_by_interface(
+    requested: bool,
+    legacy: Legacy,
+    version_1: bool,
+    expected: tuple[Outcome, bool, bool],
+    translated: bool,
+    backend_can: bool,
+) -> None:
+    found = plug(
+        requested=requested,
+        translated=translated,
+        backend_can=backend_can,
+        legacy=legacy,
+        version_1=version_1,
+    )
+    assert (found.outcome, found.offered, found.translating) == expected
+
+
+@pytest.mark.parametrize(("plugged", "conduct", "expected"), SERVICE)
+def test_service(
+    plugged: Expectation, conduct: Conduct, expected: tuple[bool | None, bool | None, bool]
+) -> None:
+    found = service(plugged, conduct)
+    assert (found.features_ok, found.served, found.translating) == expected
+    assert found.why
+    assert found.clause.startswith("virtio 1.3, ")
+
+
+@pytest.mark.parametrize("plugged", [NOT_ASKED, FLAT, BEHIND])
+@pytest.mark.parametrize("conduct", [ACCEPTS, REFUSES, INSISTS, ONE_WRITE, SKIPS, NOTHING, EARLY])
+def test_exemption_is_for_legacy_drivers_alone(plugged: Expectation, conduct: Conduct) -> None:
+    assert service(plugged, conduct, exempt=True) == service(plugged, conduct)
+
+
+@pytest.mark.parametrize("plugged", [FLAT, BEHIND])
+def test_exempt_legacy_driver_may_be_served_untranslated(plugged: Expectation) -> None:
+    found = service(plugged, LEGACY, exempt=True)
+    assert (found.features_ok, found.served, found.translating) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("modern", "guest", "order"),
+    [
+        (True, "little", "little"),
+        (True, "big", "little"),
+        (False, "little", "little"),
+        (False, "big", "big"),
+    ],
+)
+def test_configuration_is_little_endian_or_the_guests_own(
+    modern: bool, guest: Literal["little", "big"], order: str
+) -> None:
+    """virtio 1.3, 2.5.3 and, for the legacy interface, 2.5.4."""
+    assert oracle.config_order(modern=modern, guest=guest) == order
+
+
+fence = st.builds(
+    plug,
+    requested=st.booleans(),
+    translated=st.booleans(),
+    backend_can=st.booleans(),
+    legacy=st.sampled_from(["", "also", "only"]),
+    version_1=st.booleans(),
+)
+plugs = st.sampled_from([NOT_ASKED, FLAT, BEHIND])
+most_drivers = st.builds(
+    Conduct,
+    legacy=st.booleans(),
+    version_1=st.booleans(),
+    access_platform=st.booleans(),
+    features_ok=st.sampled_from(["alone", "never", "with-driver-ok"]),
+    obeys=st.booleans(),
+    kicks=st.sampled_from(["served", "early"]),
+)
+drivers = most_drivers | st.just(FIRST) | st.just(replace(FIRST, legacy=True))
+checked = settings(database=None, deadline=None, derandomize=True, max_examples=300)
+
+
+def accepted(conduct: Conduct) -> bool:
+    """Whether it would accept bit 33, which the legacy interface does not have."""
+    return conduct.access_platform and conduct.version_1 and not conduct.legacy
+
+
+@checked
+@given(fence)
+def test_only_what_plugs_is_offered_and_only_what_is_offered_translates(
+    found: Expectation,
+) -> None:
+    assert not found.translating or found.offered
+    assert not found.offered or found.outcome is Outcome.WORKS
+    assert found.why
+    assert found.clause
+
+
+@checked
+@given(
+    st.sampled_from([FLAT, BEHIND]), drivers.filter(lambda one: not accepted(one)), st.booleans()
+)
+def test_driver_that_did_not_accept_what_was_offered_is_never_served(
+    plugged: Expectation, conduct: Conduct, exempt: bool
+) -> None:
+    found = service(plugged, conduct, exempt=exempt)
+    assert found.served is False or (exempt and conduct.legacy)
+    assert found.features_ok is not True
+    assert not found.translating
+
+
+@checked
+@given(plugs, drivers, st.booleans())
+def test_back_end_translates_only_for_a_driver_that_is_served(
+    plugged: Expectation, conduct: Conduct, exempt: bool
+) -> None:
+    found = service(plugged, conduct, exempt=exempt)
+    assert ("I/O virtual addresses" in found.why) == found.translating
+    if found.translating:
+        assert plugged.translating
+        assert plugged.offered
+        assert accepted(conduct)
+        assert found.served
+
+
+@checked
+@given(drivers, st.booleans())
+def test_driver_is_refused_nothing_that_nobody_asked_for(conduct: Conduct, exempt: bool) -> None:
+    found = service(NOT_ASKED, conduct, exempt=exempt)
+    assert found.features_ok is not False
+    assert found.served is not False
+    assert not found.translating
+
+
+@checked
+@given(plugs, drivers, st.booleans())
+def test_features_ok_is_judged_where_a_driver_looks_at_it(
+    plugged: Expectation, conduct: Conduct, exempt: bool
+) -> None:
+    found = service(plugged, conduct, exempt=exempt)
+    if conduct.legacy or conduct.features_ok != "alone":
+        assert found.features_ok is None
+    if found.features_ok is False:
+        assert found.served is False
+    if found.features_ok:
+        assert found.served
+
+
+@checked
+@given(plugs, drivers)
+def test_obeying_changes_nothing_of_what_a_driver_must_get(
+    plugged: Expectation, conduct: Conduct
+) -> None:
+    assert service(plugged, conduct) == service(plugged, replace(conduct, obeys=not conduct.obeys))
 
 
 def test_oracle_imports_nothing_of_what_measures() -> None:

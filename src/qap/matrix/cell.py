@@ -276,7 +276,7 @@ def shard(chosen: Sequence[Cell], part: str) -> list[Cell]:
         UsageError: it is not i/n with 1 <= i <= n.
     """
     index, slash, count = part.partition("/")
-    if not (slash and index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UsageError(f"--shard {part}: expected i/n with i from 1 to n, such as 1/4")
     configs = list(dict.fromkeys(cell.config for cell in chosen))
     mine = set(configs[int(index) - 1 :: int(count)])

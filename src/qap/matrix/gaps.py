@@ -47,8 +47,3 @@ def explained(cell: Cell, problems: Iterable[Problem]) -> list[Gap | None]:
     return [
         next((gap for gap in gaps() if gap.explains(cell, problem)), None) for problem in problems
     ]
-
-
-def possible(gap: Gap, chosen: Iterable[Cell]) -> bool:
-    """Whether a gap could show in these cells: only then its absence means anything."""
-    return any(matches_axes(cell.axes, patterns) for cell in chosen for patterns in gap.cells)

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
 from qap.build import Build
 from qap.errors import QapError
-from qap.machine import QemuDied
+from qap.machine import OUTPUT_LINES, QemuDied
 from qap.matrix.cell import Cell, Config
 from qap.matrix.experiment import Experiment
 from qap.matrix.judge import Kind, judge
@@ -32,6 +32,8 @@ DEBUGGER = (
     "handle SIGUSR1 SIGPIPE nostop noprint pass",
     "-ex",
     "run",
+    "-ex",
+    "bt 24",
     "-ex",
     "thread apply all bt 24",
     "--args",
@@ -100,11 +102,12 @@ class Group:
             site = self._ready()
             site.plug(config)
         except (Refused, QemuDied) as refused:
-            yield self._refused(cells[0], refused, seen, start, fresh)
-            for cell in cells[1:]:
-                yield Result(cell, seen, self._lines())
+            first = self._refused(cells[0], refused, seen, start, fresh)
             if isinstance(refused, QemuDied):
                 self._end()
+            yield first
+            for cell in cells[1:]:
+                yield Result(cell, replace(seen, leftovers=[]), first.qemu, first.detail)
             return
         except (QapError, TimeoutError, OSError) as exc:
             yield self._broken(cells[0], exc, seen, start)
@@ -112,13 +115,10 @@ class Group:
         for cell in cells:
             seen = Seen(outcome=Outcome.WORKS)
             try:
-                Experiment(site, cell).run(seen)
-                if any(problem.kind is Kind.UNSERVED for problem in judge(cell, seen)):
-                    # A busy machine is slow; only patience tells that from a device that is.
-                    seen = Seen(outcome=Outcome.WORKS)
-                    Experiment(site, cell, CONFIRMED_BY).run(seen)
-                if cell.driver_row.unplugs:
+                self._drive(site, cell, seen)
+                if cell.driver_row.unplugs or cell is cells[-1]:
                     site.unplug(config)
+                if cell.driver_row.unplugs:
                     seen.leftovers = site.leftovers()
             except (QapError, TimeoutError, OSError) as exc:
                 yield self._broken(cell, exc, seen, start)
@@ -126,13 +126,16 @@ class Group:
             now = time.monotonic()
             yield Result(cell, seen, self._lines(), "", now - start, fresh)
             start, fresh = now, False
-        if not cells[-1].driver_row.unplugs:
-            try:
-                site.unplug(config)
-            except (QapError, TimeoutError, OSError):
-                self._end()
+            if cell.driver_row.unplugs:
+                return
         if config.plug == "cold":
             self._end()
+
+    def _drive(self, site: Site, cell: Cell, seen: Seen) -> None:
+        Experiment(site, cell).run(seen)
+        if any(problem.kind is Kind.UNSERVED for problem in judge(cell, seen)):
+            # A busy machine is slow; only patience tells that from a device that is.
+            Experiment(site, cell, CONFIRMED_BY).run(seen)
 
     def _refused(
         self, cell: Cell, refused: Refused | QemuDied, seen: Seen, start: float, fresh: bool
@@ -157,7 +160,10 @@ class Group:
         seen.error = str(exc)
         if isinstance(exc, QemuDied):
             seen.exit_status = exc.status
+            seen.error += ": " + (exc.said.splitlines() or ["it said nothing"])[-1]
         detail = getattr(exc, "detail", "")
+        if self._site:
+            seen.error = self._site.nameless(seen.error)
         self._end()
         if self.debug and isinstance(exc, QemuDied) and exc.status < 0:
             detail = f"{detail}\n{self._backtrace(cell)}"
@@ -184,9 +190,11 @@ class Group:
                     site.unplug(cell.config)
                 except (QapError, TimeoutError, OSError) as exc:
                     again._cause(exc)
-                    return site.machine.child.tail(60)
+                    return site.machine.child.tail(OUTPUT_LINES)
+        except QemuDied as died:
+            return died.output
         except QapError as exc:
-            return getattr(exc, "detail", "") or str(exc)
+            return str(exc)
         return "alone in a QEMU it did not crash again"
 
     def _ready(self) -> Site:

@@ -9,7 +9,7 @@ from typing import Any
 
 from qap.build import Build
 from qap.errors import UsageError
-from qap.matrix import gaps, model
+from qap.matrix import model
 from qap.matrix.cell import Cell
 from qap.matrix.result import restored
 from qap.paths import RESULTS, shown
@@ -37,7 +37,7 @@ class Journal:
     def append(self, result: dict[str, Any]) -> None:
         """Add a result."""
         with self.path.open("a") as file:
-            file.write(json.dumps(result) + "\n")
+            file.write(f"{json.dumps(result)}\n")
 
     def resume(self, cells: Iterable[Cell]) -> list[dict[str, Any]]:
         """Results of these cells from a run that was interrupted, judged anew.
@@ -47,14 +47,16 @@ class Journal:
         """
         if not self.path.exists():
             raise UsageError(f"--resume: no run of the {self.build.name} was begun")
-        head, *lines = self.path.read_text().splitlines()
-        if json.loads(head) != self._head():
+        text = self.path.read_text()
+        head, *lines = text.splitlines() or [""]
+        if _whole(head) != self._head():
             raise UsageError(
                 f"--resume: {shown(self.path)} is of another build or another matrix: run it anew"
             )
+        if not text.endswith("\n"):
+            self.path.write_text("".join(f"{line}\n" for line in [head, *lines] if _whole(line)))
         wanted = {cell.name for cell in cells}
         found = [one for one in map(_whole, lines) if one and one["cell"] in wanted]
-        gaps.gaps()
         return [restored(one).as_dict(is_base=self.build.is_base) for one in found]
 
     def results(self) -> list[dict[str, Any]]:

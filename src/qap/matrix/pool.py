@@ -125,6 +125,7 @@ def _work(connection: Connection, build: Build, parent: int, cpu: int) -> None:
             names = connection.recv()
             Group(build, [named(name) for name in names], report).run()
             connection.send(None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

@@ -29,6 +29,7 @@ from qap.report import Report, bad, good, table
 JOBS_EACH = 3
 SHOWN = 12
 LONGEST = 200
+EMPTY: tuple[object, ...] = (None, "", [])
 
 
 def matrix(cells: Sequence[Cell], build: Build, *, jobs: int | None, resume: bool) -> Report:
@@ -99,7 +100,7 @@ def alone(cell: Cell, build: Build) -> Report:
     shown = result.as_dict(is_base=build.is_base)
     seconds = time.monotonic() - start
     explain(shown, build, seconds)
-    fine = shown["verdict"] in (Verdict.MATCH, Verdict.KNOWN)
+    fine = shown["verdict"] in (Verdict.MATCH, Verdict.KNOWN, Verdict.SKIP)
     return Report("repro", fine, seconds, [shown])
 
 
@@ -113,9 +114,9 @@ def explain(result: dict[str, Any], build: Build, seconds: float) -> None:
         grid.add_row(axis, escape(value))
     grid.add_row("build", f"{build.name}, profile {build.profile} [dim]{seconds:.1f} s[/]")
     for side in ("expected", "seen"):
-        for number, (key, value) in enumerate(result[side].items()):
-            if value not in (None, "", []):
-                grid.add_row(side if number == 0 else "", escape(f"{key}: {value}"))
+        rows = [f"{key}: {value}" for key, value in result[side].items() if value not in EMPTY]
+        for number, text in enumerate(rows):
+            grid.add_row(side if number == 0 else "", escape(text))
     if result["skip"]:
         grid.add_row("skipped", escape(result["skip"]))
     for problem in result["problems"]:

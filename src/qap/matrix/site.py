@@ -237,9 +237,13 @@ class Site:
         self._say(f"{command} {json.dumps(arguments)}")
         self.machine.qmp.execute(command, **arguments)
 
+    def nameless(self, text: str) -> str:
+        """A text with a name that stays the same for the folder that was made up."""
+        return text.replace(str(self.folder), "$DIR")
+
     def _say(self, line: str) -> None:
-        """Keep a line for whoever repeats it, with a name for the folder that was made up."""
-        self.lines.append(line.replace(str(self.folder), "$DIR"))
+        """Keep a line for whoever repeats it."""
+        self.lines.append(self.nameless(line))
 
     def _attach(self, config: Config) -> None:
         self.place.appeared(config)

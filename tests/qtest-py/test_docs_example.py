@@ -1,0 +1,119 @@
+"""docs/library.md: its test of 20 lines passes as it stands, and its snippets run."""
+
+import ast
+import importlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qap.oracle import REFUSAL_PHRASE
+from qap.paths import ROOT
+
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SNIPPET = re.compile(r"\n(?=# qap\.)")
+MODULES = re.compile(r"# (qap\.[\w.]+(?:, qap\.[\w.]+)*):")
+EXAMPLE, ROOMS = FENCE.findall((ROOT / "docs" / "library.md").read_text())
+# Snippets that go on from one another.
+GROUPS = ROOMS.strip().split("\n\n")
+
+
+def pytest_says(path: Path, build: str) -> tuple[int, str]:
+    """Exit status and output of pytest on a file that is nowhere near this project."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path.name],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=path.parent,
+        env={**os.environ, "QAP_BUILD": build},
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    """The page's test as a file."""
+    path = tmp_path / "test_disk.py"
+    path.write_text(EXAMPLE)
+    return path
+
+
+def test_example_has_20_lines_at_most() -> None:
+    lines = [line for line in EXAMPLE.splitlines() if line]
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 100
+    assert not any(";" in line for line in lines)
+
+
+def test_example_passes_on_the_fork(example: Path) -> None:
+    status, said = pytest_says(example, "fork")
+    assert status == 0, said
+    assert "1 passed" in said
+
+
+def test_stock_qemu_refuses_the_device_of_the_example(example: Path) -> None:
+    status, said = pytest_says(example, "base")
+    assert status == 1, said
+    assert f"QmpRefused: QMP device_add: {REFUSAL_PHRASE}" in said
+
+
+def names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
+    """The names that code loads, or stores."""
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.Name))
+    return {node.id for node in found if isinstance(node.ctx, context)}
+
+
+def defined(module: str) -> dict[str, Any]:
+    """The public names of a module, without what it imports from others."""
+    return {
+        name: value
+        for name, value in vars(importlib.import_module(module)).items()
+        if not name.startswith("_") and getattr(value, "__module__", module) == module
+    }
+
+
+def imported(code: str) -> dict[str, Any]:
+    """What the import statements of code bring."""
+    return {
+        alias.name: getattr(importlib.import_module(node.module or ""), alias.name)
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def snippets() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each snippet with its group, and the names that the page has imported by then."""
+    there = imported(EXAMPLE)
+    for group in GROUPS:
+        for snippet in SNIPPET.split(group):
+            modules = MODULES.match(snippet)
+            assert modules, f"names no module: {snippet}"
+            for module in modules[1].split(", "):
+                there = there | defined(module)
+            yield group, snippet, there
+
+
+@pytest.mark.parametrize("number", range(len(GROUPS)))
+def test_snippets_run(lab: Any, number: int) -> None:
+    made: dict[str, Any] = {
+        "x86_64": lab.build.path("qemu-system-x86_64"),
+        "s390x": lab.build.path("qemu-system-s390x"),
+        "daemon": lab.build.path("qemu-storage-daemon"),
+        "folder": lab.folder,
+        "owned": lab.owned,
+        "pytest": pytest,
+    }
+    for group, snippet, there in snippets():
+        if group == GROUPS[number]:
+            tree = ast.parse(snippet)
+            scope = there | made
+            exec(compile(tree, "docs/library.md", "exec"), scope)
+            made |= {name: scope[name] for name in names(tree, ast.Store) & scope.keys()}

@@ -1,0 +1,195 @@
+"""The matrix on a real QEMU: it sees what must be seen, and goes on where something fails."""
+
+import re
+import subprocess
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qap import oracle
+from qap.build import Build
+from qap.matrix.cell import cells, named, selected
+from qap.matrix.group import Group, groups
+from qap.matrix.result import Result
+from qap.oracle import Outcome
+from qap.under_test import build_under_test
+
+FORK = build_under_test()
+STOCK = Build(FORK.profile, is_base=True)
+# What needs no patch, or one that is in the queue.
+SETTLED = (
+    "device=virtio-rng,viommu=none,interface=modern|transitional|version-2|revision-2,"
+    "driver=accepts|refuses|kicks-early|renegotiates|unplugs"
+)
+RNG = "q35/modern/virtio-rng/in-qemu/none/any"
+BALLOON = "q35/modern/virtio-balloon/in-qemu/none/any/on/hot/accepts"
+FS = "q35/modern/vhost-user-fs"
+Results = dict[str, dict[str, Any]]
+
+
+def carried_out(build: Build, *selectors: str) -> Results:
+    """What comes of cells, by their names, one group after the other."""
+    found: list[Result] = []
+    for group in groups(selected(selectors)):
+        Group(build, group, found.append).run()
+    return {one.cell.name: one.as_dict(is_base=build.is_base) for one in found}
+
+
+def verdicts(results: Results) -> dict[str, str]:
+    return {name: result["verdict"] for name, result in results.items()}
+
+
+@pytest.mark.parametrize("machine", ["q35", "pc", "s390x"])
+def test_hot_plugged_devices_match_in_one_qemu(machine: str) -> None:
+    results = carried_out(FORK, f"machine={machine},plug=hot,{SETTLED}")
+    assert len(results) >= 10
+    assert set(verdicts(results).values()) == {"match"}
+    assert sum(result["fresh"] for result in results.values()) == 1
+
+
+@pytest.mark.parametrize("machine", ["q35", "microvm", "s390x"])
+def test_cold_plugged_devices_match_each_in_its_qemu(machine: str) -> None:
+    chosen = f"machine={machine},plug=cold,{SETTLED}"
+    results = carried_out(FORK, chosen)
+    assert set(verdicts(results).values()) == {"match"}
+    configs = {cell.config for cell in selected([chosen])}
+    assert sum(result["fresh"] for result in results.values()) == len(configs) > 1
+
+
+def test_result_has_the_lines_to_do_it_by_hand() -> None:
+    (result,) = carried_out(FORK, BALLOON).values()
+    start, plug = result["qemu"]
+    assert start.startswith("qemu-system-x86_64 ")
+    assert plug.startswith('device_add {"driver": "virtio-balloon-pci"')
+    assert result["repro"] == f"./qap repro --cell {BALLOON}"
+
+
+# What stock QEMU 10.0 does wrong, by the cell that shows it.
+FAULTS = {
+    f"{FS}/no-ap/none/any/on/hot/accepts": "refused, but must plug",
+    f"{FS}/no-ap/intel-off/any/on/hot/accepts": "left behind: 1 AddressSpace",
+    f"{FS}/ap/intel-off/any/on/hot/insists": "the back-end got IOTLB messages",
+    "q35/modern/vhost-user-vsock/no-ap/intel-off/any/on/hot/accepts": "plugged, but must be",
+    "q35/modern/vhost-user-rng/ap/none/any/off/hot/accepts": "is offered unasked",
+    f"{RNG}/on/hot/insists": "served, though the driver did not accept",
+    f"{RNG}/on/hot/skips-features-ok": "served, though the driver did not accept",
+    f"{RNG}/on/hot/accepts-nothing": "served, though the driver did not accept",
+    "microvm/version-1/virtio-rng/in-qemu/none/any/on/cold/legacy": "plugged, but must be",
+    "s390x/revision-0/virtio-rng/in-qemu/none/any/on/hot/legacy": "plugged, but must be",
+    "s390x/revision-2/virtio-blk/in-qemu/none/any/on/hot/reads-config-early": (
+        "reads 0000000000000800 early and 0008000000000000 late"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_of_stock_is_seen_in_its_cell_and_has_a_name(name: str) -> None:
+    (result,) = carried_out(STOCK, name).values()
+    assert result["verdict"] == "mismatch"
+    assert FAULTS[name] in " ".join(problem["text"] for problem in result["problems"])
+    assert result["gaps"]
+
+
+def test_fault_that_the_queue_repairs_is_not_seen_on_the_fork() -> None:
+    names = [name for name in FAULTS if name.startswith(f"{FS}/no-ap/")]
+    results = carried_out(FORK, *names)
+    assert verdicts(results) == dict.fromkeys(names, "match")
+
+
+# The rows of the fence table: whether the bit is requested, the bus translates and the
+# back-end can; and the interfaces that change it.
+OFF, ON = "off/hot/accepts", "on/hot/accepts"
+WORKING = {
+    "not requested": f"{FS}/no-ap/none/any/{OFF}",
+    "not requested, can": f"{FS}/ap/none/any/{OFF}",
+    "not requested, translated": f"{FS}/no-ap/intel-off/any/{OFF}",
+    "not requested, translated, can": f"{FS}/ap/intel-off/any/{OFF}",
+    "requested": f"{FS}/no-ap/none/any/{ON}",
+    "requested, can": f"{FS}/ap/none/any/{ON}",
+    "requested, translated, can": f"{FS}/ap/intel-off/any/{ON}",
+}
+REFUSED = {
+    "requested, translated": f"{FS}/no-ap/intel-off/any/{ON}",
+    "requested, transitional": f"q35/transitional/virtio-rng/in-qemu/none/any/{ON}",
+    "requested, legacy": "q35/legacy/virtio-rng/in-qemu/none/any/on/hot/legacy",
+    "no VERSION_1": f"{FS}/no-version-1/none/any/{OFF}",
+}
+ROWS = {**WORKING, **REFUSED}
+CHANGES = [
+    *((row, "outcome") for row in ROWS),
+    *((row, "offered") for row in WORKING),
+    *((row, "translating") for row in WORKING if not row.startswith("not")),
+]
+
+
+def test_every_row_of_the_fence_table_is_as_it_must_be() -> None:
+    results = carried_out(FORK, *ROWS.values())
+    assert verdicts(results) == dict.fromkeys(ROWS.values(), "match")
+    outcomes = {name: result["seen"]["outcome"] for name, result in results.items()}
+    assert outcomes == {
+        **dict.fromkeys(WORKING.values(), "works"),
+        **dict.fromkeys(REFUSED.values(), "refused"),
+    }
+
+
+def other(value: Outcome | bool) -> Outcome | bool:
+    """The other one of two."""
+    if isinstance(value, Outcome):
+        return Outcome.REFUSED if value is Outcome.WORKS else Outcome.WORKS
+    return not value
+
+
+@pytest.mark.parametrize(("row", "changed"), CHANGES)
+def test_fence_table_with_one_change_is_not_what_qemu_does(
+    monkeypatch: pytest.MonkeyPatch, row: str, changed: str
+) -> None:
+    name = ROWS[row]
+    fence = oracle.plug
+    asked: dict[str, Any] = {}
+
+    def ask(**given: Any) -> oracle.Expectation:
+        asked.update(given)
+        return fence(**given)
+
+    def change(**given: Any) -> oracle.Expectation:
+        found = fence(**given)
+        fields: dict[str, Any] = {changed: other(getattr(found, changed))}
+        return replace(found, **fields) if given == asked else found
+
+    monkeypatch.setattr(oracle, "plug", ask)
+    assert named(name).config.plugging
+    monkeypatch.setattr(oracle, "plug", change)
+    (result,) = carried_out(FORK, name).values()
+    assert result["verdict"] == "mismatch"
+
+
+# Device types that have no row of their own.
+COVERED_BY_AXES = re.compile(r".*-(non-)?transitional$")
+LEFT_OUT = {
+    "virtio-iommu-device": "a microvm has no bus that it could translate",
+    "virtio-mem": "a microvm has no memory devices",
+    "virtio-pmem": "a microvm has no memory devices",
+}
+BUSES = {
+    "pci": ("x86_64", "PCI"),
+    "mmio": ("x86_64", "virtio-bus"),
+    "ccw": ("s390x", "virtual-css-bus"),
+}
+
+
+@pytest.mark.parametrize("transport", BUSES)
+@pytest.mark.parametrize("build", [FORK, STOCK], ids=lambda one: one.name)
+def test_every_virtio_device_of_qemu_is_in_the_matrix(build: Build, transport: str) -> None:
+    """virtconsole and virtserialport sit on a bus of virtio-serial's, so they aren't listed."""
+    target, bus = BUSES[transport]
+    binary = build.path(f"qemu-system-{target}")
+    listed = subprocess.run([binary, "-device", "help"], check=True, capture_output=True, text=True)
+    there = set(re.findall(rf'^name "(v(?:irtio|host)-[^"]+)", bus {bus}\b', listed.stdout, re.M))
+    configs = {cell.config for cell in cells() if cell.config.machine_row.transport == transport}
+    plugged = {config.device_type for config in configs}
+    assert len(there & plugged) > 12
+    missing = {name for name in there - plugged if not COVERED_BY_AXES.match(name)}
+    assert missing == {name for name in LEFT_OUT if name in there}
+    needed = {config.device_type for config in configs if not config.skip}
+    assert needed <= there

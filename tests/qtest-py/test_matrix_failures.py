@@ -1,0 +1,197 @@
+"""The matrix where something goes wrong: one line says what, and the other cells go on."""
+
+import multiprocessing
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qap import child, qmp
+from qap.errors import MissingError, QapError
+from qap.matrix import cell as cell_of_matrix
+from qap.matrix import journal, pool, run
+from qap.matrix.cell import cells, named, selected
+from qap.matrix.group import Group, groups
+from qap.matrix.model import tables
+from qap.matrix.result import Result
+from qap.mutant import StandIn
+from qap.under_test import build_under_test
+from qap.vhost_user import model
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.misbehave import Mute
+from qap.virtio.poll import poll_until
+
+BUILD = build_under_test()
+RNG = "q35/modern/virtio-rng/in-qemu/none/any/on/hot/accepts"
+COLD = "q35/modern/virtio-rng/in-qemu/none/before/on/cold/accepts"
+BALLOON = "q35/modern/virtio-balloon/in-qemu/none/any/on/hot/accepts"
+FS = "q35/modern/vhost-user-fs/ap/none"
+Results = dict[str, dict[str, Any]]
+
+
+def carried_out(*selectors: str) -> Results:
+    """What comes of cells, by their names, one group after the other."""
+    found: list[Result] = []
+    for group in groups(selected(selectors)):
+        Group(BUILD, group, found.append).run()
+    return {one.cell.name: one.as_dict(is_base=BUILD.is_base) for one in found}
+
+
+def verdicts(results: Results) -> dict[str, str]:
+    return {name: result["verdict"] for name, result in results.items()}
+
+
+def problem(result: dict[str, Any]) -> str:
+    """The only thing that is wrong, in one line."""
+    (found,) = result["problems"]
+    text: str = found["text"]
+    assert "\n" not in text
+    return text
+
+
+@pytest.fixture
+def with_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Changes the row of a device for a test; the cells stay those of the file."""
+    assert cells()
+
+    def change(name: str, **fields: Any) -> None:
+        rows = tables()
+        row = rows.device[name].model_copy(update=fields)
+        changed = rows.model_copy(update={"device": {**rows.device, name: row}})
+        monkeypatch.setattr(cell_of_matrix, "tables", lambda: changed)
+
+    return change
+
+
+def test_device_that_qemu_lacks_is_one_line(with_device: Callable[..., None]) -> None:
+    with_device("virtio-rng", names={"pci": "virtio-teapot-pci"})
+    results = carried_out(RNG, COLD, BALLOON)
+    assert results.pop(BALLOON)["verdict"] == "match"
+    assert set(results) == {RNG, COLD}
+    for result in results.values():
+        assert result["verdict"] == "mismatch"
+        assert problem(result).startswith("refused, but must plug: ")
+        assert problem(result).endswith("'virtio-teapot-pci' is not a valid device model name")
+
+
+def test_run_does_not_begin_where_qemu_lacks_a_device(with_device: Callable[..., None]) -> None:
+    with_device("virtio-rng", names={"pci": "virtio-teapot-pci"})
+    chosen = [named(RNG), named(BALLOON)]
+    with pytest.raises(MissingError, match=r"has no device virtio-teapot-pci: "):
+        run.matrix(chosen, BUILD, jobs=1, resume=False)
+
+
+def processes_of(program: Path) -> list[str]:
+    """Command lines that name the program."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(path.read_bytes().decode(errors="replace"))
+    return [line for line in found if str(program) in line.split("\0")]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> StandIn:
+    """The build under test, its emulator under a name that no other test has."""
+    program = tmp_path / "qemu-system-x86_64"
+    program.symlink_to(BUILD.path(program.name))
+    return StandIn(BUILD.profile, BUILD.is_base, program.name, program)
+
+
+MANY = selected(["machine=q35,interface=modern,device=virtio-rng,plug=hot"])
+
+
+def test_interrupted_run_leaves_no_qemu_behind(watched: StandIn) -> None:
+    def interrupt(result: dict[str, Any]) -> None:
+        assert processes_of(watched.program)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.carry_out(watched, MANY, 2, interrupt)
+    assert multiprocessing.active_children() == []
+    assert processes_of(watched.program) == []
+
+
+def test_run_whose_process_is_killed_says_where_and_leaves_no_qemu_behind(
+    watched: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process that is killed can't remove its folders.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    def kill(result: dict[str, Any]) -> None:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+
+    with pytest.raises(QapError, match=r"^a process ended while it carried out q35/modern/"):
+        pool.carry_out(watched, MANY, 2, kill)
+    assert multiprocessing.active_children() == []
+    # The kernel ends what a killed process has started.
+    poll_until(lambda: not processes_of(watched.program) or None, 10, lambda: "QEMU to end")
+
+
+def test_qemu_that_does_not_start_is_one_line(with_device: Callable[..., None]) -> None:
+    """What is there from the start is for all devices of a group; each says what is wrong."""
+    with_device("virtio-rng", args=("-object", "teapot,id=t"))
+    results = carried_out(RNG, BALLOON)
+    assert list(verdicts(results).values()) == ["error", "error"]
+    for result in results.values():
+        assert "teapot" in problem(result)
+
+
+@pytest.fixture
+def back_end(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Gives back-ends a misbehaviour, or a socket of which QEMU is not told, for a test."""
+    real = model.backend
+
+    def give(*, elsewhere: bool = False, **options: Any) -> None:
+        def made(path: Path, name: str, **offer: Any) -> Backend:
+            listens = path.with_name("elsewhere.sock") if elsewhere else path
+            return real(listens, name, **offer, **options)
+
+        monkeypatch.setattr(model, "backend", made)
+
+    return give
+
+
+@pytest.mark.parametrize("plug", ["any/on/hot", "before/on/cold"])
+def test_back_end_that_is_not_there_is_one_line(back_end: Callable[..., None], plug: str) -> None:
+    back_end(elsewhere=True)
+    name = f"{FS}/{plug}/accepts"
+    results = carried_out(name, BALLOON)
+    assert results[BALLOON]["verdict"] == "match"
+    assert results[name]["verdict"] in ("error", "mismatch")
+    assert re.search(r"\.sock.*: No such file", problem(results[name]))
+
+
+def test_back_end_that_never_answers_is_one_line(
+    back_end: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU waits for it and for nothing else: it is ended, and the next cell has another."""
+    monkeypatch.setattr(qmp, "COMMAND_S", 0.5)
+    monkeypatch.setattr(child, "GRACE_S", 0.1)
+    back_end(misbehaviour=[Mute()])
+    name = f"{FS}/any/on/hot/accepts"
+    results = carried_out(name, BALLOON)
+    assert verdicts(results) == {name: "error", BALLOON: "match"}
+    assert problem(results[name]) == "waited 0.5 s for device_add"
+    assert results[BALLOON]["fresh"]
+
+
+def test_run_in_processes_writes_a_journal_and_goes_on_from_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(journal, "RESULTS", tmp_path)
+    chosen = selected([RNG, f"{FS}/any/on/hot/accepts", BALLOON])
+    report = run.matrix(chosen, BUILD, jobs=2, resume=False)
+    assert report.ok
+    assert [one["cell"] for one in report.results] == [cell.name for cell in chosen]
+    path = tmp_path / "matrix" / f"{BUILD.name}.jsonl"
+    head, *lines = path.read_text().splitlines()
+    assert len(lines) == len(chosen)
+    path.write_text(f"{head}\n{lines[0]}\n{lines[1][:100]}")
+    again = run.matrix(chosen, BUILD, jobs=2, resume=True)
+    assert again.ok
+    assert [one["cell"] for one in again.results] == [cell.name for cell in chosen]

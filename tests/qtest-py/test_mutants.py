@@ -1,0 +1,212 @@
+"""QEMUs with one thing wrong, which the matrix has to see: it can fail, and says where."""
+
+import filecmp
+import re
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qap.build import Build
+from qap.errors import QapError, UsageError
+from qap.matrix import journal, run
+from qap.matrix.cell import selected
+from qap.matrix.group import Group, groups
+from qap.matrix.result import Result
+from qap.mutant import Edit, StandIn, mutant
+from qap.under_test import build_under_test
+
+SYSTEM = "qemu-system-x86_64"
+BUILD = build_under_test()
+BUS, VIRTIO, RNG = "hw/virtio/virtio-bus.c", "hw/virtio/virtio.c", "hw/virtio/virtio-rng.c"
+Results = dict[str, dict[str, Any]]
+
+UNTRANSLATED = "machine=q35,interface=modern,device=vhost-user-fs,backend=no-ap,viommu=intel-off"
+UNTRANSLATED += ",iommu_platform=on"
+REFUSES = "machine=q35,interface=modern,device=virtio-rng|virtio-blk,viommu=none,plug=hot"
+REFUSES += ",iommu_platform=on,driver=refuses"
+ACCEPTS = "machine=q35,interface=modern,device=virtio-rng|vhost-user-fs,viommu=none|intel-off"
+ACCEPTS += ",plug=hot,backend=in-qemu|ap,driver=accepts"
+
+
+def carried_out(build: Build, *selectors: str) -> Results:
+    """What comes of cells, by their names, one group after the other."""
+    found: list[Result] = []
+    for group in groups(selected(selectors)):
+        Group(build, group, found.append).run()
+    return {one.cell.name: one.as_dict(is_base=build.is_base) for one in found}
+
+
+def texts(result: dict[str, Any]) -> list[str]:
+    return [problem["text"] for problem in result["problems"]]
+
+
+def instead(old: str, new: str) -> Edit:
+    """An edit that puts something in the place of what is there once."""
+
+    def edit(source: str) -> str:
+        assert source.count(old) == 1, f"{old!r} is there {source.count(old)} times"
+        return source.replace(old, new)
+
+    return edit
+
+
+# What makes the fork: a back-end that can't translate is refused where the bus does.
+NO_BUS_CHECK = instead("if (!virtio_bus_device_iommu_enabled(vdev)) {", "if (true) {")
+# What upstream has had for long: FEATURES_OK is lost without ACCESS_PLATFORM.
+NO_DRIVER_CHECK = instead(
+    "    if (virtio_host_has_feature(vdev, VIRTIO_F_IOMMU_PLATFORM) &&\n"
+    "        !virtio_vdev_has_feature(vdev, VIRTIO_F_IOMMU_PLATFORM)) {\n"
+    "        return -EFAULT;\n"
+    "    }\n",
+    "",
+)
+DRIVE = "static void handle_input(VirtIODevice *vdev, VirtQueue *vq)\n{\n"
+UNPLUG = "static void virtio_rng_device_unrealize(DeviceState *dev)\n{\n"
+PLUG = "static uint64_t get_features(VirtIODevice *vdev, uint64_t f, Error **errp)\n{\n"
+
+
+@pytest.fixture(scope="session")
+def made() -> Iterator[Callable[[str, Edit], StandIn]]:
+    """Builds with a mutant in place of the emulator, each linked once."""
+    with ExitStack() as owned:
+
+        @cache
+        def make(source: str, edit: Edit) -> StandIn:
+            folder = owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-"))
+            emulator = mutant(BUILD, SYSTEM, source, edit, Path(folder))
+            return StandIn(BUILD.profile, BUILD.is_base, SYSTEM, emulator)
+
+        yield make
+
+
+Made = Callable[[str, Edit], StandIn]
+
+
+@pytest.mark.parametrize("source", [BUS, RNG])
+def test_mutant_differs_from_the_build_only_where_it_is_edited(made: Made, source: str) -> None:
+    same = made(source, lambda text: f"{text}/* The end. */\n")
+    assert filecmp.cmp(same.path(SYSTEM), BUILD.path(SYSTEM), shallow=False)
+
+
+def test_qemu_as_it_is_built_does_what_the_mutants_are_for() -> None:
+    results = carried_out(BUILD, UNTRANSLATED, REFUSES, ACCEPTS)
+    assert len(results) > 8
+    assert {result["verdict"] for result in results.values()} == {"match"}
+
+
+def test_device_that_is_not_refused_is_seen(made: Made) -> None:
+    results = carried_out(made(BUS, NO_BUS_CHECK), UNTRANSLATED)
+    assert {name.rpartition("/on/")[2] for name in results} == {"hot/accepts", "cold/accepts"}
+    assert len(results) == 3
+    for found in results.values():
+        assert found["verdict"] == "mismatch"
+        assert "plugged, but must be refused" in texts(found)
+
+
+def test_driver_that_is_not_refused_is_seen(made: Made) -> None:
+    for found in carried_out(made(VIRTIO, NO_DRIVER_CHECK), REFUSES).values():
+        assert found["verdict"] == "mismatch"
+        assert "FEATURES_OK stays" in texts(found)
+        assert any(text.startswith("served, though the driver did not") for text in texts(found))
+
+
+@pytest.mark.parametrize(("source", "edit"), [(BUS, NO_BUS_CHECK), (VIRTIO, NO_DRIVER_CHECK)])
+def test_what_a_mutant_does_right_matches(made: Made, source: str, edit: Edit) -> None:
+    results = carried_out(made(source, edit), ACCEPTS)
+    assert {result["verdict"] for result in results.values()} == {"match"}
+
+
+def test_run_on_a_mutant_fails(made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(journal, "RESULTS", tmp_path)
+    chosen = selected([REFUSES])
+    assert run.matrix(chosen, BUILD, jobs=1, resume=False).ok
+    assert not run.matrix(chosen, made(VIRTIO, NO_DRIVER_CHECK), jobs=1, resume=False).ok
+
+
+def test_crash_is_a_failed_cell_with_its_backtrace_and_the_run_goes_on(made: Made) -> None:
+    crashes = made(RNG, instead(DRIVE, f"{DRIVE}    abort();\n"))
+    plug = "machine=q35,interface=modern,viommu=none,iommu_platform=on,plug=hot"
+    results = carried_out(
+        crashes,
+        f"{plug},device=virtio-rng,driver=accepts|refuses|renegotiates",
+        f"{plug},device=virtio-balloon,driver=accepts",
+    )
+    verdicts = {
+        name.split("/")[2] + " " + name.rpartition("/")[2]: found["verdict"]
+        for name, found in results.items()
+    }
+    assert verdicts == {
+        "virtio-rng accepts": "error",
+        "virtio-rng refuses": "match",
+        "virtio-rng renegotiates": "error",
+        "virtio-balloon accepts": "match",
+    }
+    for found in results.values():
+        if found["verdict"] == "error":
+            assert_backtrace(found, "handle_input ()")
+
+
+HOT = "q35/modern/virtio-rng/in-qemu/none/any/on/hot/accepts"
+COLD = "q35/modern/virtio-rng/in-qemu/none/before/on/cold/accepts"
+
+
+@pytest.mark.parametrize("name", [HOT, COLD])
+def test_crash_while_it_is_plugged_has_a_backtrace(made: Made, name: str) -> None:
+    crashes = made(RNG, instead(PLUG, f"{PLUG}    abort();\n"))
+    (found,) = carried_out(crashes, name).values()
+    assert found["verdict"] == "error"
+    assert_backtrace(found, "get_features ()")
+
+
+def test_crash_after_the_last_driver_is_a_failed_cell(made: Made) -> None:
+    """The device is unplugged for the next one even where no driver is there to see it."""
+    crashes = made(RNG, instead(UNPLUG, f"{UNPLUG}    abort();\n"))
+    results = carried_out(crashes, HOT, "q35/modern/virtio-balloon/in-qemu/none/any/on/hot/accepts")
+    assert {found["axes"]["device"]: found["verdict"] for found in results.values()} == {
+        "virtio-rng": "error",
+        "virtio-balloon": "match",
+    }
+    assert_backtrace(results[HOT], "virtio_rng_device_unrealize ()")
+
+
+def assert_backtrace(found: dict[str, Any], function: str) -> None:
+    (text,) = texts(found)
+    assert text.startswith(f"QEMU ended with status -{signal.SIGABRT}: ")
+    assert found["seen"]["exit_status"] == -signal.SIGABRT
+    frames = re.findall(r"^#\d+ .*", found["detail"], re.M)
+    assert any(frame.endswith(f" in {function}") for frame in frames)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda text: text, "^the edit of hw/virtio/virtio-rng.c changed nothing$"),
+        (
+            instead("return f;", "return g;"),
+            r"^hw/virtio/virtio-rng.c as edited does not compile: "
+            r"\.\./\.\./hw/virtio/virtio-rng\.c:\d+:\d+: error: .g. undeclared",
+        ),
+        (
+            instead(DRIVE, f"void nowhere(void);\n{DRIVE}    nowhere();\n"),
+            "^qemu-system-x86_64 does not link: .*undefined reference to `nowhere'$",
+        ),
+    ],
+    ids=["nothing changed", "not C", "not all there"],
+)
+def test_edit_that_makes_no_qemu_says_why(tmp_path: Path, edit: Edit, said: str) -> None:
+    with pytest.raises(QapError, match=said):
+        mutant(BUILD, SYSTEM, RNG, edit, tmp_path)
+    assert not (tmp_path / SYSTEM).exists()
+
+
+def test_source_that_the_emulator_is_not_made_of_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=rf"^unknown source file .*virtio-rgn.c.*{RNG}"):
+        mutant(BUILD, SYSTEM, "hw/virtio/virtio-rgn.c", str.upper, tmp_path)
+    with pytest.raises(UsageError, match="unknown source file"):
+        mutant(BUILD, SYSTEM, "hw/s390x/virtio-ccw.c", str.upper, tmp_path)

@@ -1,0 +1,150 @@
+"""What is seen beside what must happen: each difference is found, and no other."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qap.features import FeatureBit
+from qap.matrix.cell import Cell
+from qap.matrix.judge import Kind, judge
+from qap.matrix.seen import Seen
+from qap.oracle import REFUSAL_PHRASE
+
+from .matrix_cells import FS, a_cell
+
+AP = FeatureBit.ACCESS_PLATFORM
+OFFERED: list[int] = [FeatureBit.VERSION_1, AP]
+UNASKED: list[int] = [FeatureBit.VERSION_1]
+REFUSAL = f"vhost-user-fs-pci: {REFUSAL_PHRASE}: it can't translate"
+NO_AP = {"device": "vhost-user-fs", "backend": "no-ap"}
+
+# A driver that is served.
+SERVED = Seen("works", features=OFFERED, features_ok=True, status=0xF, served=True)
+UNASKED_SERVED = replace(SERVED, features=UNASKED)
+# One that stops where FEATURES_OK does not stay, and one that does not stop.
+STOPPED = Seen("works", features=OFFERED, features_ok=False, status=3, served=False)
+STUBBORN = replace(STOPPED, status=7)
+# A vhost-user back-end on a bus that does not translate, and behind an IOMMU.
+FLAT = replace(SERVED, backend_features=UNASKED, ring_started=True, iotlb=0, backend_unoffered=[])
+TRANSLATED = replace(FLAT, backend_features=OFFERED, iotlb=3)
+UNTOLD = replace(STUBBORN, backend_features=UNASKED, ring_started=False, iotlb=0)
+REFUSED = Seen("refused", error=REFUSAL)
+COLD_REFUSED = replace(REFUSED, exit_status=1)
+
+MATCHING: dict[str, tuple[Cell, Seen]] = {
+    "accepts": (a_cell(), SERVED),
+    "accepts, not requested": (a_cell(iommu_platform="off"), UNASKED_SERVED),
+    "refuses": (a_cell("refuses"), STOPPED),
+    "refuses, not requested": (a_cell("refuses", iommu_platform="off"), UNASKED_SERVED),
+    "insists": (a_cell("insists"), STUBBORN),
+    "insists, vhost-user": (a_cell("insists", **FS), UNTOLD),
+    "vhost-user": (a_cell(**FS), FLAT),
+    "vhost-user behind an IOMMU": (a_cell(**FS, viommu="intel-off"), TRANSLATED),
+    "refused": (a_cell(**NO_AP, viommu="intel-off"), REFUSED),
+    "refused cold": (a_cell(**NO_AP, viommu="intel-off", order="after", plug="cold"), COLD_REFUSED),
+    "no VERSION_1": (
+        a_cell(device="vhost-user-fs", backend="no-version-1"),
+        Seen("refused", error="the device must offer VERSION_1"),
+    ),
+    "legacy interface": (
+        a_cell(interface="transitional"),
+        Seen("refused", error="VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor …"),
+    ),
+    "reads-config-early": (
+        a_cell("reads-config-early", machine="s390x", interface="revision-2", device="virtio-blk"),
+        replace(SERVED, config_early="0008000000000000", config_late="0008000000000000"),
+    ),
+}
+DIFFERENT: list[tuple[str, dict[str, Any], Kind, str]] = [
+    ("accepts", {"outcome": "", "error": "waited 10 s"}, Kind.ERROR, "waited 10 s"),
+    ("refused", {"outcome": "", "error": "QEMU ended"}, Kind.ERROR, "QEMU ended"),
+    ("accepts", {"outcome": "refused", "error": REFUSAL}, Kind.REFUSED, f"must plug: {REFUSAL}"),
+    ("refused", {"outcome": "works", "error": ""}, Kind.PLUGGED, "plugged, but must be refused"),
+    ("legacy interface", {"outcome": "works"}, Kind.PLUGGED, "plugged, but must be refused"),
+    ("no VERSION_1", {"outcome": "works"}, Kind.PLUGGED, "plugged, but must be refused"),
+    ("refused", {"error": "no such bus"}, Kind.MESSAGE, "another one: no such bus"),
+    ("refused cold", {"exit_status": 0}, Kind.MESSAGE, "status 0, not 1"),
+    ("refused cold", {"exit_status": -6}, Kind.MESSAGE, "status -6, not 1"),
+    ("refused cold", {"error": "no such bus"}, Kind.MESSAGE, "another one: no such bus"),
+    ("accepts", {"features": UNASKED}, Kind.OFFERED, "is not offered"),
+    ("accepts, not requested", {"features": OFFERED}, Kind.OFFERED, "is offered unasked"),
+    ("accepts", {"features_ok": False}, Kind.FEATURES_OK, "is lost"),
+    ("refuses", {"features_ok": True}, Kind.FEATURES_OK, "stays"),
+    ("insists", {"served": True}, Kind.SERVED, "served, though the driver did not accept"),
+    ("accepts", {"served": False}, Kind.UNSERVED, "not served, though the driver accepted"),
+    ("insists, vhost-user", {"ring_started": True}, Kind.RING, "told where the ring is"),
+    ("vhost-user", {"backend_unoffered": [AP]}, Kind.UNOFFERED, "never offered: ACCESS_PLATFORM"),
+    ("vhost-user", {"backend_features": OFFERED}, Kind.BACKEND_BIT, "was given ACCESS"),
+    (
+        "vhost-user behind an IOMMU",
+        {"backend_features": UNASKED},
+        Kind.BACKEND_BIT,
+        "was not given ACCESS",
+    ),
+    ("vhost-user", {"iotlb": 1}, Kind.IOTLB, "got IOTLB messages"),
+    ("vhost-user behind an IOMMU", {"iotlb": 0}, Kind.IOTLB, "got no IOTLB message"),
+    (
+        "reads-config-early",
+        {"config_early": "0000000000000800"},
+        Kind.CONFIG,
+        "0000000000000800 early and 0008000000000000 late",
+    ),
+    ("accepts", {"leftovers": ["1 AddressSpace dut"]}, Kind.LEFTOVERS, "1 AddressSpace dut"),
+    ("refused", {"leftovers": ["QOM /chardevs/x"]}, Kind.LEFTOVERS, "QOM /chardevs/x"),
+]
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_what_matches_has_no_problem(name: str) -> None:
+    assert judge(*MATCHING[name]) == []
+
+
+@pytest.mark.parametrize(("name", "change", "kind", "text"), DIFFERENT)
+def test_one_difference_is_one_problem_of_its_kind(
+    name: str, change: dict[str, Any], kind: Kind, text: str
+) -> None:
+    subject, seen = MATCHING[name]
+    (problem,) = judge(subject, replace(seen, **change))
+    assert problem.kind is kind
+    assert text in problem.text
+    assert "\n" not in problem.text
+
+
+def test_every_kind_of_problem_has_a_difference_here() -> None:
+    assert {kind for _, _, kind, _ in DIFFERENT} == set(Kind)
+
+
+def test_differences_add_up() -> None:
+    subject, seen = MATCHING["insists, vhost-user"]
+    every = replace(seen, features=UNASKED, features_ok=True, served=True, ring_started=True)
+    found = {problem.kind for problem in judge(subject, every)}
+    assert found == {Kind.OFFERED, Kind.FEATURES_OK, Kind.SERVED, Kind.RING}
+
+
+def test_device_that_must_be_refused_is_judged_by_what_it_told_the_back_end() -> None:
+    subject, _ = MATCHING["refused"]
+    told = Seen("works", backend_features=OFFERED, backend_unoffered=[AP], iotlb=4)
+    kinds = [problem.kind for problem in judge(subject, told)]
+    assert kinds == [Kind.PLUGGED, Kind.UNOFFERED, Kind.IOTLB]
+
+
+@pytest.mark.parametrize("served", [True, False])
+@pytest.mark.parametrize(
+    "subject",
+    [
+        a_cell("legacy", machine="s390x", interface="revision-2"),
+        a_cell("kicks-first", iommu_platform="off"),
+        a_cell("accepts-nothing", iommu_platform="off"),
+    ],
+    ids=lambda one: one.name,
+)
+def test_service_that_may_be_or_not_is_no_problem(subject: Cell, served: bool) -> None:
+    offered = OFFERED if subject.config.requested else UNASKED
+    seen = Seen("works", features=offered, served=served)
+    assert judge(subject, seen) == []
+
+
+def test_what_was_not_seen_is_no_problem() -> None:
+    """A device in QEMU tells no back-end anything."""
+    assert judge(a_cell(viommu="intel-off"), SERVED) == []
