@@ -97,7 +97,9 @@ def test_transitional_device_is_refused_for_its_legacy_interface(
     backend = lab.backend("vhost-user-blk", access_platform=False)
     device = lab.device("vhost-user-blk", backend, disable_legacy="off")
     said = lab.cold_refusal(device) if plug == "cold" else refusal(lab.machine(), device)
-    assert "neither legacy nor transitional device" in said
+    assert (
+        "its legacy interface can't accept VIRTIO_F_ACCESS_PLATFORM; use disable-legacy=on" in said
+    )
 
 
 def test_refusal_names_device_bus_reason_and_remedy(lab: Any, refusal: Refusal) -> None:

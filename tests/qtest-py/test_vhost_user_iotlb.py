@@ -101,11 +101,6 @@ def test_every_type_is_served_through_the_iotlb(lab: Any, kind: str) -> None:
     assert {one.space for one in started.backend.touched} == {"iova"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="QEMU tells a crypto back-end no features, and IOVAs as the ring's addresses",
-)
 def test_crypto_is_served_through_the_iotlb(lab: Any) -> None:
     started = Started(lab, "vhost-user-crypto")
     started.queue.add([Buffer(started.memory.take(32), 32, writable=True)])

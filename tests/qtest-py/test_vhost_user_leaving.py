@@ -1,14 +1,11 @@
 """A vhost-user back-end that leaves at any time: QEMU lives on, and the device with it or not."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
-from qap.machine import Device, Machine, QemuDied
+from qap.machine import Device, Machine
 from qap.pci_bus import PciBus
-from qap.qmp import QmpLost
-from qap.qtest import QtestLost
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import HangUp
 from qap.vhost_user.model import all_types
@@ -24,17 +21,7 @@ R = FrontendRequest
 
 # One of each way that QEMU's devices connect and start.
 KINDS = ("vhost-user-blk", "vhost-user-fs", "vhost-user-rng", "vhost-user-scsi", "vhost-user-vsock")
-# Those that are made from vhost-user-base.
-BASE_KINDS = tuple(f"vhost-user-{name}" for name in ("rng", "i2c", "gpio", "input", "snd"))
 WAIT_S = 20
-LEFT_WHILE_STOPPED = "QEMU aborts: vub_disconnect() stops a vhost-user-base device once more"
-
-
-def aborting(kinds: Iterable[str], why: str) -> list[Any]:
-    """These device types, for a test that QEMU doesn't survive with those of BASE_KINDS."""
-    gone = (QtestLost, QmpLost, QemuDied, AssertionError)
-    mark = pytest.mark.xfail(strict=True, raises=gone, reason=why)
-    return [pytest.param(kind, marks=mark) if kind in BASE_KINDS else kind for kind in kinds]
 
 
 def plugged(lab: Any, kind: str) -> tuple[Backend, Machine]:
@@ -77,7 +64,7 @@ def wait_connected(machine: Machine, backend: Backend, times: int) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", aborting(all_types(), LEFT_WHILE_STOPPED))
+@pytest.mark.parametrize("kind", all_types())
 def test_back_end_may_leave_before_the_driver_comes(lab: Any, kind: str) -> None:
     backend, machine = plugged(lab, kind)
     backend.hang_up()
@@ -100,7 +87,7 @@ def test_back_end_may_leave_a_running_device(lab: Any, kind: str) -> None:
     [R.SET_FEATURES, R.SET_MEM_TABLE, R.SET_VRING_ADDR, R.SET_VRING_ENABLE],
     ids=lambda request_: request_.name,
 )
-@pytest.mark.parametrize("kind", aborting(KINDS, LEFT_WHILE_STOPPED))
+@pytest.mark.parametrize("kind", KINDS)
 def test_back_end_may_leave_while_it_is_started(lab: Any, kind: str, request_: R) -> None:
     backend, machine = plugged(lab, kind)
     backend.misbehaviour = [HangUp(request=request_)]
@@ -110,7 +97,7 @@ def test_back_end_may_leave_while_it_is_started(lab: Any, kind: str, request_: R
     assert_lives(machine)
 
 
-@pytest.mark.parametrize("kind", aborting(KINDS, LEFT_WHILE_STOPPED))
+@pytest.mark.parametrize("kind", KINDS)
 def test_back_end_may_leave_while_it_is_stopped(lab: Any, kind: str) -> None:
     backend, machine = plugged(lab, kind)
     driver, _ = driven(machine)
@@ -119,13 +106,7 @@ def test_back_end_may_leave_while_it_is_stopped(lab: Any, kind: str) -> None:
     assert_lives(machine)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    aborting(
-        ["vhost-user-blk", "vhost-user-scsi", "vhost-user-rng"],
-        "QEMU aborts: vub_connect() starts a device without another vhost_dev_init()",
-    ),
-)
+@pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-scsi", "vhost-user-rng"])
 def test_back_end_that_comes_back_serves_on(lab: Any, kind: str) -> None:
     """The chardev reconnects, and the ring goes on where it was."""
     backend = lab.backend(kind)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from qap.features import FeatureBit, mask
-from qap.machine import Device, Machine, QemuDied
+from qap.machine import Device, Machine
 from qap.oracle import REFUSAL_PHRASE
 from qap.pci_bus import PciBus
 from qap.qmp import QmpRefused
@@ -186,14 +186,7 @@ def test_last_answer_counts_for_the_fence(lab: Any, kind: str) -> None:
     [
         "vhost-user-blk",
         "vhost-user-fs",
-        pytest.param(
-            "vhost-user-rng",
-            marks=pytest.mark.xfail(
-                strict=True,
-                raises=QemuDied,
-                reason="QEMU aborts: vub_get_features() asserts that there are some",
-            ),
-        ),
+        "vhost-user-rng",
         "vhost-user-scsi",
         "vhost-user-vsock",
     ],

@@ -116,6 +116,10 @@ class Negotiation:
             # 2.2.2 says nothing of the other bits that were written together with it.
             must_keep = self.valid and self.step is Step.FEATURES
             return not must_keep and _between(before & written, read, before | written)
+        starts = Status.DRIVER_OK in written & ~before
+        if starts and not self.legacy and Status.FEATURES_OK not in before | read:
+            # 3.1.1: who leaves step 5 out is no driver that a device has to go along with.
+            return _between(before & written, read, before | written)
         # Legacy devices need not know FEATURES_OK (3.1.2), and none need clear a bit (2.1.1).
         unknown = Status.FEATURES_OK if self.legacy else NOTHING
         return _between(written & ~unknown, read, before | written)

@@ -1,0 +1,89 @@
+"""What a QEMU holds at a moment, and what of that is more than it held before."""
+
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qap.machine import Machine
+
+# Where QEMU keeps devices: named, without a name, and those nobody has claimed.
+PARENTS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached", "/chardevs")
+NUMBERED = re.compile(r":\[\d+\]$")
+ADDRESS_SPACE = re.compile(r"^address-space: (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a QEMU holds.
+
+    Attributes:
+        fds: open file descriptors by what they are, such as “socket” or a path.
+        threads: how many there are.
+        spaces: AddressSpaces by name.
+        objects: QOM children by parent and type.
+        resident: private resident memory in bytes.
+    """
+
+    fds: Counter[str]
+    threads: int
+    spaces: Counter[str]
+    objects: Counter[str]
+    resident: int
+
+    @classmethod
+    def of(cls, machine: Machine) -> "Footprint":
+        """Look at a machine.
+
+        Not by `info mtree -f`, which QEMU 10.0 makes keep every FlatView that two
+        AddressSpaces share, with the devices in it.
+
+        Raises:
+            QmpLost, OSError: QEMU has ended.
+        """
+        qmp = machine.qmp
+        process = Path(f"/proc/{machine.child.pid}")
+        objects = Counter(
+            f"{parent} {child['type']}"
+            for parent in PARENTS
+            for child in qmp.execute("qom-list", path=parent)
+        )
+        return cls(
+            Counter(_described(path) for path in (process / "fd").iterdir()),
+            len(list((process / "task").iterdir())),
+            Counter(ADDRESS_SPACE.findall(qmp.hmp("info mtree"))),
+            objects,
+            machine.resident(),
+        )
+
+    def beyond(self, before: "Footprint") -> list[str]:
+        """What there is more of than before, in words; memory is for the caller to judge."""
+        kinds = (
+            ("file descriptor", self.fds, before.fds),
+            ("AddressSpace", self.spaces, before.spaces),
+            ("QOM", self.objects, before.objects),
+        )
+        found = [
+            f"{count} more {kind} {name} (of {then[name]})"
+            for kind, now, then in kinds
+            for name, count in sorted((now - then).items())
+        ]
+        more = self.threads - before.threads
+        return [*found, *([f"{more} more threads (of {before.threads})"] if more > 0 else [])]
+
+    def as_dict(self) -> dict[str, Any]:
+        """How many of each, and the memory in bytes."""
+        return {
+            name: value.total() if isinstance(value, Counter) else value
+            for name, value in vars(self).items()
+        }
+
+
+def _described(fd: Path) -> str:
+    """What an open file descriptor is, without the number that makes it one of its kind."""
+    try:
+        return NUMBERED.sub("", os.readlink(fd))  # noqa: PTH115 # no file to make a Path of
+    except FileNotFoundError:
+        return "closed meanwhile"

@@ -1,0 +1,190 @@
+"""`qap soak`: plug and unplug for a long time, and see that nothing grows."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from qap.build import Build
+from qap.errors import QapError
+from qap.matrix.pool import END_S, PR_SET_PDEATHSIG, SWITCH_S
+from qap.progress import bar
+from qap.report import Report, bad, table
+from qap.soak_site import Soak, rotation
+
+# A hot-unplug waits for QEMU's RCU most of the time, so more than the processors can work.
+JOBS_EACH = 4
+KINDS = (
+    ("fds", "file descriptors", 1),
+    ("threads", "threads", 1),
+    ("spaces", "AddressSpaces", 1),
+    ("objects", "QOM objects", 1),
+    ("resident", "MiB of memory", 1 << 20),
+)
+Advanced = Callable[[int], None]
+Share = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a process has to do: so many cycles on this build."""
+
+    build: Build
+    cycles: int
+    bounded: bool
+
+    def carry_out(self, progress: Advanced) -> Share:
+        """Do it; returns what came of it."""
+        return Soak(self.build, self.cycles, progress, bounded=self.bounded).run()
+
+
+def soak(build: Build, cycles: int, jobs: int | None) -> Report:
+    """Plug and unplug `cycles` times in all, in several QEMUs at a time, and print the table.
+
+    Args:
+        cycles: beside a warm-up of two rotations in each QEMU.
+        jobs: QEMUs; four for each processor if None, fewer where each would have less
+            than a rotation to do.
+    Raises:
+        QapError: a process ended without having been told to.
+    """
+    start = time.monotonic()
+    most = jobs or JOBS_EACH * (os.cpu_count() or 1)
+    shares = _shares(cycles, min(most, -(-cycles // len(rotation()))))
+    bounded = "--enable-asan" not in build.settings.configure
+    over: Counter[int] = Counter()
+    with bar(f"soak on the {build.name}") as progress:
+
+        def advanced(number: int, cycle: int) -> None:
+            over[number] = cycle
+            progress(over.total(), cycles, "")
+
+        progress(0, cycles, "warms up")
+        results = carry_out([Order(build, share, bounded) for share in shares], advanced)
+    seconds = time.monotonic() - start
+    rows = [{"qemu": number, **result} for number, result in enumerate(results, 1)]
+    _print(rows, build, seconds)
+    ok = not any(row["problems"] for row in rows)
+    return Report("soak", ok, seconds, rows)
+
+
+def _shares(cycles: int, jobs: int) -> list[int]:
+    return [cycles // jobs + (number < cycles % jobs) for number in range(jobs)]
+
+
+def carry_out(orders: Sequence[Order], advanced: Callable[[int, int], None]) -> list[Share]:
+    """Carry out each order in a process of its own.
+
+    Args:
+        advanced: gets the number of an order, from 0, and how many of its cycles are over.
+    Raises:
+        QapError: a process ended without having been told to.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    processes = []
+    results: dict[int, Share] = {}
+    numbers: dict[Connection, int] = {}
+    try:
+        for number, order in enumerate(orders):
+            ours, theirs = context.Pipe(duplex=False)
+            args = (theirs, order, os.getpid(), cpus[number % len(cpus)])
+            process = context.Process(target=_work, args=args, daemon=True)
+            with _uninterrupted():
+                process.start()
+                processes.append(process)
+            theirs.close()
+            numbers[ours] = number
+        while numbers:
+            for ready in wait(list(numbers)):
+                assert isinstance(ready, Connection)
+                number = numbers[ready]
+                try:
+                    said: int | Share = ready.recv()
+                except (EOFError, ConnectionResetError):
+                    raise QapError("a process of the soak ended by itself: see above") from None
+                if isinstance(said, int):
+                    advanced(number, said)
+                else:
+                    results[number] = said
+                    del numbers[ready]
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+        for process in processes:
+            process.join(END_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+    return [results[number] for number in range(len(orders))]
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keep Ctrl-C out, and for ever out of a process that is started: its owner ends it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _work(connection: Connection, order: Order, parent: int, cpu: int) -> None:
+    """The life of a process."""
+    # It and its QEMU take turns: on one processor that costs them half.
+    os.sched_setaffinity(0, {cpu})
+    signal.signal(signal.SIGTERM, _terminated)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    # The back-end's thread and the driver take turns at every message.
+    sys.setswitchinterval(SWITCH_S)
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        connection.send(order.carry_out(connection.send))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """SIGTERM unwinds like Ctrl-C, so that QEMU's owner ends it."""
+    raise KeyboardInterrupt
+
+
+def _print(rows: Sequence[Share], build: Build, seconds: float) -> None:
+    lines = [
+        [title, _range(rows, kind, 0, unit), _range(rows, kind, -1, unit)]
+        for kind, title, unit in KINDS
+    ]
+    done, refused = (sum(row[key] for row in rows) for key in ("done", "refused"))
+    title = (
+        f"{done} plugs on the {build.name} in {len(rows)} QEMUs, "
+        f"{refused} of them refused ({seconds:.0f} s)"
+    )
+    table(title, ["what a QEMU holds", "after the warm-up", "at the end"], lines)
+    console = Console()
+    problems: Counter[str] = Counter()
+    for row in rows:
+        problems.update(row["problems"])
+    for text, count in problems.most_common():
+        console.print(f"{bad(str(count))} {escape(text)}")
+    for detail in dict.fromkeys(row["detail"] for row in rows if row["detail"]):
+        console.print(detail, markup=False, highlight=False, soft_wrap=True)
+
+
+def _range(rows: Sequence[Share], kind: str, sample: int, unit: int) -> str:
+    """What the QEMUs held of something, from the least to the most."""
+    values = [row["samples"][sample][kind] / unit for row in rows if row["samples"]]
+    ends = dict.fromkeys(f"{value:.0f}" for value in (min(values), max(values))) if values else ()
+    return " to ".join(ends)

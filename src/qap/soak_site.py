@@ -1,0 +1,287 @@
+"""Plugging and unplugging over and over in one QEMU, and what that leaves behind."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from qap.build import Build
+from qap.errors import QapError
+from qap.footprint import Footprint
+from qap.machine import Device, QemuDied
+from qap.matrix.cell import NO_ORDER, Cell, Config
+from qap.matrix.experiment import Experiment
+from qap.matrix.group import CONFIRMED_BY
+from qap.matrix.judge import Kind, judge
+from qap.matrix.seen import Seen
+from qap.matrix.site import Inventory, Refused, Site
+from qap.oracle import Outcome
+from qap.qmp import QmpLost
+from qap.qtest import QtestLost
+from qap.vhost_user.misbehave import HangUp, Misbehaviour
+from qap.vhost_user.protocol import FrontendRequest
+
+IN_QEMU = ("blk", "net", "rng", "scsi", "serial", "balloon", "9p", "crypto")
+VHOST_USER = ("blk", "fs", "rng", "net", "vsock", "scsi")
+# No power of two, below the least, or none at all: each of them has its own check.
+BAD_SIZES: Mapping[str, Mapping[str, int]] = {
+    "virtio-blk": {"queue-size": 3},
+    "virtio-net": {"rx_queue_size": 3},
+    "vhost-user-blk": {"queue-size": 0},
+    "vhost-user-fs": {"queue-size": 3},
+}
+# The message at which a back-end closes its connection while QEMU realizes the device.
+LEAVES_AT = {
+    "vhost-user-blk": FrontendRequest.GET_CONFIG,
+    "vhost-user-fs": FrontendRequest.SET_OWNER,
+    "vhost-user-rng": FrontendRequest.GET_FEATURES,
+    "vhost-user-scsi": FrontendRequest.GET_PROTOCOL_FEATURES,
+    "vhost-user-vsock": FrontendRequest.GET_QUEUE_NUM,
+}
+# What has to be plugged before nothing new is kept for a slot: each failure twice.
+WARM_UP_ROTATIONS = 2
+# Samples at each end whose middle value is what the memory is.
+ENDS = 3
+# Memory that QEMU may grow by: glibc's heap of a QEMU that leaks nothing wavers by less.
+RESIDENT_BOUND = 4 << 20
+# Looks at what grew before it counts: QEMU frees some of it later (call_rcu).
+LOOKS = 20
+DIED_S = 5.0
+REPORT_LINES = 40
+SOCKET = re.compile(r"\$DIR/\d+\.sock")
+SANITIZER = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error: ")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A device that is plugged, and driven or refused.
+
+    Attributes:
+        spoilt: properties that make QEMU refuse it.
+        rules: what its back-end does wrong, so that QEMU refuses it.
+    """
+
+    config: Config
+    spoilt: tuple[tuple[str, int], ...] = ()
+    rules: tuple[Misbehaviour, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether QEMU has to refuse it."""
+        return bool(self.spoilt or self.rules) or self.config.plugging.outcome is Outcome.REFUSED
+
+    @property
+    def name(self) -> str:
+        why = " ".join(f"{key}={value}" for key, value in self.spoilt) + (
+            "back-end leaves" if self.rules else ""
+        )
+        return f"{self.config.device} ({why or self.config.backend})"
+
+
+def _config(device: str, backend: str) -> Config:
+    return Config("q35", "modern", device, backend, "intel-on", NO_ORDER, "on", "hot")
+
+
+def _backend(device: str) -> str:
+    return "ap" if device.startswith("vhost-user") else "in-qemu"
+
+
+@cache
+def rotation() -> tuple[Step, ...]:
+    """The cycles that come again and again: every third one fails."""
+    names = [*(f"virtio-{one}" for one in IN_QEMU), *(f"vhost-user-{one}" for one in VHOST_USER)]
+    served = [Step(_config(name, _backend(name))) for name in names]
+    failing = [
+        *(Step(_config(f"vhost-user-{one}", "no-ap")) for one in VHOST_USER),
+        *(
+            Step(_config(name, _backend(name)), spoilt=tuple(sizes.items()))
+            for name, sizes in BAD_SIZES.items()
+        ),
+        *(
+            Step(_config(name, "ap"), rules=(HangUp(request=request),))
+            for name, request in LEAVES_AT.items()
+        ),
+    ]
+    steps = []
+    for number, fails in enumerate(failing):
+        steps += [served[(2 * number + one) % len(served)] for one in range(2)]
+        steps.append(fails)
+    return tuple(steps)
+
+
+@dataclass
+class SoakSite(Site):
+    """A site whose devices and back-ends can be made to fail.
+
+    Attributes:
+        step: what is plugged next.
+        said: what QEMU has printed, once it has ended.
+    """
+
+    step: Step | None = None
+    said: str = field(init=False, default="")
+
+    def _start(self) -> None:
+        log = self.folder / "qemu.log"
+        self._owned.callback(self._keep, log)
+        super()._start()
+
+    def _keep(self, log: Path) -> None:
+        self.said = log.read_text(errors="replace") if log.exists() else ""
+
+    def _inventory(self) -> Inventory:
+        """Nothing: it would make QEMU keep memory (see Footprint.of)."""
+        return Inventory(Counter(), set(), 0)
+
+    def _listen(self, config: Config) -> Path:
+        path = super()._listen(config)
+        if self.step and self.backend:
+            self.backend.misbehaviour = self.step.rules
+        return path
+
+    def device(self, config: Config) -> Device:
+        """The device under test with what spoils it."""
+        return {**super().device(config), **dict(self.step.spoilt if self.step else ())}
+
+
+@dataclass
+class Soak:
+    """A QEMU's share of the cycles.
+
+    Args:
+        cycles: how many count, after the warm-up.
+        progress: called after each with how many are over.
+        steps: what comes again and again.
+        bounded: judge its memory, which a sanitizer keeps.
+    """
+
+    build: Build
+    cycles: int
+    progress: Callable[[int], None] = lambda _: None
+    steps: tuple[Step, ...] = field(default_factory=rotation)
+    bounded: bool = True
+    samples: list[dict[str, Any]] = field(init=False, default_factory=list)
+    problems: Counter[str] = field(init=False, default_factory=Counter)
+    done: Counter[str] = field(init=False, default_factory=Counter)
+    detail: str = field(init=False, default="")
+
+    def run(self) -> dict[str, Any]:
+        """Carry it out; what goes wrong is in the result (docs/json.md)."""
+        site = SoakSite(self.build, list(dict.fromkeys(step.config for step in self.steps)))
+        try:
+            with site:
+                self._carry_out(site)
+        except (QapError, TimeoutError, OSError) as exc:
+            self._broken(exc)
+        self.detail = sanitizer_report(site.said) or self.detail
+        if sanitizer_report(site.said):
+            self.problems["a sanitizer reported an error"] += 1
+        if self.bounded:
+            self._judge_memory()
+        return {
+            "done": self.done.total(),
+            "plugged": self.done["plugged"],
+            "refused": self.done["refused"],
+            "problems": dict(self.problems),
+            "samples": self.samples,
+            "detail": self.detail,
+        }
+
+    def _carry_out(self, site: SoakSite) -> None:
+        try:
+            for step in self.steps * WARM_UP_ROTATIONS:
+                self._cycle(site, step)
+            self.done.clear()
+            before = Footprint.of(site.machine)
+            self._sample(0, before)
+            for number, step in enumerate(self._forever(), 1):
+                if number > self.cycles:
+                    break
+                self.done[self._cycle(site, step)] += 1
+                self.progress(number)
+                if number % len(self.steps) == 0:
+                    self._sample(number, Footprint.of(site.machine))
+            after = self._settled(site, before)
+            self._sample(self.cycles, after)
+            self.problems.update(after.beyond(before))
+        except (QmpLost, QtestLost) as exc:
+            try:
+                raise site.machine.died(DIED_S) from exc
+            except TimeoutError:
+                raise exc from None
+
+    def _forever(self) -> Iterator[Step]:
+        while True:
+            yield from self.steps
+
+    def _cycle(self, site: SoakSite, step: Step) -> str:
+        """Plug, drive and unplug it, or see it refused; says which."""
+        site.step = step
+        cell = Cell(step.config, "accepts")
+        seen = Seen()
+        try:
+            site.plug(step.config)
+        except Refused as refused:
+            seen.outcome, seen.error = Outcome.REFUSED, str(refused)
+        else:
+            seen.outcome = Outcome.WORKS
+            if not step.refused:
+                self._drive(site, cell, seen)
+            site.unplug(step.config)
+        if step.spoilt or step.rules:
+            if seen.outcome != Outcome.REFUSED:
+                self.problems[f"{step.name}: plugged, but must be refused"] += 1
+        else:
+            for one in judge(cell, seen):
+                text = SOCKET.sub("$SOCKET", site.nameless(one.text))
+                self.problems[f"{step.name}: {text}"] += 1
+        return "refused" if seen.outcome == Outcome.REFUSED else "plugged"
+
+    def _drive(self, site: SoakSite, cell: Cell, seen: Seen) -> None:
+        try:
+            Experiment(site, cell).run(seen)
+            if any(one.kind is Kind.UNSERVED for one in judge(cell, seen)):
+                # A busy machine is slow; only patience tells that from a device that is.
+                Experiment(site, cell, CONFIRMED_BY).run(seen)
+        except (QapError, TimeoutError) as exc:
+            if isinstance(exc, (QmpLost, QtestLost)):
+                raise
+            seen.outcome, seen.error = "", str(exc)
+
+    def _settled(self, site: SoakSite, before: Footprint) -> Footprint:
+        """The footprint once nothing is there that is about to go."""
+        for _ in range(LOOKS):
+            found = Footprint.of(site.machine)
+            if not found.beyond(before):
+                break
+        return found
+
+    def _sample(self, cycle: int, found: Footprint) -> None:
+        self.samples.append({"cycle": cycle, **found.as_dict()})
+
+    def _judge_memory(self) -> None:
+        sizes = [sample["resident"] for sample in self.samples]
+        if len(sizes) > 2 * ENDS:
+            growth = median(sizes[-ENDS:]) - median(sizes[:ENDS])
+            if growth > RESIDENT_BOUND:
+                self.problems[f"{growth / (1 << 20):.1f} MiB more memory"] += 1
+
+    def _broken(self, exc: Exception) -> None:
+        text = str(exc)
+        if isinstance(exc, QemuDied):
+            text += f" after {self.done.total()} cycles"
+        self.problems[text] += 1
+        self.detail = getattr(exc, "detail", "")
+
+
+def sanitizer_report(said: str) -> str:
+    """The first report of AddressSanitizer, LeakSanitizer or UBSan in a log, or ""."""
+    found = SANITIZER.search(said)
+    if found is None:
+        return ""
+    start = said.rfind("\n", 0, found.start()) + 1
+    return "\n".join(said[start:].splitlines()[:REPORT_LINES])
