@@ -180,6 +180,33 @@ def bench_matrix(profile: Profile = "lab", json: Json = None) -> None:
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
 
 
+soak = typer.Typer(
+    help="Do the same for a long time, and see that nothing grows.", no_args_is_help=True
+)
+app.add_typer(soak, name="soak")
+
+
+@soak.command("hotplug")
+def soak_hotplug(
+    cycles: Annotated[int, typer.Option(help="How many in all.", min=1)] = 10_000,
+    jobs: Annotated[int | None, typer.Option(help="QEMUs at a time.", min=1)] = None,
+    profile: Profile = "lab",
+    base: Base = False,
+    json: Json = None,
+) -> None:
+    """Plug and unplug, a third of it failing: no descriptor, object, thread or memory stays."""
+    from qap import soak as soaking
+    from qap.build import Build
+    from qap.progress import make
+
+    build = Build(profile, base)
+    make(build)
+    report = soaking.soak(build, cycles, jobs)
+    if json:
+        report.write(json, [build])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
 @app.command()
 def doctor() -> None:
     """Show what this machine has and what has been built from what."""
@@ -193,20 +220,31 @@ def test(
     suites: Annotated[
         list[str] | None, typer.Argument(help="lint, unit, qtest-py, avocado; all if none.")
     ] = None,
-    profile: Profile = "lab",
+    upstream: Annotated[
+        bool,
+        typer.Option("--upstream", help="Instead: QEMU's own qtests, on base and fork."),
+    ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="A build profile; lab, or debian with --upstream."),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Run the checkers and the test suites on the fork; builds what is missing."""
-    from qap import testing
+    from qap import testing, upstream_suite
     from qap.build import Build
     from qap.progress import make
 
+    if upstream and suites:
+        raise UsageError("--upstream runs QEMU's own tests: name no suite beside it")
     chosen = testing.chosen(suites or [])
+    profile = profile or (upstream_suite.PROFILE if upstream else "lab")
     fork, base = Build(profile), Build(profile, is_base=True)
-    if any(suite in testing.NEED_BUILDS for suite in chosen):
-        make(base)
-        make(fork)
-    report = testing.test(chosen, fork)
+    extra = upstream_suite.ninja_targets() if upstream else []
+    if upstream or any(suite in testing.NEED_BUILDS for suite in chosen):
+        make(base, *extra)
+        make(fork, *extra)
+    report = upstream_suite.upstream(fork, base) if upstream else testing.test(chosen, fork)
     if json:
         report.write(json, [fork, base])
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
@@ -217,6 +255,9 @@ def prove(
     names: Annotated[
         list[str] | None, typer.Argument(help="Patches or topics of qemu/series; all if none.")
     ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Instead: build and boot the series up to each patch.")
+    ] = False,
     profile: Profile = "lab",
     json: Json = None,
 ) -> None:
@@ -227,6 +268,13 @@ def prove(
 
     chosen = proving.chosen(names or [])
     fork, base = Build(profile), Build(profile, is_base=True)
+    if each:
+        from qap import each as prefixes
+
+        report = prefixes.each(chosen, profile)
+        if json:
+            report.write(json, [])
+        raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
     make(base)
     make(fork)
     report = proving.prove(chosen, fork, base)

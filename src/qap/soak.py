@@ -5,13 +5,13 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -22,10 +22,12 @@ from qap.errors import QapError
 from qap.matrix.pool import END_S, PR_SET_PDEATHSIG, SWITCH_S
 from qap.progress import bar
 from qap.report import Report, bad, table
-from qap.soak_site import Soak, rotation
+from qap.soak_site import Soak, Step, rotation
 
 # A hot-unplug waits for QEMU's RCU most of the time, so more than the processors can work.
 JOBS_EACH = 4
+# Of a sanitizer's report or of a crash; --json has more.
+SHOWN_LINES = 40
 KINDS = (
     ("fds", "file descriptors", 1),
     ("threads", "threads", 1),
@@ -39,15 +41,19 @@ Share = dict[str, Any]
 
 @dataclass(frozen=True)
 class Order:
-    """What a process has to do: so many cycles on this build."""
+    """What a process has to do: the arguments of its Soak."""
 
     build: Build
     cycles: int
     bounded: bool
+    steps: tuple[Step, ...] = field(default_factory=rotation)
 
     def carry_out(self, progress: Advanced) -> Share:
         """Do it; returns what came of it."""
-        return Soak(self.build, self.cycles, progress, bounded=self.bounded).run()
+        if not self.bounded:
+            # GLib has no frame pointers: without this a leak has no stack.
+            os.environ.setdefault("ASAN_OPTIONS", "fast_unwind_on_malloc=0")
+        return Soak(self.build, self.cycles, progress, self.steps, self.bounded).run()
 
 
 def soak(build: Build, cycles: int, jobs: int | None) -> Report:
@@ -146,20 +152,21 @@ def _work(connection: Connection, order: Order, parent: int, cpu: int) -> None:
     """The life of a process."""
     # It and its QEMU take turns: on one processor that costs them half.
     os.sched_setaffinity(0, {cpu})
-    signal.signal(signal.SIGTERM, _terminated)
+    told_to_end = threading.Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: told_to_end.set())
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
     # The back-end's thread and the driver take turns at every message.
     sys.setswitchinterval(SWITCH_S)
+
+    def progress(cycle: int) -> None:
+        if told_to_end.is_set():
+            raise KeyboardInterrupt
+        connection.send(cycle)
+
     with suppress(KeyboardInterrupt, BrokenPipeError):
-        connection.send(order.carry_out(connection.send))
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that QEMU's owner ends it."""
-    raise KeyboardInterrupt
+        connection.send(order.carry_out(progress))
 
 
 def _print(rows: Sequence[Share], build: Build, seconds: float) -> None:
@@ -180,7 +187,12 @@ def _print(rows: Sequence[Share], build: Build, seconds: float) -> None:
     for text, count in problems.most_common():
         console.print(f"{bad(str(count))} {escape(text)}")
     for detail in dict.fromkeys(row["detail"] for row in rows if row["detail"]):
-        console.print(detail, markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            "\n".join(detail.splitlines()[:SHOWN_LINES]),
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _range(rows: Sequence[Share], kind: str, sample: int, unit: int) -> str:

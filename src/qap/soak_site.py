@@ -51,7 +51,7 @@ RESIDENT_BOUND = 4 << 20
 # Looks at what grew before it counts: QEMU frees some of it later (call_rcu).
 LOOKS = 20
 DIED_S = 5.0
-REPORT_LINES = 40
+REPORT_LINES = 400
 SOCKET = re.compile(r"\$DIR/\d+\.sock")
 SANITIZER = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error: ")
 
@@ -154,7 +154,7 @@ class Soak:
 
     Args:
         cycles: how many count, after the warm-up.
-        progress: called after each with how many are over.
+        progress: called after each with how many are over, none during the warm-up.
         steps: what comes again and again.
         bounded: judge its memory, which a sanitizer keeps.
     """
@@ -195,6 +195,7 @@ class Soak:
         try:
             for step in self.steps * WARM_UP_ROTATIONS:
                 self._cycle(site, step)
+                self.progress(0)
             self.done.clear()
             before = Footprint.of(site.machine)
             self._sample(0, before)

@@ -1,0 +1,161 @@
+"""`qap prove --each`: the series up to each patch builds, and boots a guest of each kind."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from qap import base, run, series
+from qap.build import Build, quiet
+from qap.build import Progress as Progressed
+from qap.errors import QapError
+from qap.git import Git
+from qap.lock import locked
+from qap.patch import Patch
+from qap.progress import make
+from qap.report import Report, bad, good, table
+from qap.scenario import Scenario
+from qap.trial import Trial
+
+# What boots: a device that needs no back-end, with the bit on.
+DEVICE = "virtio-rng"
+Boots = Callable[[Build, str], str]
+
+
+@dataclass(frozen=True)
+class Prefix(Build):
+    """A build of the series up to a patch, in a scratch tree: its emulators only."""
+
+    @property
+    def name(self) -> str:
+        return "prefix"
+
+    @property
+    def tree(self) -> Path:
+        return _scratch() / "tree"
+
+    def tools(self) -> dict[str, str]:
+        """The emulators."""
+        return {name: path for name, path in super().tools().items() if name.startswith("qemu-sys")}
+
+    def make(self, progress: Progressed = quiet, extra: Sequence[str] = ()) -> None:
+        """Build what the scratch tree holds; raises as Build.make does."""
+        self._configure(progress)
+        self._link_firmware()
+        self._ninja(progress, extra)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of the series up to a patch.
+
+    Attributes:
+        error: why it does not build; "" if it does.
+        boots: by guest, what is wrong with its boot; "" if all is well.
+        seconds: how long build and boots took.
+    """
+
+    patch: str
+    error: str
+    boots: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return not self.error and not any(self.boots.values())
+
+
+def boot(build: Build, guest: str) -> str:
+    """Boot a guest with a device on a build; returns what is wrong, or ""."""
+    scenario = Scenario(guest=guest, device=DEVICE)
+    return "; ".join(run.problems(scenario, Trial(scenario, build).run(), guest))
+
+
+def each(patches: Sequence[Patch], profile: str, boots: Boots = boot) -> Report:
+    """Build and boot the series up to each of these patches, in its order.
+
+    Where one does not build or boot, the next ones are tried all the same.
+
+    Args:
+        boots: says what is wrong with a guest of an architecture on a build.
+    Raises:
+        QapError: a patch does not apply.
+    """
+    start = time.monotonic()
+    console = Console(stderr=True)
+    order = [patch.name for patch in series.patches()]
+    wanted = sorted(order.index(patch.name) for patch in patches)
+    steps = []
+    with _tree() as git:
+        for number, index in enumerate(wanted, 1):
+            console.rule(f"{number}/{len(wanted)}: {order[index]}")
+            # Only files that differ from the step before change, so that little is rebuilt.
+            git("checkout", "-q", "--detach", series.commits(git, index + 1))
+            steps.append(_step(order[index], Prefix(profile), boots))
+    seconds = time.monotonic() - start
+    _print(steps, seconds)
+    ok = all(step.ok for step in steps)
+    return Report("prove", ok, seconds, [{**asdict(step), "ok": step.ok} for step in steps])
+
+
+def _step(patch: str, build: Build, boots: Boots) -> Step:
+    start = time.monotonic()
+    try:
+        make(build)
+    except QapError as exc:
+        error = "\n".join(part for part in (str(exc), exc.detail) if part)
+        return Step(patch, error, seconds=time.monotonic() - start)
+    guests = [name.removeprefix("qemu-system-") for name in build.tools()]
+    seen = {guest: boots(build, guest) for guest in guests}
+    return Step(patch, "", seen, time.monotonic() - start)
+
+
+def _scratch() -> Path:
+    return base.TREE.parent / "each"
+
+
+@contextmanager
+def _tree() -> Iterator[Git]:
+    """A tree that holds the base, as a clone that borrows the objects of qemu/base.
+
+    It goes away at the end, with its builds.
+    """
+    scratch = _scratch()
+    tree = scratch / "tree"
+    with locked(scratch):
+        # What a run that was killed has left.
+        shutil.rmtree(tree, ignore_errors=True)
+        with locked(base.TREE.parent):
+            base.ensure()
+        try:
+            Git(base.TREE)("clone", "-q", "--shared", "--no-checkout", str(base.TREE), str(tree))
+            yield Git(tree)
+        finally:
+            shutil.rmtree(tree, ignore_errors=True)
+
+
+def _print(steps: Sequence[Step], seconds: float) -> None:
+    guests = list(dict.fromkeys(guest for step in steps for guest in step.boots))
+    rows = []
+    for step in steps:
+        builds = bad("no") if step.error else good("yes")
+        booted = [_booted(step, guest) for guest in guests]
+        rows.append(
+            [escape(step.patch.partition("-")[0]), builds, *booted, f"{step.seconds:.0f} s"]
+        )
+    columns = ["series up to", "builds", *(f"boots {guest}" for guest in guests), "time"]
+    table(f"each patch on those before it ({seconds:.0f} s)", columns, rows)
+    for step in steps:
+        for problem in filter(None, [step.error, *step.boots.values()]):
+            Console().print(bad(f"{step.patch}: {problem}"))
+
+
+def _booted(step: Step, guest: str) -> str:
+    if guest not in step.boots:
+        return ""
+    return bad("no") if step.boots[guest] else good("yes")

@@ -1,0 +1,175 @@
+"""`qap test --upstream`: QEMU's own qtests on base and fork, and what the fork changes."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from qap.build import Build
+from qap.child import stop_all
+from qap.progress import bar
+from qap.report import Report, bad, good, table
+from qap.suites import SKIP, TestResult
+from qap.upstream import TESTS, Difference, QtestRun, QtestStuck, UpstreamTest, compare, run_qtest
+
+# The full device lists: a short one leaves out the tests of what it leaves out.
+PROFILE = "debian"
+
+
+@dataclass(frozen=True)
+class Side:
+    """What a program did on one build.
+
+    Attributes:
+        run: None where it had to be ended; then `stuck` says after which test.
+    """
+
+    run: QtestRun | None
+    stuck: str = ""
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many tests had which outcome."""
+        return Counter(one.status for one in self.run.results.values()) if self.run else Counter()
+
+    @property
+    def ran(self) -> int:
+        """How many tests were run, skipped ones left out."""
+        return self.counts.total() - self.counts[SKIP]
+
+    @property
+    def problems(self) -> list[str]:
+        return self.run.problems if self.run else [self.stuck]
+
+    def as_dict(self) -> dict[str, Any]:
+        run = self.run
+        return {
+            "ran": self.ran,
+            "counts": dict(self.counts),
+            "planned": run.planned if run else None,
+            "status": run.status if run else None,
+            "seconds": run.wall if run else None,
+            "problems": self.problems,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """A program on both builds."""
+
+    test: UpstreamTest
+    fork: Side
+    base: Side
+
+    @property
+    def differences(self) -> list[Difference]:
+        if self.fork.run is None or self.base.run is None:
+            return []
+        return compare(self.fork.run, self.base.run)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why the fork is not as good as the base, in words; empty if it is.
+
+        What fails on both is none: it is this machine's, or upstream's own.
+        """
+        found = [
+            f"{self.test.name}: {one.test}: {one.base} on base, {one.fork} on fork"
+            for one in self.differences
+            if one.worse
+        ]
+        if self.fork.ran != self.base.ran:
+            found.append(
+                f"{self.test.name}: {self.base.ran} tests ran on base, {self.fork.ran} on fork"
+            )
+        if self.base.ran == 0:
+            found.append(f"{self.test.name}: no test ran on the base, so nothing is compared")
+        if self.fork.run is None:
+            found.append(self.fork.stuck)
+        elif self.fork.run.status and not (self.base.run and self.base.run.status):
+            found.append(f"{self.test.name} ended with status {self.fork.run.status} on fork only")
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "program": self.test.program,
+            "target": self.test.target,
+            "fork": self.fork.as_dict(),
+            "base": self.base.as_dict(),
+            "differences": [{**asdict(one), "worse": one.worse} for one in self.differences],
+            "problems": self.problems,
+        }
+
+
+def ninja_targets(tests: Sequence[UpstreamTest] = TESTS) -> list[str]:
+    """What has to be built beside the emulators."""
+    return list(dict.fromkeys(test.ninja_target for test in tests))
+
+
+def upstream(fork: Build, base: Build, tests: Sequence[UpstreamTest] = TESTS) -> Report:
+    """Run each program on both builds at the same time, compare, and print the table.
+
+    Raises:
+        MissingError: a program or its emulator is not built.
+    """
+    start = time.monotonic()
+    rows = []
+    with bar("upstream's tests") as progress, ThreadPoolExecutor(2) as pool:
+        for number, test in enumerate(tests):
+
+            def heard(result: TestResult, number: int = number) -> None:
+                progress(number, len(tests), result.test)
+
+            progress(number, len(tests), test.name)
+            try:
+                sides = [pool.submit(_side, one, test, heard) for one in (fork, base)]
+                rows.append(Row(test, *(side.result() for side in sides)))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                stop_all()
+                raise
+        progress(len(tests), len(tests), "")
+    seconds = time.monotonic() - start
+    _print(rows, fork, seconds)
+    ok = bool(rows) and not any(row.problems for row in rows)
+    return Report("test", ok, seconds, [row.as_dict() for row in rows])
+
+
+def _side(build: Build, test: UpstreamTest, heard: Callable[[TestResult], None]) -> Side:
+    try:
+        return Side(run_qtest(build, test, on_result=heard))
+    except QtestStuck as stuck:
+        return Side(None, str(stuck))
+
+
+def _print(rows: Sequence[Row], fork: Build, seconds: float) -> None:
+    lines = []
+    for row in rows:
+        worse = sum(one.worse for one in row.differences)
+        better = len(row.differences) - worse
+        changed = ", ".join(
+            text
+            for text, count in ((f"{worse} worse", worse), (f"{better} better", better))
+            if count
+        )
+        mark = bad if row.problems else good
+        lines.append([row.test.name, _shown(row.base), _shown(row.fork), mark(changed or "none")])
+    title = f"upstream's tests, profile {fork.profile} ({seconds:.0f} s)"
+    table(title, ["program", "base", "fork", "differences"], lines)
+    console = Console()
+    for row in rows:
+        for problem in row.problems:
+            console.print(bad(problem))
+        for problem in row.base.problems:
+            console.print(f"[dim]{escape(problem)}[/]")
+
+
+def _shown(side: Side) -> str:
+    if side.run is None:
+        return bad("stuck")
+    return ", ".join(f"{count} {status}" for status, count in sorted(side.counts.items()))

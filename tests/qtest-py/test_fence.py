@@ -1,0 +1,353 @@
+"""The device side of the fence: who does not accept ACCESS_PLATFORM is not served."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from qap.channel import ChannelSubsystem
+from qap.features import FeatureBit
+from qap.machine import Device, Machine, QemuDied, Spec
+from qap.matrix.cell import named
+from qap.matrix.group import Group
+from qap.matrix.result import Result
+from qap.oracle import REFUSAL_PHRASE
+from qap.pci import STATUS
+from qap.qmp import QmpRefused
+from qap.s390x_cpu import Cpu
+from qap.s390x_stub import kernel_option
+from qap.virtio.ccw import Ccw
+from qap.virtio.driver import Behaviour, Driver
+from qap.virtio.memory import GuestMemory
+from qap.virtio.negotiation import ACCESS_PLATFORM, VERSION_1
+from qap.virtio.pci_modern import PciModern
+from qap.virtio.queue import Buffer, Queue
+from qap.virtio.split import SplitQueue
+from qap.virtio.transport import Status, Transport
+from qap.virtio.ways import WAYS
+
+Start = Callable[..., tuple[Machine, Transport]]
+Refusal = Callable[[Machine, Device], str]
+MODERN_WAYS = ("pci modern", "mmio 2")
+OLD_MACHINE = "pc-q35-9.2"
+RNG_CCW: Device = {"driver": "virtio-rng-ccw", "id": "dut", "iommu_platform": True}
+RNG_PCI: Device = {
+    "driver": "virtio-rng-pci",
+    "id": "dut",
+    "bus": "port0",
+    "disable-legacy": "on",
+    "iommu_platform": True,
+}
+INSISTS = Behaviour(obeys=False).without(FeatureBit.ACCESS_PLATFORM)
+LEGACY = Behaviour(supports=0, sets_features_ok=False)
+# Looks at a ring, each a turn of QEMU's main loop, after which a buffer counts as unserved.
+LOOKS = 64
+QUEUE_SIZE = 8
+TOLD = "the driver did not accept VIRTIO_F_ACCESS_PLATFORM"
+VOICE = re.compile(
+    r"(?P<type>[\w-]+) '(?P<id>[^']+)': iommu_platform=true is not supported by the device: "
+    r"(?P<reason>[^;]+); use (?P<remedy>.+), or iommu_platform=off"
+)
+# PCI 6.2.3: the function asserts its INTx.
+STATUS_INTERRUPT = 1 << 3
+UP_TO_FEATURES_OK = (
+    Status.ACKNOWLEDGE,
+    Status.ACKNOWLEDGE | Status.DRIVER,
+    Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK,
+)
+
+
+@pytest.fixture
+def start(lab: Any) -> Start:
+    """A machine of one of WAYS with an entropy device that asks for ACCESS_PLATFORM."""
+
+    def started(
+        name: str, machine: str = "", extra: tuple[str, ...] = (), **properties: Any
+    ) -> tuple[Machine, Transport]:
+        way = WAYS[name]
+        way = replace(way, machine=machine or way.machine, extra=(*way.extra, *extra))
+        spec = way.spec("virtio-rng", **{"iommu_platform": True, **properties})
+        running = lab.owned.enter_context(
+            Machine(lab.build.path(way.emulator), spec, log=lab.folder / "qemu.log")
+        )
+        return running, way.connect(running)
+
+    return started
+
+
+@pytest.fixture
+def s390x(lab: Any) -> Callable[..., Machine]:
+    """An s390-ccw-virtio with these devices."""
+
+    def started(*devices: Device) -> Machine:
+        spec = Spec(
+            machine="s390-ccw-virtio",
+            cpu="max",
+            memory=128,
+            devices=devices,
+            extra=kernel_option(lab.folder),
+            qtest=True,
+        )
+        machine = Machine(lab.build.path("qemu-system-s390x"), spec, log=lab.folder / "qemu.log")
+        running: Machine = lab.owned.enter_context(machine)
+        return running
+
+    return started
+
+
+def is_served(driver: Driver, queue: Queue) -> bool:
+    """Whether the device uses a buffer of this queue."""
+    room = driver.memory.take(16)
+    queue.add([Buffer(room, 16, writable=True)])
+    driver.transport.notify(queue.index)
+    return any(queue.take_used() for _ in range(LOOKS))
+
+
+def serves(transport: Transport, behaviour: Behaviour | None = None) -> bool:
+    """Whether a driver that behaves like this is served; it is a well-behaved one by default.
+
+    One that was refused goes on from the status that it reads, as if nothing had happened.
+    """
+    driver = Driver(transport, GuestMemory(transport.qtest), behaviour)
+    status = driver.negotiate()
+    queue = driver.queue(0, QUEUE_SIZE)
+    transport.set_status(status | Status.DRIVER_OK)
+    return is_served(driver, queue)
+
+
+def is_broken(machine: Machine) -> bool:
+    """Whether the machine's only virtio device says that it is broken."""
+    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
+    return bool(machine.qmp.execute("x-query-virtio-status", path=path)["broken"])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "q35/modern/virtio-blk/in-qemu/none/any/on/hot/insists",
+        "q35/modern/virtio-blk/in-qemu/none/any/on/hot/one-write",
+        "q35/modern/virtio-rng/in-qemu/none/any/on/hot/skips-features-ok",
+        "q35/modern/virtio-rng/in-qemu/none/any/on/hot/accepts-nothing",
+        "q35/modern/virtio-blk/in-qemu/none/any/on/hot/kicks-first",
+        "q35/modern/vhost-user-blk/ap/none/any/on/hot/insists",
+        "q35/modern/vhost-user-blk/ap/none/any/on/hot/one-write",
+        "q35/modern/vhost-user-fs/ap/none/any/on/hot/skips-features-ok",
+        "microvm/version-2/virtio-rng/in-qemu/none/any/on/cold/skips-features-ok",
+        "microvm/version-2/virtio-blk/in-qemu/none/any/on/cold/one-write",
+        "microvm/version-2/vhost-user-fs/ap/none/any/on/cold/insists",
+        "microvm/version-2/virtio-scsi/in-qemu/none/any/on/cold/kicks-first",
+        "s390x/revision-1/virtio-rng/in-qemu/none/any/on/hot/insists",
+        "s390x/revision-2/virtio-blk/in-qemu/none/any/on/hot/one-write",
+        "s390x/revision-1/virtio-blk/in-qemu/none/any/on/hot/kicks-first",
+        "s390x/revision-2/vhost-user-net/ap/none/any/on/hot/accepts-nothing",
+    ],
+)
+def test_driver_that_did_not_accept_is_never_served(lab: Any, cell: str) -> None:
+    """6.1: who offers ACCESS_PLATFORM may fail a driver that does not accept it.
+
+    Neither a device in QEMU nor a vhost back-end uses its buffer or hears of its ring,
+    and FEATURES_OK does not stay (3.1.1, step 6).
+    """
+    results: list[Result] = []
+    Group(lab.build, [named(cell)], results.append, debug=False).run()
+    assert [problem.text for result in results for problem in result.problems] == []
+
+
+def test_refused_driver_is_told_once(lab: Any, start: Start) -> None:
+    """In QEMU's log, with -d guest_errors: once for each reset, however often it tries."""
+    _, transport = start("pci modern", extra=("-d", "guest_errors"))
+
+    def told() -> int:
+        return str((lab.folder / "qemu.log").read_text()).count(TOLD)
+
+    for resets in (1, 2):
+        assert not serves(transport, INSISTS)
+        transport.set_status(Status.FEATURES_OK | Status.DRIVER_OK)
+        assert told() == resets
+    assert serves(transport)
+    assert told() == 2
+
+
+@pytest.mark.parametrize("way", MODERN_WAYS)
+def test_device_serves_again_after_a_reset(start: Start, way: str) -> None:
+    """2.1.2: a refused driver may reset the device and try again, and so may the next."""
+    _, transport = start(way)
+    assert [serves(transport, one) for one in (None, INSISTS, None, INSISTS)] == [
+        True,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_locked_device_says_that_it_is_broken(start: Start) -> None:
+    """From its reset until the driver accepts: the flag that QMP shows as `broken`."""
+    machine, transport = start("pci modern")
+    transport.reset()
+    locked = [is_broken(machine)]
+    for features in (VERSION_1, VERSION_1 | ACCESS_PLATFORM, ACCESS_PLATFORM, 0):
+        transport.set_driver_features(features)
+        locked.append(is_broken(machine))
+    assert locked == [True, True, False, False, True]
+
+
+def test_property_lets_any_driver_pass(lab: Any, refusal: Refusal) -> None:
+    """x-require-iommu-platform=off is as QEMU was before: only FEATURES_OK is refused."""
+    machine = lab.machine(qtest=True)
+    assert refusal(machine, {**RNG_PCI, "x-require-iommu-platform": False}) == ""
+    assert serves(WAYS["pci modern"].connect(machine), INSISTS)
+
+
+def test_old_machine_type_is_as_before(start: Start) -> None:
+    """A guest that worked by accident goes on doing so on the machine type that it has."""
+    _, transport = start("pci modern", machine=OLD_MACHINE)
+    assert serves(transport, INSISTS)
+
+
+@pytest.mark.parametrize("way", MODERN_WAYS)
+def test_refused_first_status_is_no_reset(start: Start, way: str) -> None:
+    """The status of a device that refuses its first one is 0, but nobody has written 0.
+
+    So the queue stays enabled (2.4.1 is for a reset), and the same features are refused
+    once more (2.2.2).
+    """
+    _, transport = start(way)
+    transport.reset()
+    transport.set_driver_features(VERSION_1)
+    queue = SplitQueue(GuestMemory(transport.qtest), 0, QUEUE_SIZE)
+    transport.enable_queue(0, queue.addresses)
+    transport.set_status(Status.FEATURES_OK)
+    assert not transport.status
+    assert transport.queue_enabled(0)
+    transport.set_status(Status.FEATURES_OK)
+    assert not transport.status
+
+
+def test_features_do_not_outlive_a_reset_on_mmio(start: Start) -> None:
+    """2.4.1: who writes no features after a reset accepts none, and so not ACCESS_PLATFORM."""
+    _, transport = start("mmio 2")
+    transport.reset()
+    transport.set_driver_features(transport.device_features)
+    for status in UP_TO_FEATURES_OK:
+        transport.set_status(status)
+    assert Status.FEATURES_OK in transport.status
+    transport.reset()
+    for status in UP_TO_FEATURES_OK:
+        transport.set_status(status)
+    assert Status.FEATURES_OK not in transport.status
+
+
+@pytest.fixture
+def legacy_only(
+    lab: Any, start: Start, s390x: Callable[..., Machine], refusal: Refusal
+) -> Callable[[str], str]:
+    """What QEMU says to iommu_platform=on and a legacy interface alone; "" if it takes it."""
+
+    def said(transport: str) -> str:
+        if transport == "ccw hot":
+            return refusal(s390x(), {**RNG_CCW, "max_revision": 0})
+        if transport == "pci hot":
+            return refusal(lab.machine(), {**RNG_PCI, "disable-legacy": "off"})
+        try:
+            if transport == "ccw cold":
+                s390x({**RNG_CCW, "max_revision": 0})
+            else:
+                start("mmio 1")
+        except QemuDied as died:
+            assert died.status == 1, died.said
+            return died.said
+        return ""
+
+    return said
+
+
+@pytest.mark.parametrize(
+    ("transport", "names"),
+    [
+        ("mmio", ("virtio-mmio '", "-global virtio-mmio.force-legacy=false")),
+        ("ccw cold", ("virtio-rng-ccw 'dut'", "max_revision=1 or higher")),
+        ("ccw hot", ("virtio-rng-ccw 'dut'", "max_revision=1 or higher")),
+    ],
+)
+def test_device_with_only_a_legacy_interface_is_refused(
+    legacy_only: Callable[[str], str], transport: str, names: tuple[str, str]
+) -> None:
+    """4.2.4, 4.3.1.2: its driver has 32 feature bits and can't accept bit 33.
+
+    The error names the device, the reason and what helps on this transport.
+    """
+    said = legacy_only(transport)
+    wanted = (REFUSAL_PHRASE, "legacy interface", "VIRTIO_F_ACCESS_PLATFORM", *names)
+    assert [text for text in wanted if text not in said] == []
+
+
+def test_refusals_have_one_voice(legacy_only: Callable[[str], str]) -> None:
+    """The same sentence, for the same reason, from each transport, with its own remedy."""
+    said = {name: legacy_only(name) for name in ("pci hot", "mmio", "ccw hot")}
+    found = {name: VOICE.search(text) for name, text in said.items()}
+    assert all(found.values()), said
+    assert len({match["reason"] for match in found.values() if match}) == 1
+    assert len({match["remedy"] for match in found.values() if match}) == 3
+
+
+def test_revision_0_is_fenced_on_request(s390x: Callable[..., Machine], refusal: Refusal) -> None:
+    """4.3.2.1: at revision 0 no driver sees bit 33; the s390-ccw firmware is one.
+
+    It is served unless x-fence-revision-0=on, and a driver that accepts always is.
+    """
+    machine = s390x({**RNG_CCW, "devno": "fe.0.0005"})
+    fenced = {**RNG_CCW, "id": "fenced", "devno": "fe.0.0006", "x-fence-revision-0": True}
+    assert refusal(machine, fenced) == ""
+    channels = ChannelSubsystem(Cpu(machine.qtest, machine.serial))
+
+    def is_served_at(number: int, revision: int) -> bool:
+        found = channels.find(number)
+        return serves(Ccw(found, revision), None if revision else LEGACY)
+
+    assert is_served_at(5, 0)
+    assert not is_served_at(6, 0)
+    assert is_served_at(6, 2)
+
+
+def test_device_that_broke_for_another_reason_stays_broken(start: Start) -> None:
+    """2.1.2: only a reset mends it, and not a driver that writes its features twice."""
+    machine, transport = start("pci modern")
+    driver = Driver(transport, GuestMemory(transport.qtest), Behaviour(sets_features_ok=False))
+    driver.negotiate()
+    queue = driver.queue(0, QUEUE_SIZE)
+    driver.start()
+    # 2.7.6: the available index is this far ahead of no driver with so small a ring.
+    transport.qtest.writew(queue.addresses.driver + 2, 10 * QUEUE_SIZE)
+    transport.notify(0)
+    assert is_broken(machine)
+    for features in (VERSION_1, VERSION_1 | ACCESS_PLATFORM):
+        transport.set_driver_features(features)
+        assert is_broken(machine)
+    transport.reset()
+    assert serves(transport)
+
+
+def test_reset_lowers_the_interrupt_line(start: Start) -> None:
+    """2.4.1, 4.1.4.5: a device that was reset has nothing to interrupt for."""
+    _, transport = start("pci modern")
+    assert isinstance(transport, PciModern)
+    assert serves(transport)
+    assert transport.function.config_read(STATUS, 2) & STATUS_INTERRUPT
+    transport.reset()
+    assert not transport.function.config_read(STATUS, 2) & STATUS_INTERRUPT
+
+
+def test_modern_ccw_device_needs_a_modern_back_end(lab: Any, s390x: Callable[..., Machine]) -> None:
+    """A back-end without VERSION_1 leaves a CCW device with its legacy interface alone."""
+    backend = lab.backend("vhost-user-net")
+    backend.features &= ~VERSION_1
+    machine = s390x()
+    address = {"type": "unix", "data": {"path": str(backend.path)}}
+    data = {"addr": address, "server": False}
+    machine.qmp.execute("chardev-add", id="char", backend={"type": "socket", "data": data})
+    machine.qmp.execute("netdev_add", type="vhost-user", id="net0", chardev="char")
+    device = {"driver": "virtio-net-ccw", "netdev": "net0", "iommu_platform": True}
+    with pytest.raises(QmpRefused, match=REFUSAL_PHRASE):
+        machine.plug(device)

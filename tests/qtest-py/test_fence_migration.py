@@ -1,0 +1,303 @@
+"""A driver moves with its VM: what it accepted decides whether the destination takes it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from qap.build import Build
+from qap.errors import MissingError
+from qap.features import FeatureBit
+from qap.machine import Machine
+from qap.pci_bus import PciBus
+from qap.qtest import Qtest
+from qap.qtest_command import Command
+from qap.virtio.driver import Behaviour, Driver
+from qap.virtio.memory import GuestMemory
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.queue import Buffer, Queue
+from qap.virtio.transport import Status
+from qap.virtio.ways import WAYS
+
+T = TypeVar("T")
+
+DISK = "driver=null-co,node-name=disk0,size=1048576,read-zeroes=on"
+# 5.2.6: a request to read sector 0, the sector, and the status.
+READ = bytes(16)
+SECTOR, STATUS = 512, 1
+QUEUE_SIZE = 8
+LOOKS = 64
+MOVED_S = 30.0
+UNWILLING = Behaviour(obeys=False).without(FeatureBit.ACCESS_PLATFORM)
+OLD, NEW = "pc-q35-9.2", "pc-q35-10.0"
+ARRIVED = "completed"
+
+
+class Following(Qtest):
+    """A session with whichever QEMU has the VM now.
+
+    Attributes:
+        now: the session with that one.
+    """
+
+    def __init__(self, now: Qtest) -> None:
+        self.now = now
+
+    def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+        return self.now.run_all(commands)
+
+
+@dataclass
+class Host:
+    """A QEMU with one device.
+
+    Attributes:
+        machine: started, or waiting for what comes in.
+    """
+
+    machine: Machine
+
+    def drive(self, behaviour: Behaviour | None = None) -> "Moving":
+        """A driver of its device, at the start of its life."""
+        session = Following(self.machine.qtest)
+        transport = PciModern(PciBus(session).find(VENDOR_ID))
+        memory = GuestMemory(session)
+        return Moving(session, transport, memory, Driver(transport, memory, behaviour))
+
+    def said(self) -> str:
+        """What it has printed."""
+        return self.machine.child.tail()
+
+    def is_broken(self) -> bool:
+        """Whether the device says that it is broken."""
+        (path,) = [one["path"] for one in self.machine.qmp.execute("x-query-virtio")]
+        return bool(self.machine.qmp.execute("x-query-virtio-status", path=path)["broken"])
+
+
+@dataclass
+class Moving:
+    """A driver that goes on where its VM goes on."""
+
+    session: Following
+    transport: PciModern
+    memory: GuestMemory
+    driver: Driver
+    queue: Queue | None = None
+
+    def go_to_features_ok(self) -> Status:
+        """As far as FEATURES_OK, and on from there whatever it reads; returns that."""
+        status = self.driver.negotiate()
+        self.queue = self.driver.queue(0, QUEUE_SIZE)
+        return status
+
+    def go_to_driver_ok(self) -> None:
+        status = self.go_to_features_ok()
+        self.transport.set_status(status | Status.DRIVER_OK)
+
+    def arrive(self, host: Host) -> None:
+        """Go on at another host, which has the VM now, with all its addresses."""
+        self.session.now = host.machine.qtest
+
+    def is_served(self, kind: str) -> bool:
+        """Whether the device uses a buffer. Each look is a turn of QEMU's main loop."""
+        assert self.queue
+        chain = [Buffer(self.memory.take(SECTOR + STATUS), SECTOR + STATUS, writable=True)]
+        if kind == "virtio-blk":
+            chain.insert(0, Buffer(self.memory.put(READ), len(READ)))
+        self.queue.add(chain)
+        self.transport.notify(0)
+        return any(self.queue.take_used() for _ in range(LOOKS))
+
+
+Start = Callable[..., Host]
+
+
+@pytest.fixture
+def start(lab: Any) -> Iterator[Start]:
+    """Starts a q35 with a device; `waits` makes it the destination of a migration."""
+    with ExitStack() as owned:
+        count = iter(range(10))
+
+        def started(
+            kind: str,
+            *,
+            requested: bool = True,
+            waits: bool = False,
+            build: Build | None = None,
+            machine: str = NEW,
+            **properties: Any,
+        ) -> Host:
+            way = replace(
+                WAYS["pci modern"], machine=machine, extra=("-incoming", "defer") if waits else ()
+            )
+            blockdevs = [DISK] if kind == "virtio-blk" else []
+            properties |= {"drive": "disk0"} if blockdevs else {}
+            spec = way.spec(kind, blockdevs, iommu_platform=requested, **properties)
+            log = lab.folder / f"qemu-{next(count)}.log"
+            binary = (build or lab.build).path(way.emulator)
+            running = owned.enter_context(Machine(binary, spec, log=log))
+            running.qmp.execute(
+                "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
+            )
+            return Host(running)
+
+        yield started
+
+
+@pytest.fixture
+def other(lab: Any) -> Build:
+    """Stock QEMU if the fork is under test, and the other way round."""
+    build = Build(lab.build.profile, is_base=not lab.build.is_base)
+    try:
+        build.path("qemu-system-x86_64")
+    except MissingError as missing:
+        pytest.skip(str(missing))
+    return build
+
+
+def move(source: Host, destination: Host, folder: Path) -> str:
+    """Migrate a VM; returns how that ended for the destination: ARRIVED or what it said."""
+    uri = f"unix:{folder / 'migration.sock'}"
+    destination.machine.qmp.execute("migrate-incoming", uri=uri, exit_on_error=False)
+    source.machine.qmp.execute("migrate", uri=uri)
+    ends = (ARRIVED, "failed")
+    event = destination.machine.qmp.wait_event(
+        "MIGRATION", lambda data: data.get("status") in ends, MOVED_S
+    )
+    if event["status"] == ARRIVED:
+        assert destination.machine.alive
+        return ARRIVED
+    return destination.said()
+
+
+@pytest.mark.parametrize("kind", ["virtio-rng", "virtio-blk"])
+def test_driver_without_the_bit_does_not_move_in(lab: Any, start: Start, kind: str) -> None:
+    """2.2.1: a driver can't be made to accept a feature once it drives.
+
+    What iommu_platform=on of the destination stands for would not be there; so it says no.
+    """
+    source = start(kind, requested=False)
+    moving = source.drive()
+    moving.go_to_driver_ok()
+    assert moving.is_served(kind)
+    said = move(source, start(kind, waits=True), lab.folder)
+    assert "iommu_platform" in said
+    assert "VIRTIO_F_ACCESS_PLATFORM" in said
+    assert kind in said
+
+
+def test_driver_between_features_ok_and_driver_ok_does_not_move_in(lab: Any, start: Start) -> None:
+    """3.1.1 step 5: after FEATURES_OK it can accept no more, and would never be served."""
+    source = start("virtio-rng", requested=False)
+    assert Status.FEATURES_OK in source.drive().go_to_features_ok()
+    assert "iommu_platform" in move(source, start("virtio-rng", waits=True), lab.folder)
+
+
+def test_driver_with_the_bit_does_not_move_out(lab: Any, start: Start) -> None:
+    """Where the bit is not offered a driver that has accepted it can't be."""
+    source = start("virtio-rng")
+    source.drive().go_to_driver_ok()
+    said = move(source, start("virtio-rng", requested=False, waits=True), lab.folder)
+    assert "unsupported" in said
+
+
+def test_property_lets_any_driver_move_in(lab: Any, start: Start) -> None:
+    """An old machine type has x-require-iommu-platform=off on both sides."""
+    source = start("virtio-rng", requested=False, machine=OLD)
+    moving = source.drive()
+    moving.go_to_driver_ok()
+    destination = start("virtio-rng", waits=True, machine=OLD)
+    assert move(source, destination, lab.folder) == ARRIVED
+    moving.arrive(destination)
+    assert moving.is_served("virtio-rng")
+
+
+@pytest.mark.parametrize("machine", [OLD, NEW])
+@pytest.mark.parametrize("kind", ["virtio-rng", "virtio-blk"])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_driver_moves_between_fork_and_base(
+    lab: Any, start: Start, other: Build, kind: str, machine: str, leaves: bool
+) -> None:
+    """In either direction, where it accepts the bit, and is served before and after."""
+    builds = (lab.build, other) if leaves else (other, lab.build)
+    source = start(kind, build=builds[0], machine=machine)
+    moving = source.drive()
+    moving.go_to_driver_ok()
+    assert moving.is_served(kind)
+    destination = start(kind, waits=True, build=builds[1], machine=machine)
+    assert move(source, destination, lab.folder) == ARRIVED
+    moving.arrive(destination)
+    assert moving.is_served(kind)
+    again = Driver(moving.transport, moving.memory)
+    again.negotiate()
+    moving.queue = again.queue(0, QUEUE_SIZE)
+    again.start()
+    assert moving.is_served(kind)
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_driver_without_the_bit_moves_with_an_old_machine_type(
+    lab: Any, start: Start, other: Build, leaves: bool
+) -> None:
+    """Between fork and stock QEMU, as the property is off there."""
+    builds = (lab.build, other) if leaves else (other, lab.build)
+    source = start("virtio-rng", build=builds[0], machine=OLD)
+    moving = source.drive(UNWILLING)
+    moving.go_to_driver_ok()
+    destination = start("virtio-rng", waits=True, build=builds[1], machine=OLD)
+    assert move(source, destination, lab.folder) == ARRIVED
+    moving.arrive(destination)
+    assert moving.is_served("virtio-rng")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_locked_device_moves_and_unlocks(lab: Any, start: Start, refused: bool) -> None:
+    """Its driver has not started yet, or was refused: there, too, it must accept first."""
+    source = start("virtio-rng")
+    moving = source.drive(UNWILLING)
+    moving.transport.reset()
+    if refused:
+        moving.go_to_driver_ok()
+        assert not moving.is_served("virtio-rng")
+    assert source.is_broken()
+    destination = start("virtio-rng", waits=True)
+    assert move(source, destination, lab.folder) == ARRIVED
+    moving.arrive(destination)
+    assert destination.is_broken()
+    moving.driver = Driver(moving.transport, moving.memory)
+    moving.go_to_driver_ok()
+    assert not destination.is_broken()
+    assert moving.is_served("virtio-rng")
+
+
+def test_locked_device_moves_to_the_other_qemu(lab: Any, start: Start, other: Build) -> None:
+    """The lock stays here: the stream doesn't call the device broken."""
+    source = start("virtio-rng")
+    moving = source.drive()
+    moving.transport.reset()
+    destination = start("virtio-rng", waits=True, build=other)
+    assert move(source, destination, lab.folder) == ARRIVED
+    moving.arrive(destination)
+    moving.go_to_driver_ok()
+    assert moving.is_served("virtio-rng")
+
+
+def test_broken_device_moves_broken(lab: Any, start: Start) -> None:
+    """2.1.2: what its driver did to it counts there, too, until it resets the device."""
+    source = start("virtio-rng")
+    moving = source.drive()
+    moving.go_to_driver_ok()
+    assert moving.queue
+    # 2.7.6: the available index is this far ahead of no driver with so small a ring.
+    source.machine.qtest.writew(moving.queue.addresses.driver + 2, 10 * QUEUE_SIZE)
+    moving.transport.notify(0)
+    assert source.is_broken()
+    destination = start("virtio-rng", waits=True)
+    assert move(source, destination, lab.folder) == ARRIVED
+    assert destination.is_broken()
+    moving.arrive(destination)
+    moving.go_to_driver_ok()
+    assert moving.is_served("virtio-rng")

@@ -1,0 +1,346 @@
+"""The vhost side of the fence: who decides about translation, and what a back-end is given."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from qap.errors import QapError
+from qap.features import FeatureBit, mask
+from qap.iommu.find import find_iommu
+from qap.iommu.iommu import Iommu
+from qap.machine import Device, Machine, QemuDied, Spec
+from qap.matrix.cell import named
+from qap.matrix.group import Group
+from qap.matrix.result import Result
+from qap.pci import Function
+from qap.pci_bus import PciBus
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.model import all_types
+from qap.vhost_user.protocol import FrontendRequest
+from qap.vhost_user.service import pattern
+from qap.virtio.driver import MODERN, Behaviour, Driver
+from qap.virtio.memory import MIB, GuestMemory
+from qap.virtio.negotiation import ACCESS_PLATFORM, VERSION_1
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.queue import Buffer, Queue
+from qap.virtio.transport import Status
+
+Refusal = Callable[[Machine, Device], str]
+PROPERTY = "x-require-iommu-platform"
+ON_REQUEST = "x-iommu-platform-on-request"
+BASE_KINDS = (
+    "vhost-user-rng",
+    "vhost-user-i2c",
+    "vhost-user-gpio",
+    "vhost-user-input",
+    "vhost-user-snd",
+)
+TABLES, RINGS = 16 * MIB, 32 * MIB
+SIZE = 64
+TRIES = 20
+SLOT = 0x10
+OLD_MACHINE = "pc-q35-9.2"
+TOLD_S = 10.0
+# Looks at a ring, each a turn of QEMU's main loop, after which a buffer counts as unserved.
+LOOKS = 64
+ANYTHING = Behaviour(supports=mask(range(64)))
+# 6: the bits that belong to the ring and the transport; others are of a device type.
+RESERVED = mask(range(24, 42))
+# vhost-user, SET_FEATURES: bit 30 is between the two programs alone.
+PROTOCOL_FEATURES = mask([FeatureBit.VHOST_USER_PROTOCOL_FEATURES])
+
+
+@dataclass
+class Site:
+    """A vhost-user device with its back-end on a q35.
+
+    Attributes:
+        iommu: the machine's, if it has one: off, so that all addresses are physical ones.
+    """
+
+    machine: Machine
+    backend: Backend
+    function: Function
+    iommu: Iommu | None
+
+    @property
+    def memory(self) -> GuestMemory:
+        return GuestMemory(self.machine.qtest, RINGS, 8 * MIB)
+
+    def begin(self, behaviour: Behaviour | None = None) -> tuple[Driver, Queue]:
+        """A driver that goes as far as DRIVER_OK, whatever FEATURES_OK reads, with queue 0.
+
+        The back-end remembers what it is told from here on.
+        """
+        transport = PciModern(self.function)
+        transport.reset()
+        self.backend.forget()
+        driver = Driver(transport, self.memory, behaviour)
+        status = driver.negotiate()
+        queue = driver.queue(0)
+        transport.set_status(status | Status.DRIVER_OK)
+        return driver, queue
+
+    def is_served(self, driver: Driver, queue: Queue) -> bool:
+        """Whether the back-end fills a buffer: not where it lacks the ring or has gone."""
+        room = driver.memory.take(SIZE)
+        queue.add([Buffer(room, SIZE, writable=True)])
+        driver.transport.notify(queue.index)
+        with suppress(QapError):
+            self.backend.settle()
+        used = any(queue.take_used() for _ in range(LOOKS))
+        return used and driver.memory.read(room, SIZE) == pattern(SIZE)
+
+    def count(self, request: FrontendRequest) -> int:
+        return len(self.backend.requests(request))
+
+    def fds(self) -> int:
+        return len(os.listdir(f"/proc/{self.machine.child.pid}/fd"))  # noqa: PTH208
+
+
+@pytest.fixture
+def site(lab: Any) -> Callable[..., Site]:
+    """Plugs a device of a kind in front of a back-end of its kind, and finds it.
+
+    If not `fenced` it has x-require-iommu-platform=off, where there is such a property.
+    """
+
+    def plugged(
+        kind: str, viommu: str = "none", features: int | None = None, *, fenced: bool = True
+    ) -> Site:
+        backend = lab.backend(kind, access_platform=True)
+        if features is not None:
+            backend.features = features
+        device, words = all_types()[kind].pci(backend.path.stem)
+        device = {"id": "dut", "iommu_platform": True, **device}
+        spec = {"viommu": viommu, "extra": words, "qtest": True}
+        if all_types()[kind].hotplug:
+            running = lab.machine(**spec)
+            bus = PciBus(running.qtest)
+            before = {one.bdf for one in bus.scan()}
+            if not fenced and _knows(running, device["driver"], PROPERTY):
+                device[PROPERTY] = False
+            running.plug({**device, "bus": "port0"})
+        else:
+            running = lab.machine({**device, "bus": "pcie.0", "addr": hex(SLOT)}, **spec)
+            bus = PciBus(running.qtest)
+            before = {one.bdf for one in bus.scan() if one.bdf.device != SLOT}
+        (function,) = [one for one in bus.scan() if one.bdf not in before]
+        tables = GuestMemory(running.qtest, TABLES, 4 * MIB)
+        iommu = None if viommu == "none" else find_iommu(bus, tables)
+        return Site(running, backend, function, iommu)
+
+    return plugged
+
+
+def _knows(machine: Machine, driver: str, name: str) -> bool:
+    """Whether a device type has a property; stock QEMU lets any driver pass without asking."""
+    known = machine.qmp.execute("device-list-properties", typename=driver)
+    return name in [one["name"] for one in known]
+
+
+def problems(lab: Any, *cells: str) -> list[str]:
+    """What goes wrong in these cells of the matrix, which share a QEMU."""
+    results: list[Result] = []
+    Group(lab.build, [named(cell) for cell in cells], results.append, debug=False).run()
+    assert len(results) == len(cells)
+    return [problem.text for result in results for problem in result.problems]
+
+
+@pytest.mark.parametrize("kind", ["vhost-user-rng", "vhost-user-blk", "vhost-user-scsi"])
+def test_back_end_is_told_what_its_addresses_are(site: Callable[..., Site], kind: str) -> None:
+    """vhost-user, IOMMU support: with IOTLB messages comes ACCESS_PLATFORM, whoever drives.
+
+    A driver that does not accept the bit, and is let through, stays behind the IOMMU.
+    """
+    here = site(kind, viommu="intel-iommu", x_require_iommu_platform=False)
+    for accepts in (False, True, False):
+        driver, queue = here.begin(None if accepts else Behaviour(VERSION_1, obeys=False))
+        here.backend.settle()
+        assert here.count(FrontendRequest.IOTLB_MSG)
+        told = here.backend.requests(FrontendRequest.SET_FEATURES)
+        assert all(one.words[0] & ACCESS_PLATFORM for one in told)
+        assert here.is_served(driver, queue)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "vhost-user-vsock/no-ap/intel-off/any/on/hot",
+        "vhost-user-vsock/no-ap/virtio-off/any/on/hot",
+        "vhost-user-scsi/no-ap/intel-off/any/on/hot",
+        "vhost-user-scsi/no-ap/virtio-off/any/on/hot",
+        "vhost-user-crypto/no-ap/intel-off/any/on/hot",
+        "vhost-user-gpu/no-ap/intel-off/before/on/cold",
+        "vhost-user-gpu/no-ap/virtio-off/after/on/cold",
+        "vhost-user-vga/no-ap/intel-off/after/on/cold",
+    ],
+)
+def test_back_end_that_cannot_translate_is_refused(lab: Any, cell: str) -> None:
+    """vhost-user, IOMMU support: only who offers the bit asks for translations."""
+    assert problems(lab, f"q35/modern/{cell}/accepts") == []
+
+
+@pytest.mark.parametrize("viommu", ["intel-on", "virtio-on"])
+@pytest.mark.parametrize("kind", ["vhost-user-fs", "vhost-user-input"])
+def test_unused_queue_needs_no_mapping(lab: Any, kind: str, viommu: str) -> None:
+    """3.1.1 step 7 has a driver set up the queues that it needs; this one does with queue 1.
+
+    So nothing is mapped at address 0, where an unused queue seems to have its ring.
+    """
+    assert problems(lab, f"q35/modern/{kind}/ap/{viommu}/any/on/hot/accepts") == []
+
+
+def test_failed_start_leaves_no_file_descriptor(site: Callable[..., Site]) -> None:
+    """The rings are not mapped, so that the device can't start, however often it is tried."""
+    here = site("vhost-user-rng", "intel-iommu")
+    assert here.iommu is not None
+    here.iommu.attach(here.function.bdf)
+    here.iommu.enable()
+    here.begin()
+    before = here.fds()
+    for _ in range(TRIES):
+        here.begin()
+        here.backend.settle()
+        assert here.count(FrontendRequest.SET_VRING_ADDR)
+        assert not here.count(FrontendRequest.IOTLB_MSG)
+    assert here.fds() == before
+
+
+@pytest.mark.parametrize("viommu", ["none", "intel-on"])
+@pytest.mark.parametrize("kind", BASE_KINDS)
+def test_bit_is_offered_on_request_only(lab: Any, kind: str, viommu: str) -> None:
+    """iommu_platform=off: whether the back-end can translate is not what decides.
+
+    Behind an IOMMU the driver is served at physical addresses, as with any other device.
+    """
+    assert problems(lab, f"q35/modern/{kind}/ap/{viommu}/any/off/hot/accepts") == []
+
+
+@pytest.mark.parametrize("kind", BASE_KINDS)
+def test_property_offers_what_the_back_end_offers(lab: Any, refusal: Refusal, kind: str) -> None:
+    """x-iommu-platform-on-request=off is as QEMU was before."""
+    backend = lab.backend(kind, access_platform=True)
+    machine = lab.machine(qtest=True)
+    device = {**lab.device(kind, backend), "iommu_platform": False, ON_REQUEST: False}
+    assert refusal(machine, device) == ""
+    found = PciBus(machine.qtest).find(VENDOR_ID)
+    assert PciModern(found).device_features & ACCESS_PLATFORM
+
+
+def test_old_machine_type_offers_what_the_back_end_offers(lab: Any) -> None:
+    """So it has that property off, and its guests keep the features that they have."""
+    backend = lab.backend("vhost-user-rng", access_platform=True)
+    spec = Spec(
+        machine=OLD_MACHINE,
+        accel="qtest",
+        memory=128,
+        chardevs=[f"socket,id=backend,path={backend.path}"],
+        devices=[{"driver": "vhost-user-rng-pci", "chardev": "backend"}],
+        qtest=True,
+    )
+    binary = lab.build.path("qemu-system-x86_64")
+    machine = lab.owned.enter_context(Machine(binary, spec, log=lab.folder / "qemu.log"))
+    found = PciBus(machine.qtest).find(VENDOR_ID)
+    assert PciModern(found).device_features & ACCESS_PLATFORM
+
+
+@pytest.mark.parametrize("kind", ["vhost-user-gpu", "vhost-user-vga"])
+def test_gpu_back_end_is_given_what_it_offers(site: Callable[..., Site], kind: str) -> None:
+    """vhost-user, SET_FEATURES: of the bits that GET_FEATURES answered."""
+    here = site(kind)
+    driver, _ = here.begin(ANYTHING)
+    here.backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
+    given = here.backend.acked_features
+    assert given is not None
+    assert given & VERSION_1
+    assert not given & ~here.backend.features
+    # What belongs to the ring the driver and the back-end must agree about.
+    ring = RESERVED & ~ACCESS_PLATFORM & ~PROTOCOL_FEATURES
+    assert driver.accepted & ring == given & ring
+
+
+@pytest.mark.parametrize("viommu", ["none", "intel-iommu"])
+def test_crypto_back_end_is_given_what_the_driver_accepted(
+    site: Callable[..., Site], viommu: str
+) -> None:
+    """And the driver is offered nothing that the back-end, which has its ring, can't do."""
+    here = site("vhost-user-crypto", viommu)
+    driver, queue = here.begin(ANYTHING)
+    assert not driver.offered & RESERVED & ~here.backend.features
+    assert here.is_served(driver, queue)
+    untranslated = ACCESS_PLATFORM if viommu == "none" else 0
+    given = here.backend.acked_features
+    assert given is not None
+    assert given & ~PROTOCOL_FEATURES == driver.accepted & RESERVED & ~untranslated
+
+
+def test_crypto_back_end_without_ring_features_gets_a_plain_ring(
+    site: Callable[..., Site],
+) -> None:
+    """A driver must not put descriptors into a table that the back-end knows nothing of."""
+    here = site("vhost-user-crypto", features=MODERN | PROTOCOL_FEATURES)
+    driver, queue = here.begin(ANYTHING)
+    assert driver.accepted & RESERVED == MODERN
+    assert here.is_served(driver, queue)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "vhost-user-scsi/no-version-1/none/any/on/hot",
+        "vhost-user-scsi/no-version-1/none/any/off/hot",
+        "vhost-user-crypto/no-version-1/none/any/off/hot",
+    ],
+)
+def test_modern_device_needs_a_modern_back_end(lab: Any, cell: str) -> None:
+    """6.1: a device that is not transitional must offer VERSION_1; the back-end can't."""
+    assert problems(lab, f"q35/modern/{cell}/accepts") == []
+
+
+def test_modern_gpu_needs_a_modern_back_end(site: Callable[..., Site]) -> None:
+    """The same holds for a GPU, whose queues are the back-end's, too."""
+    edid = mask([1])
+    with pytest.raises(QemuDied) as refused:
+        site("vhost-user-gpu", features=edid | PROTOCOL_FEATURES)
+    assert refused.value.status == 1
+    assert "modern" in refused.value.said
+
+
+@pytest.mark.parametrize("kind", ["vhost-user-rng", "vhost-user-blk", "vhost-user-fs"])
+def test_driver_that_is_let_through_stays_behind_the_iommu(
+    site: Callable[..., Site], kind: str
+) -> None:
+    """An IOMMU that maps nothing protects all memory, as it does from a device in QEMU.
+
+    Whoever has the device, say a guest's own guest, must not be able to choose otherwise.
+    """
+    here = site(kind, "intel-iommu", fenced=False)
+    assert here.iommu is not None
+    here.iommu.attach(here.function.bdf)
+    here.iommu.enable()
+    assert not here.is_served(*here.begin(Behaviour(VERSION_1, obeys=False)))
+
+
+def test_driver_does_not_take_the_bit_back(site: Callable[..., Site]) -> None:
+    """3.1.1 step 5: no features after FEATURES_OK, still less after DRIVER_OK.
+
+    A device that is started anew, as after a pause of the VM, must not serve it without.
+    """
+    here = site("vhost-user-rng", "intel-iommu")
+    driver, queue = here.begin(Behaviour(MODERN, sets_features_ok=False))
+    assert here.is_served(driver, queue)
+    driver.transport.set_driver_features(VERSION_1)
+    here.backend.forget()
+    here.machine.qmp.execute("stop")
+    here.machine.qmp.execute("cont")
+    assert here.machine.alive
+    with suppress(QapError):
+        here.backend.settle()
+    given = here.backend.acked_features or 0
+    told = bool(here.count(FrontendRequest.SET_VRING_ADDR))
+    assert not told or given & ACCESS_PLATFORM

@@ -1,0 +1,151 @@
+"""A soak sees what grows, what crashes and what is not as it should be, and ends when told to."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qap.bench.cost import children
+from qap.footprint import Footprint
+from qap.machine import Machine, Spec
+from qap.paths import ROOT
+from qap.soak import Order, carry_out
+from qap.soak_site import Soak, Step, rotation
+from qap.under_test import build_under_test
+
+ENDS_S = 30.0
+SCRIPT = """
+from qap.build import Build
+from qap.soak import soak
+if __name__ == "__main__":
+    soak(Build({profile!r}, {is_base}), 100_000, 2)
+"""
+
+
+def step(device: str, *, refused: bool = False) -> Step:
+    """The first of the rotation that plugs this device, or that sees it refused."""
+    return next(one for one in rotation() if one.config.device == device and one.refused == refused)
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    binary = build_under_test().path("qemu-system-x86_64")
+    port = {"driver": "pcie-root-port", "id": "port0", "chassis": 1, "slot": 1}
+    with Machine(binary, Spec("q35", accel="qtest", memory=128, devices=[port])) as started:
+        yield started
+
+
+def test_a_cycle_of_each_kind_leaves_nothing_behind() -> None:
+    steps = (step("virtio-rng"), step("vhost-user-rng"), step("virtio-blk", refused=True))
+    result = Soak(build_under_test(), 6, steps=steps, bounded=False).run()
+    assert result["problems"] == {}
+    assert (result["plugged"], result["refused"]) == (4, 2)
+    assert [sample["cycle"] for sample in result["samples"]] == [0, 3, 6, 6]
+
+
+def test_device_that_plugs_where_it_must_be_refused_is_a_problem() -> None:
+    harmless = replace(step("virtio-blk", refused=True), spoilt=(("queue-size", 4),))
+    result = Soak(build_under_test(), 2, steps=(harmless,), bounded=False).run()
+    assert list(result["problems"]) == [
+        "virtio-blk (queue-size=4): plugged, but must be refused",
+    ]
+
+
+def test_device_that_is_refused_where_it_must_serve_is_a_problem() -> None:
+    taken = replace(step("virtio-rng").config, device="virtio-iommu")
+    result = Soak(build_under_test(), 1, steps=(Step(taken),), bounded=False).run()
+    assert any("refused, but must plug" in problem for problem in result["problems"])
+
+
+def test_crash_is_a_problem_with_qemus_last_words() -> None:
+    def crash(cycle: int) -> None:
+        if cycle:
+            (qemu,) = children(os.getpid())
+            os.kill(qemu, signal.SIGSEGV)
+
+    result = Soak(build_under_test(), 9, crash, steps=(step("virtio-rng"),), bounded=False).run()
+    assert result["problems"] == {"QEMU ended with status -11 after 1 cycles": 1}
+    assert result["done"] == 1
+    assert "command: " in result["detail"]
+
+
+def test_processes_share_the_work() -> None:
+    heard: dict[int, int] = {}
+    steps = (step("virtio-rng"), step("virtio-blk", refused=True))
+    orders = [Order(build_under_test(), cycles, False, steps) for cycles in (1, 2)]
+    first, second = carry_out(orders, heard.__setitem__)
+    assert (first["plugged"], first["refused"], first["problems"]) == (1, 0, {})
+    assert (second["plugged"], second["refused"], second["problems"]) == (1, 1, {})
+    assert heard == {0: 1, 1: 2}
+
+
+def test_footprint_names_what_is_there_and_was_not(machine: Machine) -> None:
+    before = Footprint.of(machine)
+    assert before.beyond(before) == []
+    machine.plug({"driver": "virtio-rng-pci", "id": "dut", "bus": "port0"})
+    machine.qmp.execute("chardev-add", id="null", backend={"type": "null", "data": {}})
+    more = Footprint.of(machine).beyond(before)
+    assert "1 more QOM /machine/peripheral child<virtio-rng-pci> (of 0)" in more
+    assert "1 more QOM /chardevs child<chardev-null> (of 0)" in more
+    assert any("more AddressSpace virtio-rng-pci" in line for line in more)
+
+
+def test_interrupted_soak_ends_with_its_qemus(tmp_path: Path) -> None:
+    build = build_under_test()
+    script = tmp_path / "soaking.py"
+    script.write_text(SCRIPT.format(profile=build.profile, is_base=build.is_base))
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, str(script)],
+            cwd=ROOT,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+    try:
+        while not (qemus := _qemus(process.pid)):
+            assert process.poll() is None, (tmp_path / "said").read_text()
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(ENDS_S)
+        still = [pid for pid in qemus if not _ends(pid)]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert still == []
+    assert list(tmp_path.glob("qap-*")) == []
+    words = (tmp_path / "said").read_text().splitlines()
+    assert words[-1] == "KeyboardInterrupt"
+    assert not any(line.startswith("Process ") for line in words), words
+
+
+def _ends(pid: int) -> bool:
+    """Whether a process ends soon; one that the kernel ends goes a moment after its parent."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([pidfd], [], [], ENDS_S)[0])
+    finally:
+        os.close(pidfd)
+
+
+def _qemus(pid: int) -> list[int]:
+    """Emulators among the processes that descend from one."""
+    found = []
+    try:
+        for child in children(pid):
+            if "qemu-system" in Path(f"/proc/{child}/comm").read_text():
+                found.append(child)
+            found += _qemus(child)
+    except (ProcessLookupError, FileNotFoundError):
+        pass
+    return found
