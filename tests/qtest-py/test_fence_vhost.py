@@ -157,7 +157,7 @@ def test_back_end_is_told_what_its_addresses_are(site: Callable[..., Site], kind
 
     A driver that does not accept the bit, and is let through, stays behind the IOMMU.
     """
-    here = site(kind, viommu="intel-iommu", x_require_iommu_platform=False)
+    here = site(kind, "intel-iommu", fenced=False)
     for accepts in (False, True, False):
         driver, queue = here.begin(None if accepts else Behaviour(VERSION_1, obeys=False))
         here.backend.settle()
