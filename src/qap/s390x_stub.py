@@ -9,6 +9,7 @@ Locations", chapter 4, "Program-Status Word", chapter 7, "General Instructions".
 no public manual; its blocks are those of include/hw/s390x/sclp.h and event-facility.h.
 """
 
+import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -205,5 +206,10 @@ def image() -> bytes:
 def kernel_option(folder: Path) -> list[str]:
     """The -kernel option that starts the guest; its image goes into the caller's folder."""
     path = folder / "s390x-stub.img"
-    path.write_bytes(image())
+    if not path.exists() or path.read_bytes() != image():
+        # Others may start from it at this moment.
+        folder.mkdir(parents=True, exist_ok=True)
+        new = folder / f"s390x-stub.{os.getpid()}"
+        new.write_bytes(image())
+        new.replace(path)
     return ["-kernel", str(path)]

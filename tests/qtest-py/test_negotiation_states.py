@@ -61,7 +61,7 @@ WALKS = settings(
     suppress_health_check=(HealthCheck.too_slow,),
 )
 
-HAVE_FEATURES_OK = ("pci modern", "mmio 2")
+HAVE_FEATURES_OK = ("pci modern", "mmio 2", "ccw 1", "ccw 2")
 UP_TO_FEATURES_OK = (
     Status.ACKNOWLEDGE,
     Status.ACKNOWLEDGE | Status.DRIVER,
@@ -174,7 +174,19 @@ class Walk(RuleBasedStateMachine):
         entries = self.transport.queue_max(0) if legacy else MOST_WAITING
         features = self.model.features or 0
         event_idx = bool(features >> FeatureBit.EVENT_IDX & 1)
-        self.queue = SplitQueue(self.memory, 0, entries, legacy=legacy, event_idx=event_idx)
+        # 2.7.3: until VERSION_1 is accepted, fields are in the guest's own order.
+        modern = bool(
+            (self.model.features or 0) & self.model.offered & mask([FeatureBit.VERSION_1])
+        )
+        big = not modern and self.memory.qtest.endianness() == "big"
+        self.queue = SplitQueue(
+            self.memory,
+            0,
+            entries,
+            legacy=legacy,
+            event_idx=event_idx,
+            order=">" if big else "<",
+        )
         self.transport.enable_queue(0, self.queue.addresses)
         self.model.enable_queue()
 
@@ -295,7 +307,8 @@ def test_device_that_asks_for_access_platform_keeps_to_it(site: FindSite, way: s
     assert place.served
 
 
-@pytest.mark.parametrize("way", WAYS)
+# The firmware of s390x is a revision 0 driver: test_fence.py has it fenced on request.
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "ccw 0"])
 def test_driver_without_access_platform_is_never_served(site: FindSite, way: str) -> None:
     """A device that is refused at plug serves nobody."""
     try:

@@ -26,6 +26,8 @@ WRITEBACK = 0x20
 
 
 LEGACY_WAYS = ("pci legacy", "mmio 1")
+# Device configuration is read from registers; CCW moves it with channel programs.
+REGISTERS = [name for name in WAYS if not name.startswith("ccw")]
 
 
 @dataclass
@@ -120,13 +122,13 @@ def test_config_is_read_and_written(site: Callable[..., Site], way: str) -> None
     assert driver.transport.config_read(WRITEBACK, 1) == b"\x00"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", REGISTERS)
 def test_config_has_an_end(site: Callable[..., Site], way: str) -> None:
     with pytest.raises(VirtioError, match="no 4 bytes of configuration at 0x2000"):
         site(way, "blk").transport.config_read(0x2000, 4)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", REGISTERS)
 def test_resize_changes_the_config_and_interrupts(site: Callable[..., Site], way: str) -> None:
     """Bit 1 of the ISR (4.1.4.5) or of InterruptStatus (4.2.2)."""
     place = site(way, "blk")
@@ -141,7 +143,7 @@ def test_resize_changes_the_config_and_interrupts(site: Callable[..., Site], way
         assert place.transport.config_generation != before
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", REGISTERS)
 def test_config_that_changes_in_between_is_read_again(
     site: Callable[..., Site], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

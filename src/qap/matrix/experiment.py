@@ -163,3 +163,6 @@ class Experiment:
             seen.backend_unoffered = bits(given & ~backend.features)
         seen.ring_started = bool(backend.requests(FrontendRequest.SET_VRING_ADDR))
         seen.iotlb = len(backend.requests(FrontendRequest.IOTLB_MSG))
+        spaces = {touched.space for touched in backend.touched}
+        if spaces:
+            seen.addresses = "iova" if "iova" in spaces else "gpa"

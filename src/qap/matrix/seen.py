@@ -20,7 +20,8 @@ class Seen:
         backend_unoffered: bits among them that it never offered.
         ring_started: whether it was told where the ring is.
         iotlb: how many IOTLB messages it got.
-        addresses: "iova" or "gpa": what the ring and the probe lay at.
+        addresses: "iova" or "gpa": what the device was told that the ring and the probe lie
+            at; where a back-end in Python touched them, what it took that for.
         config_early, config_late: device configuration before any feature was written, and
             after DRIVER_OK, in hexadecimal.
         leftovers: what an unplugged or refused device left behind.

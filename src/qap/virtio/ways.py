@@ -4,8 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from qap import s390x_stub
+from qap.channel import ChannelSubsystem
 from qap.machine import Machine, Spec
+from qap.paths import cache
 from qap.pci_bus import PciBus
+from qap.s390x_cpu import Cpu
+from qap.virtio.ccw import Ccw
 from qap.virtio.mmio import mmio_slots
 from qap.virtio.pci_legacy import PciLegacy
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
@@ -20,7 +25,7 @@ class Way:
 
     Attributes:
         emulator: the program that has the machine.
-        machine, accel: as in Spec.
+        machine, accel, cpu: as in Spec.
         suffix: what the names of the transport's device types end with.
         connect: finds the machine's only virtio device.
         properties: of the device, for this transport.
@@ -34,6 +39,7 @@ class Way:
     properties: Mapping[str, Any] = field(default_factory=dict)
     extra: Sequence[str] = ()
     accel: str = "qtest"
+    cpu: str | None = None
 
     def spec(self, kind: str, blockdevs: Sequence[str] = (), **properties: Any) -> Spec:
         """A machine with one device, "dut".
@@ -43,13 +49,15 @@ class Way:
             properties: of the device, on every transport.
         """
         device = {"driver": f"{kind}-{self.suffix}", "id": "dut", **self.properties, **properties}
+        stub = s390x_stub.kernel_option(cache()) if self.suffix == "ccw" else []
         return Spec(
             machine=self.machine,
             accel=self.accel,
+            cpu=self.cpu,
             memory=RAM_MIB,
             devices=[device],
             blockdevs=blockdevs,
-            extra=self.extra,
+            extra=[*self.extra, *stub],
             qtest=True,
         )
 
@@ -69,7 +77,19 @@ def _mmio(machine: Machine) -> Transport:
     return found[0]
 
 
+def _ccw(revision: int) -> Callable[[Machine], Transport]:
+    def connect(machine: Machine) -> Transport:
+        found = ChannelSubsystem(Cpu(machine.qtest, machine.serial)).scan()
+        if len(found) != 1:
+            raise VirtioError(f"{len(found)} subchannels have a device, not one")
+        found[0].enable()
+        return Ccw(found[0], revision)
+
+    return connect
+
+
 _X86 = "qemu-system-x86_64"
+_S390X = ("qemu-system-s390x", "s390-ccw-virtio", "ccw")
 _PCI_MODERN = {"disable-legacy": "on"}
 _PCI_LEGACY = {"disable-legacy": "off"}
 _MMIO_1 = ("-global", "virtio-mmio.force-legacy=true")
@@ -79,4 +99,7 @@ WAYS = {
     "pci legacy": Way(_X86, "pc", "pci", _pci_legacy, _PCI_LEGACY),
     "mmio 1": Way(_X86, "microvm", "device", _mmio, extra=_MMIO_1),
     "mmio 2": Way(_X86, "microvm", "device", _mmio, extra=_MMIO_2),
+    "ccw 0": Way(*_S390X, _ccw(0), accel="tcg", cpu="max"),
+    "ccw 1": Way(*_S390X, _ccw(1), accel="tcg", cpu="max"),
+    "ccw 2": Way(*_S390X, _ccw(2), accel="tcg", cpu="max"),
 }

@@ -1,0 +1,89 @@
+"""Which byte order device configuration and rings are in, on a big- and a little-endian guest."""
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from qap import oracle
+from qap.machine import Machine
+from qap.under_test import build_under_test
+from qap.virtio.blk import Blk
+from qap.virtio.driver import Behaviour, Driver
+from qap.virtio.memory import GuestMemory
+from qap.virtio.transport import Transport
+from qap.virtio.ways import WAYS
+
+SECTORS = 0x0800
+DISK = [f"driver=null-co,node-name=disk0,size={512 * SECTORS},read-zeroes=on"]
+MODERN = ("pci modern", "mmio 2", "ccw 1", "ccw 2")
+LEGACY = ("pci legacy", "mmio 1", "ccw 0")
+CCW = ("ccw 0", "ccw 1", "ccw 2")
+ORDERS = {"little": "<", "big": ">"}
+# The transports on which configuration has been seen to change its order under a driver.
+UNDETECTED = pytest.mark.xfail(
+    strict=True, reason="nothing detects a modern driver before it accepts VERSION_1"
+)
+Reach = Callable[[str], Transport]
+
+
+@pytest.fixture
+def reach() -> Iterator[Reach]:
+    """A disk of 0x800 sectors behind a transport: 2048 reads otherwise the other way round."""
+    with ExitStack() as owned:
+
+        def connected(name: str) -> Transport:
+            way = WAYS[name]
+            binary = build_under_test().path(way.emulator)
+            spec = way.spec("virtio-blk", blockdevs=DISK, drive="disk0")
+            return way.connect(owned.enter_context(Machine(binary, spec)))
+
+        yield connected
+
+
+def capacity(order: str) -> bytes:
+    return struct.pack(f"{order}Q", SECTORS)
+
+
+def drive(transport: Transport) -> Blk:
+    behaviour = Behaviour(0, sets_features_ok=False) if transport.legacy else None
+    driver = Driver(transport, GuestMemory(transport.qtest), behaviour)
+    driver.negotiate()
+    return Blk(driver)
+
+
+@pytest.mark.parametrize("way", MODERN)
+def test_modern_driver_reads_little_endian_configuration(reach: Reach, way: str) -> None:
+    """2.5.3, whatever the guest's own order."""
+    transport = reach(way)
+    assert drive(transport).capacity == SECTORS
+    assert transport.config_read(0, 8) == capacity("<")
+
+
+@pytest.mark.parametrize("way", LEGACY)
+def test_legacy_driver_reads_configuration_in_the_guests_order(reach: Reach, way: str) -> None:
+    """2.5.4: a legacy driver's fields are the guest's own."""
+    transport = reach(way)
+    order = oracle.config_order(modern=False, guest="big" if way in CCW else "little")
+    assert drive(transport).capacity == SECTORS
+    assert transport.config_read(0, 8) == capacity(ORDERS[order])
+
+
+@pytest.mark.parametrize("way", [*MODERN, *LEGACY])
+def test_requests_are_served_in_the_order_of_the_rings(reach: Reach, way: str) -> None:
+    """2.7.3: a request's header and the rings are in the same order; sector 3 is not 3 << 56."""
+    disk = drive(reach(way))
+    assert disk.read(3) == bytes(512)
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["pci modern", "mmio 2", *(pytest.param(way, marks=UNDETECTED) for way in ("ccw 1", "ccw 2"))],
+)
+def test_configuration_has_its_order_before_the_features(reach: Reach, way: str) -> None:
+    """2.5.3 makes no exception for a driver that has not accepted VERSION_1 yet."""
+    transport = reach(way)
+    transport.reset()
+    order = oracle.config_order(modern=True, guest="big" if way in CCW else "little")
+    assert transport.config_read(0, 8) == capacity(ORDERS[order])
