@@ -1,5 +1,6 @@
 """Fixtures: machines without a guest, and Python vhost-user back-ends for them."""
 
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
@@ -94,6 +95,12 @@ class Lab:
             assert died.status == 1, f"QEMU ended with status {died.status}: {died.said}"
             return died.said
         return ""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A shell starts what it puts in the background with SIGINT ignored, and children inherit it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
