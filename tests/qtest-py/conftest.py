@@ -99,7 +99,7 @@ class Lab:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """A shell starts what it puts in the background with SIGINT ignored, and children inherit it."""
+    """A shell ignores SIGINT for what it puts in the background, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
