@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from qap import apt, config
@@ -30,12 +30,14 @@ class BaseInfo:
         package_version: Debian's version of it, "" for a --source.
         version: QEMU's own, the content of its VERSION file.
         commit: the one commit of qemu/base.
+        left_out: folders of the source that are not there, as qemu/base.toml says.
     """
 
     source: str
     package_version: str
     version: str
     commit: str
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -54,7 +56,7 @@ def info() -> BaseInfo | None:
 
 
 def ensure(source: str | None = None) -> BaseInfo:
-    """Bring and unpack the base unless it is there.
+    """Bring and unpack the base unless it is there, with what qemu/base.toml asks for.
 
     Args:
         source: a folder or tarball to use instead of Debian's; "debian" goes back to it;
@@ -64,11 +66,12 @@ def ensure(source: str | None = None) -> BaseInfo:
         UsageError: `source` is not a QEMU tree.
     """
     present = info()
-    if present is not None and source is None:
-        return present
-    if source is None or source == DEBIAN:
-        if present is not None and present.package_version:
+    if present is not None:
+        packaged = bool(present.package_version)
+        stale = packaged and present.left_out != config.base().leave_out
+        if not stale and (source is None or (source == DEBIAN and packaged)):
             return present
+    if source is None or source == DEBIAN:
         return _from_debian()
     return _from_path(Path(source).resolve())
 
@@ -131,7 +134,8 @@ def _adopt(unpacked: Path, source: str, package_version: str) -> BaseInfo:
     """Make the unpacked source qemu/base, keeping the builds that are there."""
     if not (unpacked / "VERSION").exists() or not (unpacked / "configure").exists():
         raise UsageError(f"{source} is not a QEMU source tree (no VERSION or no configure)")
-    for name in config.base().leave_out:
+    left_out = config.base().leave_out
+    for name in left_out:
         shutil.rmtree(unpacked / name, ignore_errors=True)
     git = Git(unpacked)
     shutil.rmtree(unpacked / ".git", ignore_errors=True)
@@ -140,7 +144,7 @@ def _adopt(unpacked: Path, source: str, package_version: str) -> BaseInfo:
     version = (unpacked / "VERSION").read_text().strip()
     dates = {"GIT_AUTHOR_DATE": EPOCH, "GIT_COMMITTER_DATE": EPOCH}
     git("commit", "-q", "-m", f"QEMU {version} {package_version}".strip(), env=dates)
-    found = BaseInfo(source, package_version, version, git.head())
+    found = BaseInfo(source, package_version, version, git.head(), left_out)
     builds = TREE / "build"
     if builds.exists():
         builds.rename(unpacked / "build")

@@ -174,6 +174,7 @@ class Build:
             self._configure(progress)
             self._link_firmware()
             self._ninja(progress, extra)
+            self._firmware(progress)
             self._write_record()
 
     def _configure(self, progress: Progress) -> None:
@@ -235,6 +236,30 @@ class Build:
             raise QapError(
                 f"the build of {self.name} failed (profile {self.profile})", first_error(failed)
             )
+
+    def _firmware(self, progress: Progress) -> None:
+        for name in self.settings.firmware:
+            image = self.folder / name
+            if not (image.parent / "config-host.mak").exists():
+                raise MissingError(
+                    f"configure found no compiler for {name}: install gcc-s390x-linux-gnu, remove "
+                    f"{shown(self.folder / 'qap-configure.json')} and build again"
+                )
+            progress(0, 0, image.name)
+            done = subprocess.run(
+                ["make", "-C", str(image.parent), "GIT_SUBMODULES_ACTION=ignore", image.name],
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+            )
+            if done.returncode:
+                raise QapError(
+                    f"the build of {name} failed ({self.name}, profile {self.profile})",
+                    first_error(done.stderr.splitlines()),
+                )
 
     def _write_record(self) -> None:
         found = base.require()

@@ -28,13 +28,19 @@ class Base(Model):
 
 
 class Profile(Model):
-    """How QEMU is configured (configs/profiles/NAME.toml)."""
+    """How QEMU is configured (configs/profiles/NAME.toml).
+
+    Attributes:
+        firmware: images to build, as paths in the build folder; each has a Makefile beside it.
+        firmwarepath: where QEMU looks for all others.
+    """
 
     name: str
     purpose: str
     targets: list[str]
     tools: list[str] = []
     devices: str | None = None
+    firmware: list[str] = []
     firmwarepath: list[str]
     configure: list[str]
 

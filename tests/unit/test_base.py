@@ -116,6 +116,20 @@ def test_base_comes_from_debian(
     assert programs.calls() == []
 
 
+def test_base_is_brought_again_when_less_is_left_out(
+    project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a build would miss folders, and say so in QEMU's words."""
+    debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
+    programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
+    base.ensure()
+    assert not (base.TREE / "roms").exists()
+    said = project.qemu / "base.toml"
+    said.write_text(said.read_text().replace('leave_out = ["roms"]', "leave_out = []"))
+    base.ensure()
+    assert (base.TREE / "roms").exists()
+
+
 def test_debian_replaces_a_folder_only_when_asked(
     project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

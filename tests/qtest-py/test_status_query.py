@@ -1,0 +1,133 @@
+"""x-query-virtio-status: an answer for every device, and what became of ACCESS_PLATFORM."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qap.machine import Device, Machine
+from qap.pci_bus import PciBus
+from qap.vhost_user.model import device_types
+from qap.vhost_user.protocol import FrontendRequest
+from qap.virtio.driver import Behaviour, Driver
+from qap.virtio.memory import MIB, GuestMemory
+from qap.virtio.negotiation import ACCESS_PLATFORM, VERSION_1
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.transport import Status
+
+Refusal = Callable[[Machine, Device], str]
+RINGS = 32 * MIB
+TOLD_S = 10.0
+NOT_SHOWN = ("vhost-user-rng", "vhost-user-i2c", "vhost-user-gpio", "vhost-user-snd")
+
+
+def status(machine: Machine) -> dict[str, Any]:
+    """What QEMU says of its only virtio device."""
+    (path,) = [one["path"] for one in machine.qmp.execute("x-query-virtio")]
+    found: dict[str, Any] = machine.qmp.execute("x-query-virtio-status", path=path)
+    return found
+
+
+def drive(machine: Machine, behaviour: Behaviour | None = None) -> Driver:
+    """A driver of the only virtio device that goes on to DRIVER_OK with queue 0."""
+    transport = PciModern(PciBus(machine.qtest).find(VENDOR_ID))
+    driver = Driver(transport, GuestMemory(machine.qtest, RINGS, 8 * MIB), behaviour)
+    reached = driver.negotiate()
+    driver.queue(0)
+    transport.set_status(reached | Status.DRIVER_OK)
+    return driver
+
+
+@pytest.mark.parametrize("kind", device_types())
+def test_query_answers_for_every_device(lab: Any, refusal: Refusal, kind: str) -> None:
+    backend = lab.backend(kind, access_platform=True)
+    machine = lab.machine(qtest=True)
+    assert refusal(machine, lab.device(kind, backend)) == ""
+    assert status(machine)["vhost-started"] is False
+
+
+def test_query_answers_for_a_device_whose_features_have_no_names(
+    lab: Any, refusal: Refusal
+) -> None:
+    backend = lab.backend("vhost-user-i2c", access_platform=True)
+    machine = lab.machine(qtest=True)
+    assert refusal(machine, lab.device("vhost-user-i2c", backend)) == ""
+    assert status(machine)["device-id"] == 34
+
+
+@pytest.mark.parametrize("kind", NOT_SHOWN)
+def test_query_answers_while_the_back_end_serves(lab: Any, refusal: Refusal, kind: str) -> None:
+    """And so do the queries for its queues, with what they have or in one line."""
+    backend = lab.backend(kind, access_platform=True)
+    machine = lab.machine(qtest=True)
+    assert refusal(machine, lab.device(kind, backend)) == ""
+    drive(machine)
+    backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
+    assert status(machine)["vhost-started"] is True
+    (path,) = [one["path"] for one in machine.qmp.execute("x-query-virtio")]
+    queue = machine.qmp.execute("x-query-virtio-queue-status", path=path, queue=0)
+    assert queue["vring-desc"] >= RINGS
+
+
+@pytest.mark.parametrize("viommu", ["none", "intel-iommu"])
+@pytest.mark.parametrize("requested", [False, True])
+@pytest.mark.parametrize("kind", ["vhost-user-fs", "vhost-user-rng"])
+def test_status_follows_access_platform_to_the_back_end(
+    lab: Any, refusal: Refusal, kind: str, requested: bool, viommu: str
+) -> None:
+    """Its last word is what the back-end was sent, as the back-end remembers it."""
+    backend = lab.backend(kind, access_platform=True)
+    machine = lab.machine(qtest=True, viommu=viommu)
+    device = {**lab.device(kind, backend), "iommu_platform": requested}
+    assert refusal(machine, device) == ""
+    found = status(machine)["access-platform"]
+    assert "backend" not in found
+    assert found == {
+        "requested": requested,
+        "translated": viommu != "none",
+        "required": True,
+        "offered": requested,
+        "accepted": False,
+    }
+    driver = drive(machine)
+    backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
+    found = status(machine)["access-platform"]
+    assert found["offered"] is bool(driver.offered & ACCESS_PLATFORM)
+    assert found["accepted"] is bool(driver.accepted & ACCESS_PLATFORM)
+    assert backend.acked_features is not None
+    assert found["backend"] is bool(backend.acked_features & ACCESS_PLATFORM)
+    assert found["backend"] is (requested and viommu != "none")
+
+
+def test_status_tells_offered_from_requested(lab: Any, refusal: Refusal) -> None:
+    """A device that passes on what its back-end offers, as machine types up to 9.2 do."""
+    backend = lab.backend("vhost-user-rng", access_platform=True)
+    machine = lab.machine(qtest=True)
+    properties = {"iommu_platform": False, "x-iommu-platform-on-request": False}
+    assert refusal(machine, {**lab.device("vhost-user-rng", backend), **properties}) == ""
+    found = status(machine)["access-platform"]
+    assert (found["requested"], found["offered"]) == (False, True)
+
+
+@pytest.mark.parametrize("required", [False, True])
+def test_status_of_a_driver_that_did_not_accept(lab: Any, refusal: Refusal, required: bool) -> None:
+    backend = lab.backend("vhost-user-fs", access_platform=True)
+    machine = lab.machine(qtest=True)
+    device = {**lab.device("vhost-user-fs", backend), "x-require-iommu-platform": required}
+    assert refusal(machine, device) == ""
+    drive(machine, Behaviour(VERSION_1, obeys=False))
+    found = status(machine)
+    assert found["access-platform"]["required"] is required
+    assert found["access-platform"]["accepted"] is False
+    assert found["broken"] is required
+
+
+def test_monitor_shows_it_in_a_line(lab: Any, refusal: Refusal) -> None:
+    backend = lab.backend("vhost-user-fs", access_platform=True)
+    machine = lab.machine(qtest=True)
+    assert refusal(machine, lab.device("vhost-user-fs", backend)) == ""
+    drive(machine)
+    (path,) = [one["path"] for one in machine.qmp.execute("x-query-virtio")]
+    shown = machine.qmp.hmp(f"info virtio-status {path}").splitlines()
+    (line,) = [line for line in shown if "access_platform" in line]
+    assert line.split(":")[1].split() == ["requested", "required", "offered", "accepted"]
