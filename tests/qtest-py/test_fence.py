@@ -81,9 +81,9 @@ def start(lab: Any) -> Start:
 def s390x(lab: Any) -> Callable[..., Machine]:
     """An s390-ccw-virtio with these devices."""
 
-    def started(*devices: Device) -> Machine:
+    def started(*devices: Device, machine_type: str = "s390-ccw-virtio") -> Machine:
         spec = Spec(
-            machine="s390-ccw-virtio",
+            machine=machine_type,
             cpu="max",
             memory=128,
             devices=devices,
@@ -309,6 +309,27 @@ def test_revision_0_is_fenced_on_request(s390x: Callable[..., Machine], refusal:
     assert is_served_at(5, 0)
     assert not is_served_at(6, 0)
     assert is_served_at(6, 2)
+
+
+@pytest.mark.parametrize(
+    ("machine_type", "properties"),
+    [
+        ("s390-ccw-virtio", {"x-require-iommu-platform": False}),
+        ("s390-ccw-virtio-9.2", {}),
+    ],
+)
+def test_fence_at_revision_0_needs_the_fence(
+    s390x: Callable[..., Machine],
+    refusal: Refusal,
+    machine_type: str,
+    properties: dict[str, Any],
+) -> None:
+    """Properties that contradict each other, or the machine type, are refused by name."""
+    machine = s390x(machine_type=machine_type)
+    device = {**RNG_CCW, "x-fence-revision-0": True, **properties}
+    said = refusal(machine, device)
+    assert "x-fence-revision-0=on needs x-require-iommu-platform=on" in said
+    assert refusal(machine, {**device, "x-require-iommu-platform": True}) == ""
 
 
 def test_device_that_broke_for_another_reason_stays_broken(start: Start) -> None:

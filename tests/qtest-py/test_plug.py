@@ -102,6 +102,25 @@ def test_transitional_device_is_refused_for_its_legacy_interface(
     )
 
 
+@pytest.mark.parametrize(
+    ("driver", "properties", "remedy"),
+    [
+        ("virtio-rng-pci", {"disable-legacy": "off"}, "disable-legacy=on"),
+        (
+            "virtio-rng-pci",
+            {"disable-legacy": "off", "disable-modern": True},
+            "disable-modern=off,disable-legacy=on",
+        ),
+        ("virtio-rng-pci-transitional", {}, "the device's non-transitional type"),
+    ],
+)
+def test_remedy_is_one_that_the_device_has(
+    lab: Any, refusal: Refusal, driver: str, properties: dict[str, Any], remedy: str
+) -> None:
+    device = {"driver": driver, "bus": "port0", "iommu_platform": True, **properties}
+    assert f"; use {remedy}, or iommu_platform=off" in refusal(lab.machine(), device)
+
+
 def test_refusal_names_device_bus_reason_and_remedy(lab: Any, refusal: Refusal) -> None:
     backend = lab.backend("vhost-user-fs", access_platform=False)
     machine = lab.machine(viommu="intel-iommu")
