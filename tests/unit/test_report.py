@@ -48,6 +48,7 @@ def test_report_has_the_documented_keys(project: Project, tmp_path: Path) -> Non
             "package_version": "",
             "version": "10.0.99",
             "commit": found.commit,
+            "left_out": ["roms"],
         },
         "queue": {"sha256": series.digest(), "patches": ["fence/0001-b.patch"]},
         "builds": [{"build": "fork"}],
