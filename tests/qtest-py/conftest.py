@@ -17,6 +17,7 @@ from qap.qmp import QmpRefused
 from qap.scenario import machine_types, viommus
 from qap.under_test import build_under_test
 from qap.vhost_user.backend import Backend
+from qap.vhost_user.misbehave import Misbehaviour
 from qap.vhost_user.model import backend, device_types
 
 Q35 = machine_types()["q35"]
@@ -31,10 +32,14 @@ class Lab:
     owned: ExitStack = field(default_factory=ExitStack)
     backends: list[Backend] = field(default_factory=list)
 
-    def backend(self, kind: str, *, access_platform: bool = False) -> Backend:
+    def backend(
+        self, kind: str, *misbehaviour: Misbehaviour, access_platform: bool = False
+    ) -> Backend:
         """A back-end for a vhost-user device type, listening."""
         path = self.folder / f"{kind}-{len(self.backends)}.sock"
-        started = self.owned.enter_context(backend(path, kind, access_platform=access_platform))
+        started = self.owned.enter_context(
+            backend(path, kind, access_platform=access_platform, misbehaviour=misbehaviour)
+        )
         self.backends.append(started)
         return started
 

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from qap.machine import Device, Machine, address_spaces
+from qap.vhost_user.misbehave import HangUp
+from qap.vhost_user.protocol import FrontendRequest
 
 WARM_UP = 20
 Refusal = Callable[[Machine, Device], str]
@@ -18,6 +20,16 @@ def spaces(machine: Machine) -> Counter[str]:
 
 def mtree_lines(machine: Machine) -> int:
     return len(machine.qmp.hmp("info mtree").splitlines())
+
+
+def grown(machine: Machine, fails: Callable[[], str], times: int = 20) -> int:
+    """Bytes of resident memory that it takes to fail so often, after a warm-up."""
+    for _ in range(times // 2):
+        assert fails() != ""
+    before = machine.resident()
+    for _ in range(times):
+        assert fails() != ""
+    return machine.resident() - before
 
 
 @pytest.mark.parametrize(
@@ -60,6 +72,21 @@ def test_first_failed_hotplug_adds_no_virtio_address_space(lab: Any, refusal: Re
     machine = lab.machine(viommu="intel-iommu")
     assert refusal(machine, lab.device("vhost-user-fs", backend)) != ""
     assert not [name for name in spaces(machine) if name.startswith("virtio-pci")]
+
+
+def test_failed_back_end_gives_its_queues_back(lab: Any, refusal: Refusal) -> None:
+    """It hangs up when asked for its features: 1023 queues are some 200 KiB each time."""
+    backend = lab.backend("vhost-user-fs", HangUp(request=FrontendRequest.GET_FEATURES))
+    machine = lab.machine()
+    device = lab.device("vhost-user-fs", backend, num_request_queues=1022)
+    assert grown(machine, lambda: refusal(machine, device)) < 1 << 20
+
+
+def test_failed_network_device_gives_its_name_back(lab: Any, refusal: Refusal) -> None:
+    """Its name is its id, here of 16 KiB; a queue of 3 buffers is refused."""
+    machine = lab.machine()
+    device = {"driver": "virtio-net-pci", "bus": "port0", "rx_queue_size": 3, "id": "n" * (1 << 14)}
+    assert grown(machine, lambda: refusal(machine, device), 40) < 1 << 18
 
 
 def test_legacy_device_with_pio_notify_unplugs(lab: Any, refusal: Refusal) -> None:
