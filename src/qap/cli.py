@@ -302,6 +302,9 @@ def repro(
     iommu_platform: Annotated[
         bool, typer.Option("--iommu-platform/--no-iommu-platform", help="The device's property.")
     ] = True,
+    confidential: Annotated[
+        bool, typer.Option("--confidential", help="Simulate a confidential guest.")
+    ] = False,
     guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
     profile: Profile = "lab",
     base: Base = False,
@@ -334,6 +337,7 @@ def repro(
         order=order,
         bypass=bypass,
         iommu_platform=iommu_platform,
+        confidential=confidential,
     )
     make(build)
     report = reproducing.repro(one, build)

@@ -45,11 +45,17 @@ class QemuDied(QapError):
 
 @dataclass(frozen=True)
 class Boot:
-    """The kernel, initramfs and command line that a guest boots with."""
+    """The kernel, initramfs and command line that a guest boots with.
+
+    Attributes:
+        packaged: boot the kernel as its package has it, which decompresses itself, where
+            we have it decompressed.
+    """
 
     guest: config.Guest
     modules: tuple[str, ...] = ()
     append: str = ""
+    packaged: bool = False
 
     def argv(self) -> list[str]:
         image = kernel(self.guest)
@@ -59,7 +65,7 @@ class Boot:
         )
         return [
             "-kernel",
-            str(image.image),
+            str(image.packaged if self.packaged else image.image),
             "-initrd",
             str(initramfs(self.guest, image, self.modules)),
             "-append",
@@ -144,12 +150,12 @@ class Machine:
     spec: Spec
     log: Path | None = None
     wrapper: Sequence[str] = ()
-    child: Child = field(init=False)
-    qmp: Qmp = field(init=False)
-    serial: socket.socket = field(init=False)
-    console: Console = field(init=False)
-    qtest: Qtest = field(init=False)
-    _owned: ExitStack = field(init=False, default_factory=ExitStack)
+    child: Child = field(init=False, repr=False)
+    qmp: Qmp = field(init=False, repr=False)
+    serial: socket.socket = field(init=False, repr=False)
+    console: Console = field(init=False, repr=False)
+    qtest: Qtest = field(init=False, repr=False)
+    _owned: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
 
     def __enter__(self) -> Self:
         try:
@@ -220,6 +226,12 @@ class Machine:
             return self.console.wait_ready(self.spec.boot.guest.boot_timeout)
         except GuestLost:
             raise self.died() from None
+
+    def add_socket(self, name: str, path: Path) -> None:
+        """Add a chardev that connects to a socket."""
+        address = {"type": "unix", "data": {"path": str(path)}}
+        backend = {"type": "socket", "data": {"addr": address, "server": False}}
+        self.qmp.execute("chardev-add", id=name, backend=backend)
 
     def plug(self, device: Device) -> None:
         """Hot-plug a device.

@@ -82,6 +82,7 @@ class Scenario(Model):
         viommu: a name of configs/viommus.toml.
         order: the vIOMMU's place on the command line, seen from the device.
         bypass: the root bus bypasses the vIOMMU (default-bus-bypass-iommu).
+        confidential: the guest is a simulated confidential guest.
         base: what stock QEMU was seen to do; None if nobody looked.
     """
 
@@ -94,6 +95,7 @@ class Scenario(Model):
     viommu: str = "none"
     order: Order = "before"
     bypass: bool = False
+    confidential: bool = False
     base: oracle.Outcome | None = None
 
     @model_validator(mode="after")
@@ -161,6 +163,7 @@ class Scenario(Model):
         if self.viommu != "none":
             words += [f"--viommu {self.viommu}", f"--order {self.order}"]
         words += ["--bypass"] if self.bypass else []
+        words += ["--confidential"] if self.confidential else []
         words += [] if self.iommu_platform else ["--no-iommu-platform"]
         words += ["--base"] if is_base else []
         return " ".join(words)
@@ -177,6 +180,8 @@ class Scenario(Model):
             words.append("bypassed")
         if not self.iommu_platform:
             words.append("iommu_platform=off")
+        if self.confidential:
+            words.append("confidential guest")
         return ", ".join(words)
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qap import by_hand, workload
+from qap import by_hand, confidential, workload
 from qap.build import Build
 from qap.errors import QapError
 from qap.machine import Boot, Device, Machine, QemuDied, Spec
@@ -91,7 +91,7 @@ class Trial:
             devices.insert(0 if scenario.order == "before" else len(devices), dict(viommu.device))
         modules = (*scenario.kind.modules, *kinds()["virtio-rng"].modules, *viommu.modules)
         boot = Boot(guest, modules, viommu.append)
-        return Spec(
+        spec = Spec(
             machine=machine,
             cpu=guest.cpu,
             memory=guest.memory,
@@ -100,6 +100,7 @@ class Trial:
             blockdevs=self._blockdevs(stuff),
             boot=boot,
         )
+        return confidential.simulated(spec) if scenario.confidential else spec
 
     def _blockdevs(self, stuff: workload.Stuff) -> list[str]:
         """A disk that QEMU itself serves; a back-end brings its own."""
@@ -186,7 +187,7 @@ class Trial:
         with self._service(folder, stuff) as service:
             self.seen.commands = by_hand.commands(self, folder, machine.spec, service)
             if service is not None:
-                self._add_chardev(machine, service)
+                machine.add_socket(service.socket.stem, service.socket)
             try:
                 machine.plug(self.device(service))
             except QmpRefused as refused:
@@ -202,16 +203,13 @@ class Trial:
                 if service is not None:
                     machine.qmp.execute("chardev-remove", id=service.socket.stem)
 
-    def _add_chardev(self, machine: Machine, service: Service) -> None:
-        address = {"type": "unix", "data": {"path": str(service.socket)}}
-        backend = {"type": "socket", "data": {"addr": address, "server": False}}
-        machine.qmp.execute("chardev-add", id=service.socket.stem, backend=backend)
-
     def _prove(self, machine: Machine, stuff: workload.Stuff) -> None:
         kind = self.scenario.kind
         name = workload.find(machine.console, kind.device_id)
         self.seen.features = workload.negotiated(machine.console, name)
         self.seen.said += workload.CHECKS[kind.check](machine.console, stuff, name)
+        if self.scenario.confidential:
+            self.seen.said += confidential.prove(machine, self.scenario.settings.qemu)
         self.seen.outcome = Outcome.WORKS
 
     def _unharmed(self, machine: Machine, stuff: workload.Stuff) -> None:

@@ -54,11 +54,15 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def files(console: Console, stuff: Stuff, name: str) -> list[str]:
-    """Mount virtiofs, read what the host wrote, write what the host reads, unmount."""
+def files(console: Console, stuff: Stuff, name: str, mount: str = "-t virtiofs share") -> list[str]:
+    """Mount virtiofs, read what the host wrote, write what the host reads, unmount.
+
+    Args:
+        mount: what `mount` is told before the folder; another file system will do.
+    """
     data = os.urandom(MIB)
     (stuff.shared / "from-host").write_bytes(data)
-    console.check("mkdir -p /mnt/share && mount -t virtiofs share /mnt/share")
+    console.check(f"mkdir -p /mnt/share && mount {mount} /mnt/share")
     seen = console.check("sha256sum /mnt/share/from-host").split()[0]
     said = [_compare("guest read a file", _sha256(data), seen)]
     wrote = console.check(
@@ -67,6 +71,29 @@ def files(console: Console, stuff: Stuff, name: str) -> list[str]:
     ).split()[0]
     found = _sha256((stuff.shared / "from-guest").read_bytes())
     return [*said, _compare("guest wrote a file", found, wrote)]
+
+
+def large_file(console: Console, stuff: Stuff, size: int) -> str:
+    """Write a file of `size` MiB into the folder mounted at /mnt/share, and read one back.
+
+    Raises:
+        DataMismatch: the host has other bytes, or the guest reads others.
+    """
+    console.check("mount -t virtiofs share /mnt/share")
+    written = f"dd if=/dev/urandom of=/mnt/share/large bs=1M count={size} 2>/dev/null && sync"
+    console.check(written, timeout=120)
+    # Another mount has none of it in its cache.
+    console.check("umount /mnt/share && mount -t virtiofs share /mnt/share")
+    seen = console.check("sha256sum </mnt/share/large", timeout=120).split()[0]
+    console.check("umount /mnt/share")
+    with (stuff.shared / "large").open("rb") as large:
+        found = hashlib.file_digest(large, "sha256").hexdigest()
+        length = large.tell()
+    if (found, length) != (seen, size * MIB):
+        raise DataMismatch(
+            f"{length} bytes with SHA-256 {found[:16]}… on the host, {seen[:16]}… in the guest"
+        )
+    return f"guest wrote and read {size} MiB, SHA-256 {seen[:12]}… on both sides"
 
 
 def disk(console: Console, stuff: Stuff, name: str) -> list[str]:

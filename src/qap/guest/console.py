@@ -89,6 +89,14 @@ class Console:
         found = self._expect(rb"qap-ready (\S+)\r?\n", timeout, "the guest to boot")
         return found[1].decode()
 
+    def send(self, script: str) -> None:
+        """Have a shell script run in the guest, and don't wait: it may end the guest."""
+        # A canonical tty line holds 4095 bytes, and so 3000 bytes of script.
+        line = base64.b64encode(script.encode())
+        if len(line) > 4000:
+            raise QapError("a script for the guest is longer than 3000 bytes: split it")
+        self._line.send(line + b"\n")
+
     def run(self, script: str, timeout: float = COMMAND_S) -> Outcome:
         """Run a shell script in the guest.
 
@@ -97,11 +105,7 @@ class Console:
             GuestPanic: the kernel panicked meanwhile.
             GuestLost: QEMU ended.
         """
-        # A canonical tty line holds 4095 bytes, and so 3000 bytes of script.
-        line = base64.b64encode(script.encode())
-        if len(line) > 4000:
-            raise QapError("a script for the guest is longer than 3000 bytes: split it")
-        self._line.send(line + b"\n")
+        self.send(script)
         shown = script.strip().splitlines()[0][:60]
         found = self._expect(rb"qap-end (\d+)\r?\n", timeout, f"the guest to run “{shown}”")
         before = self._line.before

@@ -1,0 +1,139 @@
+"""Machines whose guest takes itself for a confidential one (x-confidential-sim)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qap.errors import QapError
+from qap.machine import Machine, Spec
+from qap.vhost_user.access import Touched
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.protocol import FrontendRequest
+
+ID = "cg0"
+VIOLATION = "CONFIDENTIAL_SIM_VIOLATION"
+# What a guest says of itself, by QEMU's target.
+PROTECTED = {
+    "s390x": "grep -qx 1 /sys/firmware/uv/prot_virt_guest",
+    "x86_64": "dmesg | grep -q 'Memory Encryption Features active: AMD SEV'",
+}
+
+
+class NotConfidential(QapError):
+    """A guest is not protected, or a device met memory that it keeps private."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a guest shares (x-query-confidential-sim).
+
+    Attributes:
+        protecting: whether it asked for protection since the last reset.
+        shared, private: how many pages of 4 KiB.
+        ranges: of shared guest-physical addresses, the first and one past the last.
+        violations: how often a device touched private memory, reads and writes, by its ID,
+            or by its QOM path if it has none.
+    """
+
+    protecting: bool
+    shared: int
+    private: int
+    ranges: Sequence[range]
+    violations: dict[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, machine: Machine) -> "Shared":
+        """Ask QEMU; raises QmpRefused where the machine has no simulation."""
+        found: dict[str, Any] = machine.qmp.execute("x-query-confidential-sim")
+        return cls(
+            found["protecting"],
+            found["shared-pages"],
+            found["private-pages"],
+            [range(one["start"], one["start"] + one["size"]) for one in found["shared"]],
+            {
+                one.get("device", one["qom-path"]): (one["reads"], one["writes"])
+                for one in found["violations"]
+            },
+        )
+
+    def holds(self, address: int, size: int) -> bool:
+        """Whether all of these guest-physical addresses are shared."""
+        last = address + size - 1
+        return not self.protecting or any(
+            address in one and last in one for one in _merged(self.ranges)
+        )
+
+
+def _merged(ranges: Sequence[range]) -> list[range]:
+    merged: list[range] = []
+    for one in ranges:
+        if merged and merged[-1].stop == one.start:
+            merged[-1] = range(merged[-1].start, one.stop)
+        else:
+            merged.append(one)
+    return merged
+
+
+def private_touched(backend: Backend, shared: Shared) -> list[Touched]:
+    """What a back-end touched that isn't shared, in guest physical addresses.
+
+    Args:
+        shared: as it was when the back-end did; one that was given IOVAs is not judged.
+    """
+    regions = _regions(backend)
+    physical = [_physical(one, regions) for one in backend.touched if one.space != "iova"]
+    return [one for one in physical if not shared.holds(one.address, one.size)]
+
+
+def _regions(backend: Backend) -> list[tuple[int, ...]]:
+    """Guest address, size and user address of the memory that the back-end was last given."""
+    regions: list[tuple[int, ...]] = []
+    for message in backend.received:
+        if message.request == FrontendRequest.SET_MEM_TABLE:
+            flat = message.words[2:]
+            regions = [flat[at : at + 3] for at in range(0, len(flat), 4)]
+        elif message.request == FrontendRequest.ADD_MEM_REG:
+            regions.append(message.words[1:4])
+        elif message.request == FrontendRequest.REM_MEM_REG:
+            regions = [one for one in regions if one != message.words[1:4]]
+    return regions
+
+
+def _physical(touched: Touched, regions: Sequence[tuple[int, ...]]) -> Touched:
+    if touched.space == "gpa":
+        return touched
+    for guest, size, user in regions:
+        if user <= touched.address < user + size:
+            return touched._replace(space="gpa", address=touched.address - user + guest)
+    raise QapError(f"no memory of the back-end has {touched}")
+
+
+def simulated(spec: Spec, on_violation: str = "error") -> Spec:
+    """The same machine with x-confidential-sim.
+
+    Args:
+        on_violation: "error" or "report".
+    """
+    added = ["-object", f"x-confidential-sim,id={ID},on-violation={on_violation}"]
+    machine = f"{spec.machine},confidential-guest-support={ID}"
+    return replace(spec, machine=machine, extra=[*added, *spec.extra])
+
+
+def prove(machine: Machine, target: str) -> list[str]:
+    """The guest takes itself for a protected one, and no device met private memory.
+
+    Args:
+        target: QEMU's, as in qemu-system-TARGET.
+    Returns:
+        What was seen, in words.
+    Raises:
+        NotConfidential: it is not so.
+    """
+    if machine.console.run(PROTECTED[target]).status:
+        raise NotConfidential("the guest does not take itself for a protected one")
+    seen = Shared.of(machine)
+    if not seen.protecting or not seen.private:
+        raise NotConfidential(f"no memory is private: {seen}")
+    if seen.violations:
+        raise NotConfidential(f"devices met private memory: {seen.violations}")
+    return [f"protected guest, {seen.shared} pages shared, {seen.private} private, no violation"]

@@ -1,0 +1,126 @@
+"""Bytes that a guest and the host send each other over a network or a serial port."""
+
+import hashlib
+import os
+import socket
+import socketserver
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+from qap.errors import QapError
+from qap.guest.console import Console
+
+SIZE = 1 << 20
+HOST = "10.0.2.2"  # the host, as a guest behind -netdev user sees it
+OURS = "10.0.2.15"
+WAIT_S = 30.0
+
+
+class TrafficMismatch(QapError):
+    """What arrived is not what was sent."""
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class _Exchange(socketserver.StreamRequestHandler):
+    """Reads all that a guest sends, then answers with `Peer.data`."""
+
+    timeout = WAIT_S
+
+    def handle(self) -> None:
+        assert isinstance(self.server, Peer)
+        self.server.heard = self.rfile.read()
+        self.wfile.write(self.server.data)
+
+
+class Peer(socketserver.TCPServer):
+    """A TCP server on the loopback that exchanges SIZE random bytes with one client at a time.
+
+    Attributes:
+        data: what it sends.
+        heard: what the last client sent.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Exchange)
+        self.data = os.urandom(SIZE)
+        self.heard = b""
+
+    @property
+    def port(self) -> int:
+        """Its TCP port."""
+        return int(self.server_address[1])
+
+
+@contextmanager
+def peer() -> Iterator[Peer]:
+    """A `Peer` that serves until the context ends."""
+    with Peer() as server:
+        thread = Thread(target=server.serve_forever, name="peer")
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def over_network(console: Console, interface: str = "eth0") -> None:
+    """Exchange SIZE bytes each way over -netdev user.
+
+    Raises:
+        TrafficMismatch: what arrived on either side is not what was sent.
+    """
+    with peer() as host:
+        script = (
+            f"ifconfig {interface} {OURS} up && "
+            f"head -c {SIZE} /dev/urandom >/tmp/sent && "
+            f"nc {HOST} {host.port} </tmp/sent >/tmp/got && "
+            "cat /tmp/sent | sha256sum && cat /tmp/got | sha256sum"
+        )
+        sent, got = (line.split()[0] for line in console.check(script).splitlines())
+        _compare("the host got", sent, _digest(host.heard))
+        _compare("the guest got", _digest(host.data), got)
+
+
+def over_serial(console: Console, path: Path, port: str = "vport0p1") -> None:
+    """Exchange 64 KiB each way through a virtserialport.
+
+    Args:
+        path: the socket that its chardev listens on.
+        port: the guest's name for it.
+    Raises:
+        TrafficMismatch: what arrived on either side is not what was sent.
+        TimeoutError: the host got less than was sent.
+    """
+    size = SIZE // 16
+    data = os.urandom(size)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as host:
+        host.settimeout(WAIT_S)
+        host.connect(str(path))
+        sender = Thread(target=host.sendall, args=(data,), name="serial")
+        sender.start()
+        try:
+            # dd counts reads, which may be short; head reads until it has them all.
+            got = console.check(f"head -c {size} /dev/{port} | sha256sum").split()[0]
+        finally:
+            sender.join()
+        _compare("the guest got", _digest(data), got)
+        script = f"head -c {size} /dev/urandom >/tmp/up && cat /tmp/up >/dev/{port}"
+        sent = console.check(f"{script} && sha256sum /tmp/up").split()[0]
+        heard = b""
+        while len(heard) < size:
+            piece = host.recv(size - len(heard))
+            if not piece:
+                raise TrafficMismatch(f"the port closed after {len(heard)} of {size} bytes")
+            heard += piece
+        _compare("the host got", sent, _digest(heard))
+
+
+def _compare(what: str, sent: str, got: str) -> None:
+    if sent != got:
+        raise TrafficMismatch(f"{what} SHA-256 {got[:16]}…, and {sent[:16]}… was sent")
