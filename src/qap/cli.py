@@ -208,6 +208,31 @@ def soak_hotplug(
 
 
 @app.command()
+def shell(
+    confidential: Annotated[
+        Literal["se", "sev"] | None,
+        typer.Option(help="A simulated Secure Execution (s390x) or SEV (x86_64) guest."),
+    ] = None,
+    guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
+    share: Annotated[
+        Path | None, typer.Option(help="What virtiofsd shares; a scratch folder if not given.")
+    ] = None,
+    profile: Profile = "lab",
+    base: Base = False,
+) -> None:
+    """A guest with its console on this terminal, and virtiofs ready to be hot-plugged."""
+    from qap import shell as shells
+    from qap.build import Build
+    from qap.progress import make
+
+    build = Build(profile, base)
+    kind = shells.Kind(confidential) if confidential else None
+    wanted = shells.Shell(build, guest, kind, share)
+    make(build)
+    wanted.run()
+
+
+@app.command()
 def doctor() -> None:
     """Show what this machine has and what has been built from what."""
     from qap import doctor as examined

@@ -17,6 +17,7 @@ PROTECTED = {
     "s390x": "grep -qx 1 /sys/firmware/uv/prot_virt_guest",
     "x86_64": "dmesg | grep -q 'Memory Encryption Features active: AMD SEV'",
 }
+UNPROTECTED = "not a protected guest, for the base has no x-confidential-sim"
 
 
 class NotConfidential(QapError):
@@ -117,6 +118,18 @@ def simulated(spec: Spec, on_violation: str = "error") -> Spec:
     added = ["-object", f"x-confidential-sim,id={ID},on-violation={on_violation}"]
     machine = f"{spec.machine},confidential-guest-support={ID}"
     return replace(spec, machine=machine, extra=[*added, *spec.extra])
+
+
+def bounced(spec: Spec) -> Spec:
+    """The same machine for a QEMU without x-confidential-sim: its guest bounces all the same.
+
+    Raises:
+        ValueError: it has no guest.
+    """
+    if spec.boot is None:
+        raise ValueError("a machine without a guest")
+    append = f"{spec.boot.append} swiotlb=force"
+    return replace(spec, boot=replace(spec.boot, append=append))
 
 
 def prove(machine: Machine, target: str) -> list[str]:

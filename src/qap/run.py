@@ -105,8 +105,13 @@ def _finished(
     return row
 
 
-def _cell(seen: Observation, fine: bool) -> str:
-    text = str(seen.outcome) if seen.outcome else "error"
+def _unprotected(row: Row) -> str:
+    works = row.scenario.confidential and row.base.outcome == Outcome.WORKS
+    return ", unprotected" if works else ""
+
+
+def _cell(seen: Observation, fine: bool, note: str = "") -> str:
+    text = f"{seen.outcome}{note}" if seen.outcome else "error"
     shown = good(text) if fine else bad(text)
     return f"{shown} [dim]{seen.seconds:.1f} s[/]"
 
@@ -121,7 +126,7 @@ def _print(rows: Sequence[Row], seconds: float) -> None:
         cells.append(
             [
                 row.scenario.name,
-                _cell(row.base, fine_base),
+                _cell(row.base, fine_base, _unprotected(row)),
                 _cell(row.fork, fine_fork),
                 shortened(row.fork.features),
                 escape("; ".join(checks)),

@@ -1,0 +1,139 @@
+"""`qap shell`: a guest with its console on the terminal, and virtiofs ready to be plugged."""
+
+import subprocess
+import sys
+import tempfile
+import termios
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from qap import confidential, config, workload
+from qap.build import Build
+from qap.errors import QapError, UsageError
+from qap.machine import Boot, Device, Spec, device_option
+from qap.scenario import MachineType, machine_types
+from qap.vhost_user.real import Service, virtiofsd
+
+MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
+TAG = "share"
+
+
+class Kind(StrEnum):
+    """A confidential guest that x-confidential-sim simulates."""
+
+    SE = "se"
+    SEV = "sev"
+
+
+GUESTS = {Kind.SE: "s390x", Kind.SEV: "x86_64"}
+NAMES = {Kind.SE: "a Secure Execution guest", Kind.SEV: "an SEV guest"}
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A guest on the terminal.
+
+    Args:
+        build: which QEMU.
+        name: of a guest in configs/guests.toml; None for the one that `kind` needs, or x86_64.
+        kind: None for a guest that is not confidential.
+        share: the folder that virtiofsd shares; a scratch folder if None.
+    Raises:
+        UsageError: the guest or the build can't be of this kind, or there is no such folder.
+    """
+
+    build: Build
+    name: str | None = None
+    kind: Kind | None = None
+    share: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind and self.guest.qemu != GUESTS[self.kind]:
+            raise UsageError(f"{self.name} can't be {NAMES[self.kind]}: leave out --guest")
+        if self.kind and self.build.is_base:
+            raise UsageError("the base has no x-confidential-sim: leave out --base")
+        if self.share is not None and not self.share.is_dir():
+            raise UsageError(f"--share {self.share}: no such folder")
+
+    @property
+    def guest(self) -> config.Guest:
+        return config.guest(self.name or (GUESTS[self.kind] if self.kind else "x86_64"))
+
+    @property
+    def place(self) -> MachineType:
+        return machine_types()[self.guest.machine]
+
+    def run(self) -> None:
+        """Boot it, and wait until it or its user ends it; raises QapError if QEMU fails."""
+        with ExitStack() as owned:
+            folder = Path(owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
+            stuff = workload.Stuff(folder)
+            stuff.prepare()
+            (stuff.shared / "from-host").write_text("hello\n")
+            share = self.share or stuff.shared
+            service = owned.enter_context(virtiofsd(folder, share, self.guest.architecture, TAG))
+            argv = [
+                str(self.build.path(f"qemu-system-{self.guest.qemu}")),
+                *self._spec(stuff, service).argv(),
+                *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),
+                *("-serial", "mon:stdio"),
+            ]
+            self._explain(folder, share)
+            owned.enter_context(_terminal())
+            # In the terminal's foreground, and so not a qap.child.Child with a session of its own.
+            ended = subprocess.run(["setpriv", "--pdeathsig", "KILL", "--", *argv], check=False)
+        if ended.returncode:
+            raise QapError(f"QEMU ended with status {ended.returncode}: see what it printed")
+
+    def _spec(self, stuff: workload.Stuff, fs: Service) -> Spec:
+        place, guest = self.place, self.guest
+        disk = {"driver": f"virtio-blk-{place.transport}", "drive": "disk"}
+        source = {"driver": f"virtio-rng-{place.transport}"}
+        devices = [{**one, "iommu_platform": True} for one in (disk, source)]
+        spec = Spec(
+            machine=place.name,
+            cpu=guest.cpu,
+            memory=guest.memory,
+            chardevs=[f"socket,id={TAG},path={fs.socket}"],
+            blockdevs=[f"driver=file,node-name=disk,filename={stuff.image}"],
+            devices=[*([dict(place.port)] if place.port else []), *devices],
+            boot=Boot(guest, MODULES, "qap.shell"),
+        )
+        return confidential.simulated(spec) if self.kind else spec
+
+    def _fs(self) -> Device:
+        fs = {"driver": f"vhost-user-fs-{self.place.transport}", "id": "fs", **self.place.place}
+        return {**fs, "chardev": TAG, "tag": TAG, "iommu_platform": True}
+
+    def _explain(self, folder: Path, share: Path) -> None:
+        kind = self.kind
+        what = f"{NAMES[kind]}, simulated: nothing is protected" if kind else "not confidential"
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        for name, text in (
+            ("guest", f"{self.guest.name}, {what}"),
+            ("keys", "Ctrl-A C: QEMU's monitor, and back; Ctrl-A X: the end"),
+            ("hot-plug", f"in the monitor: device_add {device_option(self._fs())}"),
+            ("then", f"in the guest: mount -t virtiofs {TAG} /mnt shows {share}"),
+            ("ask", f"in the monitor: info {'confidential-sim' if kind else 'qtree'}"),
+            ("QMP", f"{folder}/qmp.sock"),
+        ):
+            console.print(f"[bold]{name:>8}[/]  {escape(text)}")
+
+
+@contextmanager
+def _terminal() -> Iterator[None]:
+    """Leaves the terminal as it was, should QEMU be killed while it is in raw mode."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    saved = termios.tcgetattr(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, saved)

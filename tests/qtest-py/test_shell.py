@@ -1,0 +1,76 @@
+"""`qap shell`: a confidential guest on a terminal, into which virtiofs is hot-plugged by hand."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from qap.confidential import PROTECTED
+from qap.errors import Exit
+from qap.paths import ROOT
+from qap.shell import GUESTS, Kind
+from qap.under_test import build_under_test
+
+QAP = [sys.executable, "-m", "qap"]
+TO_MONITOR = TO_GUEST = "\x01c"
+MONITOR, PROMPT = r"\(qemu\) ", "# "
+
+
+@contextmanager
+def shell(*options: str) -> Iterator[tuple["pexpect.spawn[str]", str]]:
+    """The verb on a terminal of its own, whose guest waits for a command, and what it said."""
+    profile = build_under_test().profile
+    argv = [*QAP, "shell", "--profile", profile, *options]
+    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
+    child = pexpect.spawn(
+        argv[0], argv[1:], timeout=90, cwd=ROOT, env=environment, encoding="utf-8"
+    )
+    with closing(child):
+        child.logfile_read = heard = io.StringIO()
+        child.expect("poweroff -f ends")
+        child.expect(PROMPT)
+        yield child, heard.getvalue()
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_virtiofs_is_plugged_by_hand(kind: Kind, tmp_path: Path) -> None:
+    """As it says itself; and the guest takes itself for a protected one."""
+    (tmp_path / "from-host").write_text("hello\n")
+    with shell("--confidential", kind, "--share", str(tmp_path)) as (line, said):
+        plugs = re.findall("device_add [^\r]*", said)
+        line.sendline(f"{PROTECTED[GUESTS[kind]]} && echo protected=yes")
+        line.expect("protected=yes\r")
+        line.send(TO_MONITOR)
+        line.expect(MONITOR)
+        line.sendline(plugs[0])
+        line.expect(r"\n.*" + MONITOR)
+        line.send(TO_GUEST)
+        line.sendline("mount -t virtiofs share /mnt && cat /mnt/from-host")
+        line.expect("hello\r")
+        line.sendline("poweroff -f")
+        line.expect(pexpect.EOF)
+        line.close()
+        assert line.exitstatus == Exit.OK
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--confidential", "se", "--guest", "x86_64"], "x86_64 can't be a Secure Execution guest"),
+        (["--confidential", "sev", "--base"], "the base has no x-confidential-sim"),
+        (["--share", "/nowhere"], "--share /nowhere: no such folder"),
+    ],
+)
+def test_what_can_not_be_is_refused(options: list[str], said: str) -> None:
+    argv = [*QAP, "shell", *options]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == Exit.USAGE
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
