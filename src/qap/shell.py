@@ -95,7 +95,10 @@ class Shell:
         place, guest = self.place, self.guest
         disk = {"driver": f"virtio-blk-{place.transport}", "drive": "disk"}
         source = {"driver": f"virtio-rng-{place.transport}"}
-        devices = [{**one, "iommu_platform": True} for one in (disk, source)]
+        modern: Device = {"iommu_platform": True}
+        if place.transport == "pci":
+            modern["disable-legacy"] = "on"
+        devices = [{**one, **modern} for one in (disk, source)]
         spec = Spec(
             machine=place.name,
             cpu=guest.cpu,
