@@ -1,7 +1,9 @@
 """Guest memory for a driver's queues and buffers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from qap import qtest_command as command
 from qap.errors import QapError
 from qap.qtest import Qtest
 
@@ -48,8 +50,11 @@ class GuestMemory:
         if address + size > self.base + self.size:
             raise QapError(f"no {size} bytes are left of {self.size} in guest memory")
         self._next = address + size
-        self.qtest.memset(address, size, 0)
+        self._clear(address, size)
         return address + self._offset
+
+    def _clear(self, physical: int, size: int) -> None:
+        self.qtest.memset(physical, size, 0)
 
     def give_back(self) -> None:
         """Begin at the front again; nothing that was taken may be in use any more."""
@@ -68,3 +73,7 @@ class GuestMemory:
     def write(self, address: int, data: bytes) -> None:
         """At least one byte."""
         self.qtest.b64write(self.physical(address), data)
+
+    def write_all(self, pieces: Sequence[tuple[int, bytes]]) -> None:
+        """Write several pieces, of at least one byte each, one after another."""
+        self.qtest.run_all([command.write(self.physical(at), data) for at, data in pieces])

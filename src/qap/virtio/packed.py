@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Sequence
 
-from qap import qtest_command as command
 from qap.virtio.memory import GuestMemory
 from qap.virtio.queue import Buffer, Queue, Used
 from qap.virtio.transport import QueueAddresses, VirtioError
@@ -46,7 +45,6 @@ class PackedQueue(Queue):
         self.index = index
         self.size = size
         self._memory = memory
-        self._qtest = memory.qtest
         self._indirect = indirect
         self._event_idx = event_idx
         self.addresses = QueueAddresses(
@@ -55,7 +53,7 @@ class PackedQueue(Queue):
             driver=memory.take(EVENT.size, 4),
             device=memory.take(EVENT.size, 4),
         )
-        self._desc = memory.physical(self.addresses.desc)
+        self._desc = self.addresses.desc
         self._ids = list(reversed(range(size)))
         self._lengths: dict[int, int] = {}
         self._free = size
@@ -86,9 +84,9 @@ class PackedQueue(Queue):
             at = self._avail + number
             more = DESC_F_NEXT if number + 1 < needed else 0
             raw = DESC.pack(address, size, buffer_id, flags | more | self._available(at))
-            writes.append(command.write(self._desc + 16 * (at % self.size), raw))
+            writes.append((self._desc + 16 * (at % self.size), raw))
         # 2.8.6: the first descriptor becomes available last.
-        self._qtest.run_all([*writes[1:], writes[0]])
+        self._memory.write_all([*writes[1:], writes[0]])
         self._avail += needed
         return buffer_id
 
@@ -100,8 +98,7 @@ class PackedQueue(Queue):
 
     def wants_notification(self) -> bool:
         old, self._told = self._told, self._avail
-        address = self._memory.physical(self.addresses.device)
-        where, flags = EVENT.unpack(self._qtest.read(address, EVENT.size))
+        where, flags = EVENT.unpack(self._memory.read(self.addresses.device, EVENT.size))
         if flags != EVENT_FLAGS_DESC or not self._event_idx:
             return bool(flags != EVENT_FLAGS_DISABLE)
         wanted = where & ~EVENT_WRAP
@@ -113,7 +110,7 @@ class PackedQueue(Queue):
 
     def take_used(self) -> Used | None:
         at = self._desc + 16 * (self._used % self.size)
-        _, length, buffer_id, flags = DESC.unpack(self._qtest.read(at, DESC.size))
+        _, length, buffer_id, flags = DESC.unpack(self._memory.read(at, DESC.size))
         used = DESC_F_AVAIL | DESC_F_USED if not self._wraps(self._used) else 0
         if flags & (DESC_F_AVAIL | DESC_F_USED) != used:
             return None

@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Sequence
 
-from qap import qtest_command as command
 from qap.virtio.memory import PAGE, GuestMemory
 from qap.virtio.queue import Buffer, ByteOrder, Queue, Used
 from qap.virtio.transport import QueueAddresses, VirtioError
@@ -44,15 +43,14 @@ class SplitQueue(Queue):
         self.index = index
         self.size = size
         self._memory = memory
-        self._qtest = memory.qtest
         self._indirect = indirect
         self._event_idx = event_idx
         self._desc = struct.Struct(order + DESC)
         self._used_elem = struct.Struct(order + USED_ELEM)
         self._u16 = struct.Struct(order + "H")
         self.addresses = _in_one_piece(memory, size) if legacy else _apart(memory, size)
-        self._driver = memory.physical(self.addresses.driver)
-        self._device = memory.physical(self.addresses.device)
+        self._driver = self.addresses.driver
+        self._device = self.addresses.device
         self._free = list(reversed(range(size)))
         self._chains: dict[int, list[int]] = {}
         self._avail_idx = 0
@@ -73,15 +71,12 @@ class SplitQueue(Queue):
         self._chains[chain[0]] = chain
         slot = self._driver + RING_HEAD + 2 * (self._avail_idx % self.size)
         self._avail_idx = (self._avail_idx + 1) % (1 << 16)
-        desc = self._memory.physical(self.addresses.desc)
-        self._qtest.run_all(
+        desc = self.addresses.desc
+        self._memory.write_all(
             [
-                *(
-                    command.write(desc + 16 * at, raw)
-                    for at, raw in zip(chain, chained, strict=True)
-                ),
-                command.write(slot, self._u16.pack(chain[0])),
-                command.write(self._driver + 2, self._u16.pack(self._avail_idx)),
+                *((desc + 16 * at, raw) for at, raw in zip(chain, chained, strict=True)),
+                (slot, self._u16.pack(chain[0])),
+                (self._driver + 2, self._u16.pack(self._avail_idx)),
             ]
         )
         return chain[0]
@@ -109,21 +104,21 @@ class SplitQueue(Queue):
         return self._word(self._device + 2)
 
     def _word(self, address: int) -> int:
-        (value,) = self._u16.unpack(self._qtest.read(address, 2))
+        (value,) = self._u16.unpack(self._memory.read(address, 2))
         return int(value)
 
     def take_used(self) -> Used | None:
         if self.used_idx == self._used_idx:
             return None
         at = self._device + RING_HEAD + 8 * (self._used_idx % self.size)
-        used = Used(*self._used_elem.unpack(self._qtest.read(at, self._used_elem.size)))
+        used = Used(*self._used_elem.unpack(self._memory.read(at, self._used_elem.size)))
         if used.id not in self._chains:
             raise VirtioError(f"queue {self.index}: chain {used.id} was used but not available")
         self._free += self._chains.pop(used.id)
         self._used_idx = (self._used_idx + 1) % (1 << 16)
         if self._event_idx:
             event = self._driver + RING_HEAD + 2 * self.size
-            self._qtest.write(event, self._u16.pack(self._used_idx))
+            self._memory.write(event, self._u16.pack(self._used_idx))
         return used
 
 

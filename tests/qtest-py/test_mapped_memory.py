@@ -1,0 +1,27 @@
+"""Guest memory that is mapped here is the guest's."""
+
+from qap.machine import Machine
+from qap.under_test import build_under_test
+from qap.virtio.driver import Driver
+from qap.virtio.mapped_memory import MappedMemory
+from qap.virtio.memory import GuestMemory
+from qap.virtio.rng import Rng
+from qap.virtio.ways import WAYS
+
+
+def test_what_one_side_writes_the_other_reads() -> None:
+    """Over qtest or through the mapping; and a device serves from there."""
+    way = WAYS["pci modern"]
+    with Machine(build_under_test().path(way.emulator), way.spec("virtio-rng")) as machine:
+        over_qtest = GuestMemory(machine.qtest)
+        with MappedMemory.of(machine) as mapped:
+            address = mapped.put(b"\x01\x02\x03\x04")
+            assert over_qtest.read(address, 4) == b"\x01\x02\x03\x04"
+            over_qtest.write(address, b"\x05\x06")
+            assert mapped.read(address, 4) == b"\x05\x06\x03\x04"
+            mapped.give_back()
+            assert mapped.take(4) == address
+            assert over_qtest.read(address, 4) == bytes(4)
+            driver = Driver(way.connect(machine), mapped)
+            driver.negotiate()
+            assert any(Rng(driver).read(64))
