@@ -48,6 +48,8 @@ class Boot:
     """The kernel, initramfs and command line that a guest boots with.
 
     Attributes:
+        modules, programs: what is in the initramfs, as `initramfs` takes it.
+        append: kernel parameters beside the guest's own.
         packaged: boot the kernel as its package has it, which decompresses itself, where
             we have it decompressed.
     """
@@ -56,6 +58,7 @@ class Boot:
     modules: tuple[str, ...] = ()
     append: str = ""
     packaged: bool = False
+    programs: tuple[str, ...] = ()
 
     def argv(self) -> list[str]:
         image = kernel(self.guest)
@@ -67,7 +70,7 @@ class Boot:
             "-kernel",
             str(image.packaged if self.packaged else image.image),
             "-initrd",
-            str(initramfs(self.guest, image, self.modules)),
+            str(initramfs(self.guest, image, self.modules, self.programs)),
             "-append",
             " ".join(words.split()),
         ]

@@ -9,6 +9,7 @@ from libarchive.write import ArchiveWrite
 
 from qap import config, deb
 from qap.guest.kernel import Kernel, module_content, module_name
+from qap.guest.program import program
 from qap.lock import locked
 from qap.paths import cache
 
@@ -20,18 +21,22 @@ SCRIPTS = {
 }
 
 
-def initramfs(guest: config.Guest, kernel: Kernel, modules: tuple[str, ...]) -> Path:
+def initramfs(
+    guest: config.Guest, kernel: Kernel, modules: tuple[str, ...], programs: tuple[str, ...] = ()
+) -> Path:
     """A cpio archive (newc) that boots to a console dialogue; made once and cached.
 
     Args:
         modules: names of kernel modules to load at boot, besides their dependencies.
+        programs: names for qap.guest.program of what is in /bin beside busybox.
     """
     busybox = deb.unpacked(guest.suite, [f"{guest.busybox}:{guest.architecture}"])
     files = kernel.modules(modules)
+    ours = {f"bin/{name}": program(name, guest.architecture) for name in programs}
     state = hashlib.sha256()
     for script in SCRIPTS.values():
         state.update(script.read_bytes())
-    for path in (busybox, *files):
+    for path in (busybox, *files, *ours.values()):
         state.update(f"{path}\0".encode())
     home = cache() / "initramfs"
     target = home / f"{guest.name}-{state.hexdigest()[:16]}.cpio"
@@ -39,7 +44,7 @@ def initramfs(guest: config.Guest, kernel: Kernel, modules: tuple[str, ...]) -> 
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=home) as scratch:
                 fresh = Path(scratch) / "cpio"
-                _write(fresh, _busybox(busybox), files)
+                _write(fresh, _busybox(busybox), files, ours)
                 fresh.rename(target)
     return target
 
@@ -48,14 +53,14 @@ def _busybox(root: Path) -> Path:
     return next(path for path in root.glob("**/bin/busybox") if path.is_file())
 
 
-def _write(target: Path, busybox: Path, modules: list[Path]) -> None:
+def _write(target: Path, busybox: Path, modules: list[Path], ours: dict[str, Path]) -> None:
     loads = "".join(f"{module_name(path.name)}.ko\n" for path in modules)
     with libarchive.file_writer(str(target), "cpio_newc") as archive:
         for folder in ("bin", "dev", "mnt", "modules", "proc", "run", "sys", "tmp"):
             archive.add_file_from_memory(folder, 0, b"", filetype=0o040000, permission=0o755)
         _add(archive, "bin/busybox", busybox.read_bytes())
-        for name, script in SCRIPTS.items():
-            _add(archive, name, script.read_bytes())
+        for name, file in (SCRIPTS | ours).items():
+            _add(archive, name, file.read_bytes())
         _add(archive, "modules/order", loads.encode())
         for path in modules:
             _add(archive, f"modules/{module_name(path.name)}.ko", module_content(path))

@@ -1,0 +1,51 @@
+"""Programs of ours that run in a guest: one C file each, linked statically."""
+
+import hashlib
+import subprocess
+import tempfile
+from pathlib import Path
+
+from qap.errors import MissingError, QapError, UsageError
+from qap.lock import locked
+from qap.paths import cache
+
+HERE = Path(__file__).parent
+# What gcc without a prefix compiles for, by Debian's name: qap runs on nothing else.
+HOST = "amd64"
+FLAGS = ("-O2", "-static")
+
+
+def program(name: str, architecture: str) -> Path:
+    """A program for guests, compiled once and kept in the cache.
+
+    Args:
+        name: of the C file in this folder, without its suffix.
+        architecture: Debian's name of the guest's.
+    Raises:
+        UsageError: the guest has another architecture than the host.
+        MissingError: gcc is missing.
+        QapError: it does not compile; `detail` has the compiler's words.
+    """
+    if architecture != HOST:
+        raise UsageError(f"{name} is compiled for {HOST} guests only, not for {architecture}")
+    source = HERE / f"{name}.c"
+    state = hashlib.sha256(" ".join(FLAGS).encode() + source.read_bytes())
+    home = cache() / "programs"
+    target = home / f"{name}-{architecture}-{state.hexdigest()[:16]}"
+    with locked(home):
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=home) as scratch:
+                fresh = Path(scratch) / name
+                _compile(source, fresh)
+                fresh.rename(target)
+    return target
+
+
+def _compile(source: Path, target: Path) -> None:
+    argv = ["gcc", *FLAGS, "-o", str(target), str(source)]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    except FileNotFoundError as exc:
+        raise MissingError("gcc is missing: install gcc") from exc
+    if done.returncode:
+        raise QapError(f"{source.name} does not compile", done.stderr.strip())
