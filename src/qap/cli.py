@@ -180,6 +180,32 @@ def bench_matrix(profile: Profile = "lab", json: Json = None) -> None:
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
 
 
+@bench.command("io")
+def bench_io(
+    times: Annotated[
+        int, typer.Option(help="As many times the usual rounds, for a closer look.", min=1)
+    ] = 1,
+    only: Annotated[
+        Literal["counts", "rates"] | None,
+        typer.Option(help="Only QEMU's instructions, or only the guests' requests a second."),
+    ] = None,
+    profile: Profile = "lab",
+    json: Json = None,
+) -> None:
+    """What the patches cost where data flows: fork against base, in turns."""
+    from qap.bench import io
+    from qap.build import Build
+    from qap.progress import make
+
+    fork, base = Build(profile), Build(profile, is_base=True)
+    make(base)
+    make(fork)
+    report = io.bench(fork, base, [only] if only else io.PARTS, times)
+    if json:
+        report.write(json, [fork, base])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
 soak = typer.Typer(
     help="Do the same for a long time, and see that nothing grows.", no_args_is_help=True
 )

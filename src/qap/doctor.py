@@ -24,6 +24,7 @@ PROGRAMS = {
     "git": "holds the patched tree",
     "ccache": "makes the second build quick",
     "setpriv": "ends processes with their owner",
+    "valgrind": "counts instructions",
 }
 
 

@@ -15,6 +15,7 @@ from qap.errors import QapError
 from qap.guest.console import Console, GuestLost
 from qap.guest.initramfs import initramfs
 from qap.guest.kernel import kernel
+from qap.oracle import REFUSAL_PHRASE
 from qap.qmp import Qmp, QmpLost
 from qap.qtest import Qtest
 
@@ -41,6 +42,11 @@ class QemuDied(QapError):
         self.status = status
         self.said = said
         self.output = child.tail(OUTPUT_LINES)
+
+    @property
+    def fenced(self) -> bool:
+        """Whether it ended in good order, as a device refuses iommu_platform=on."""
+        return self.status == 1 and REFUSAL_PHRASE in self.said
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ class Trial:
 
     def _died_at_start(self, died: QemuDied) -> None:
         self.seen.exit_status = died.status
-        if self.scenario.plug == "cold" and died.status == 1 and REFUSAL_PHRASE in died.said:
+        if self.scenario.plug == "cold" and died.fenced:
             self.seen.outcome = Outcome.REFUSED
             self.seen.error = died.said
             self.seen.said.append("QEMU exited with status 1")

@@ -16,6 +16,9 @@ from qap.errors import Exit
 from qap.paths import ROOT
 
 MARK = "QAP_TEST_MARK"
+RUN = ("run", "fs-pci-cold", "fs-pci-hot", "blk-pci-hot")
+COUNTS = ("bench", "io", "--only", "counts")
+RATES = ("bench", "io", "--only", "rates")
 ENDED = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.INTERRUPTED}
 
 
@@ -58,22 +61,34 @@ def announce(folder: Path) -> Path:
     return fifo
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("program", ["qemu-system", "virtiofsd"])
-def test_killing_a_run_leaves_no_process_and_no_folder(
-    tmp_path: Path, number: signal.Signals, program: str
+@pytest.mark.parametrize(
+    ("verb", "program", "number"),
+    [
+        *(
+            (RUN, program, number)
+            for program in ("qemu-system", "virtiofsd")
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+        ),
+        (COUNTS, "valgrind", signal.SIGINT),
+        (COUNTS, "valgrind", signal.SIGKILL),
+        (RATES, "qemu-system", signal.SIGINT),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, tuple) else None,
+)
+def test_killing_qap_leaves_no_process_and_no_folder(
+    tmp_path: Path, verb: tuple[str, ...], program: str, number: signal.Signals
 ) -> None:
     """At the moment that a QEMU or a back-end starts."""
     for is_base in (True, False):
         Build("lab", is_base=is_base).path("qemu-system-x86_64")
-    mark = f"{os.getpid()}-{number}-{program}"
+    mark = f"{os.getpid()}-{number}-{verb[-1]}-{program}"
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     fifo = announce(tmp_path)
     # Open for both, so that neither side waits for the other.
     with os.fdopen(os.open(fifo, os.O_RDWR), "r") as started:
         run = subprocess.Popen(
-            [sys.executable, "-m", "qap", "run", "fs-pci-cold", "fs-pci-hot", "blk-pci-hot"],
+            [sys.executable, "-m", "qap", *verb],
             cwd=ROOT,
             env={
                 **os.environ,

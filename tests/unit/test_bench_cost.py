@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from qap.bench.cost import Cost, children, cpu_of, measured, pinned
+from qap.bench.cost import Cost, children, cpu_of, measured, others, pinned
 
 # Seconds that a process may use to hear of its work and to say that it is done.
 SLACK_S = 0.02
@@ -181,3 +181,21 @@ def test_pinned_work_stays_on_one_processor() -> None:
         told = subprocess.check_output([sys.executable, "-c", show], text=True)
     assert told.split() == [str(one)]
     assert os.sched_getaffinity(0) == before
+
+
+def test_own_work_is_nobody_elses() -> None:
+    """Whatever else runs here: half a second of ours is not in it."""
+    with others() as found, measured() as cost:
+        burn(0.5)
+    idle = 1 - cost.own / cost.wall / (os.cpu_count() or 1)
+    assert 0 <= found.share <= idle + SLACK_S
+
+
+def test_work_of_a_process_that_is_not_ours_is_somebody_elses() -> None:
+    """Its parent has ended without waiting for it."""
+    script = "import time\nwhile time.process_time() < 0.5: pass"
+    argv = ["sh", "-c", '"$@" & :', "sh", sys.executable, "-S", "-c", script]
+    with others() as found, measured() as cost:
+        # The end of the pipe is when the last one that has it ends.
+        subprocess.run(argv, stdout=subprocess.PIPE, check=True)
+    assert found.share * cost.wall * (os.cpu_count() or 1) >= 0.5 - 2 * SLACK_S

@@ -16,6 +16,10 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
+# Fields of a line of /proc/stat (proc_stat(5)) in which no processor does any work.
+IDLE, IOWAIT = 3, 4
+# What guests ran, which is in user and nice, too.
+GUEST = 8
 # Fields of /proc/PID/stat (proc_pid_stat(5)), counted from the one after the name.
 CUTIME, CSTIME = 13, 14
 
@@ -83,6 +87,29 @@ def measured() -> Iterator[Cost]:
         cost.wall, cost.own, cost.children = taken.wall, taken.own, taken.children
 
 
+@dataclass
+class Others:
+    """What the rest of the machine did meanwhile.
+
+    Attributes:
+        share: of all processors' time, from 0 to 1; another virtual machine's work counts,
+            where the hypervisor tells.
+    """
+
+    share: float = 0.0
+
+
+@contextmanager
+def others() -> Iterator[Others]:
+    """Measure how busy others keep the machine during the block; filled in when it ends."""
+    found = Others()
+    before = _busy()
+    with measured() as cost:
+        yield found
+    spare = _busy() - before - cost.cpu
+    found.share = max(0.0, spare) / (cost.wall * (os.cpu_count() or 1))
+
+
 @contextmanager
 def pinned(cpu: int) -> Iterator[None]:
     """Keep this thread, and what it starts in the block, on one processor.
@@ -135,6 +162,13 @@ def _looked_up(pid: int) -> Iterator[None]:
         yield
     except OSError as exc:
         raise ProcessLookupError(f"process {pid} is gone") from exc
+
+
+def _busy() -> float:
+    """CPU seconds that all processors together have been at work, or kept from it."""
+    words = Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
+    ticks = [int(word) for word in words[:GUEST]]
+    return (sum(ticks) - ticks[IDLE] - ticks[IOWAIT]) / os.sysconf("SC_CLK_TCK")
 
 
 def _tree(pid: int) -> float:

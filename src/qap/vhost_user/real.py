@@ -118,18 +118,25 @@ def virtiofsd(folder: Path, shared: Path, architecture: str, name: str) -> Itera
         yield Service(path, child, tuple(by_hand))
 
 
+def null_disk(node: str) -> str:
+    """A -blockdev of 1 GiB that keeps nothing and does its work at once."""
+    return f"driver=null-co,node-name={node},size={1 << 30}"
+
+
 @contextmanager
-def storage_daemon(folder: Path, program: Path, image: Path, name: str) -> Iterator[Service]:
+def storage_daemon(folder: Path, program: Path, image: Path | None, name: str) -> Iterator[Service]:
     """qemu-storage-daemon exporting a raw image as a vhost-user-blk disk.
 
     Args:
         folder: where the socket and the log go.
         program: the daemon.
-        image: the raw image.
+        image: the raw image; None for a disk of 1 GiB that keeps nothing and is read at once.
         name: what socket and log are called.
     """
     path = folder / f"{name}.sock"
     blockdev = f"driver=file,node-name=disk,filename={image},cache.direct=off"
+    if image is None:
+        blockdev = null_disk("disk")
 
     def command(address: str) -> list[str]:
         export = f"type=vhost-user-blk,id=export,node-name=disk,writable=on,{address}"

@@ -1,0 +1,230 @@
+"""How many instructions QEMU takes for a request, from the notification to the interrupt."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from qap.bench import load
+from qap.bench.callgrind import Counted
+from qap.bench.load import Load
+from qap.bench.row import VARIANTS, Row, Variant
+from qap.build import Build
+from qap.errors import QapError
+from qap.features import FeatureBit
+from qap.machine import Machine, QemuDied, Spec
+from qap.pci_bus import PciBus
+from qap.vhost_user import model
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.real import null_disk
+from qap.virtio import blk, fs
+from qap.virtio.mapped_memory import MappedMemory
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.transport import Transport
+from qap.virtio.ways import WAYS, Way
+
+BACKEND = "backend"
+# Of GLib: calls what handles the events that have come. Outside of it the main loop looks for
+# events, of which it takes more or fewer turns as time goes by.
+DISPATCH = ("g_main_context_dispatch",)
+# A notification that becomes a kick, and a call that becomes an interrupt, without the words of
+# qtest, which cost several times as much.
+RELAY = ("memory_region_dispatch_write", "virtio_queue_guest_notifier_read")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Devices in QEMU, and what they are given to do.
+
+    Attributes:
+        kind: the devices' type without the transport.
+        way: a name of WAYS.
+        load: makes the work, of a driver for each device.
+        devices: properties of each.
+        packed: the rings are packed rather than split.
+        blockdevs, extra: as in Spec.
+        vhost_user: a back-end serves the rings.
+        always_modern: the type has no legacy interface, and no property to disable it.
+    """
+
+    kind: str
+    way: str
+    load: Callable[..., Load]
+    devices: Sequence[Mapping[str, Any]]
+    packed: bool = False
+    blockdevs: Sequence[str] = ()
+    extra: Sequence[str] = ()
+    vhost_user: bool = False
+    always_modern: bool = False
+
+    @property
+    def name(self) -> str:
+        transport = "MMIO" if self.way.startswith("mmio") else "PCI"
+        return f"{self.kind}, {transport}, {'packed' if self.packed else 'split'}"
+
+    @property
+    def inside(self) -> Sequence[str]:
+        """The functions in which QEMU's instructions are counted."""
+        return RELAY if self.vhost_user else DISPATCH
+
+    @property
+    def transport(self) -> Way:
+        """How to reach the devices."""
+        way = WAYS[self.way]
+        return replace(way, properties={}) if self.always_modern else way
+
+    def spec(self, iommu_platform: bool, sockets: Sequence[Path] = ()) -> Spec:
+        """A machine with the devices; `sockets` are those of its chardevs."""
+        made = self.transport.spec(
+            self.kind, self.blockdevs, iommu_platform=iommu_platform, packed=self.packed
+        )
+        devices = [
+            {**made.devices[0], **properties, "id": f"dut{number}"}
+            for number, properties in enumerate(self.devices)
+        ]
+        chardevs = [f"socket,id={path.name},path={path}" for path in sockets]
+        return replace(made, devices=devices, chardevs=chardevs, extra=[*made.extra, *self.extra])
+
+    def start(
+        self,
+        machine: Machine,
+        memory: MappedMemory,
+        iommu_platform: bool,
+        backends: Sequence[Backend] = (),
+    ) -> Load:
+        """Negotiate with the devices; returns the work for them and their back-ends.
+
+        Raises:
+            QapError: what was negotiated is something else.
+        """
+        drivers = [load.driver(found, memory, self.packed) for found in self._find(machine)]
+        for one in drivers:
+            if one.has(FeatureBit.ACCESS_PLATFORM) != iommu_platform:
+                raise QapError(f"{self.name}: ACCESS_PLATFORM is not what iommu_platform says")
+            if one.has(FeatureBit.RING_PACKED) != self.packed:
+                raise QapError(f"{self.name}: the rings are not what was asked for")
+        return self.load(*drivers, *backends)
+
+    def _find(self, machine: Machine) -> list[Transport]:
+        if len(self.devices) == 1:
+            return [self.transport.connect(machine)]
+        functions = PciBus(machine.qtest).scan()
+        return [PciModern(one) for one in functions if one.vendor_id == VENDOR_ID]
+
+
+def _blk(way: str, packed: bool) -> Case:
+    blockdevs = [null_disk("disk")]
+    return Case("virtio-blk", way, load.reads, [{"drive": "disk"}], packed, blockdevs)
+
+
+def _net(packed: bool) -> Case:
+    hub = [word for end in "ab" for word in ("-netdev", f"hubport,id={end},hubid=0")]
+    devices = [{"netdev": end} for end in "ab"]
+    return Case("virtio-net", "pci modern", load.frames, devices, packed, extra=hub)
+
+
+def _rng(packed: bool) -> Case:
+    source = ["-object", "rng-builtin,id=source"]
+    devices = [{"rng": "source"}]
+    return Case("virtio-rng", "pci modern", load.draws, devices, packed, extra=source)
+
+
+def _vhost_user(kind: str, queue: int, always_modern: bool = False) -> Case:
+    work = partial(load.relayed, index=queue)
+    devices = [{"chardev": BACKEND, **model.all_types()[kind].properties}]
+    return Case(kind, "pci modern", work, devices, vhost_user=True, always_modern=always_modern)
+
+
+CASES = (
+    _blk("pci modern", packed=False),
+    _blk("pci modern", packed=True),
+    _blk("mmio 2", packed=False),
+    _net(packed=False),
+    _net(packed=True),
+    _rng(packed=False),
+    _rng(packed=True),
+    _vhost_user("vhost-user-blk", blk.REQUESTQ),
+    _vhost_user("vhost-user-fs", fs.REQUESTQ, always_modern=True),
+)
+
+
+@dataclass
+class _Counter:
+    """A QEMU under callgrind with a case at work in it."""
+
+    counted: Counted
+    load: Load
+
+    def sample(self) -> float:
+        """Instructions a request.
+
+        The difference of a run and one twice as long has neither the mark in it nor what
+        else there is once a run.
+        """
+        # What QEMU did while it was another one's turn, and then what is slow after a pause.
+        self._run(1)
+        once, twice = self._run(1), self._run(2)
+        return (twice - once) / self.load.requests
+
+    def _run(self, batches: int) -> int:
+        for _ in range(batches):
+            self.load.batch()
+        return self.counted.mark()
+
+
+def count(
+    case: Case,
+    builds: Mapping[str, Build],
+    rounds: int,
+    done: Callable[[str], None],
+    variants: Sequence[Variant] = VARIANTS,
+) -> Row:
+    """Let the builds take turns at a case, with iommu_platform off and then on.
+
+    Args:
+        builds: by name, fork and base.
+        done: is told of each turn.
+        variants: what takes turns.
+    Returns:
+        The row; a build that refuses the property is noted as such in it.
+    Raises:
+        QapError: a QEMU ended, or negotiated something else than it was told to.
+        TimeoutError: a device did not do its work.
+    """
+    row = Row(case.name, "instructions")
+    for iommu_platform in (False, True):
+        chosen = [one for one in variants if one.iommu_platform == iommu_platform]
+        with ExitStack() as owned:
+            counters = {}
+            for one in chosen:
+                try:
+                    counters[one] = _counter(owned, case, builds[one.build], one)
+                except QemuDied as died:
+                    if not died.fenced:
+                        raise
+                    row.refuse(one)
+            for number in range(rounds):
+                # Whoever was last is first.
+                for one in chosen if number % 2 else chosen[::-1]:
+                    if one in counters:
+                        row.add(one, counters[one].sample())
+                    done(f"{case.name}, {one}")
+    return row
+
+
+def _counter(owned: ExitStack, case: Case, build: Build, variant: Variant) -> _Counter:
+    backends = [_backend(owned, case)] if case.vhost_user else []
+    spec = case.spec(variant.iommu_platform, [one.path for one in backends])
+    binary = build.path(case.transport.emulator)
+    counted = owned.enter_context(Counted(binary, spec, case.inside))
+    memory = owned.enter_context(MappedMemory.of(counted.machine))
+    work = case.start(counted.machine, memory, variant.iommu_platform, backends)
+    return _Counter(counted, work)
+
+
+def _backend(owned: ExitStack, case: Case) -> Backend:
+    folder = Path(owned.enter_context(TemporaryDirectory(prefix="qap-")))
+    return owned.enter_context(model.backend(folder / BACKEND, case.kind, access_platform=True))

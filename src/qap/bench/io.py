@@ -1,0 +1,126 @@
+"""`qap bench io`: what the fork costs where data flows, beside the base, in one run."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+
+from qap.bench.count import CASES, count
+from qap.bench.rate import READINGS, rates
+from qap.bench.row import (
+    LEAST_RATE,
+    MOST_INSTRUCTIONS,
+    VARIANTS,
+    Comparison,
+    Measure,
+    Row,
+    Verdict,
+)
+from qap.bench.stats import Estimate
+from qap.build import Build
+from qap.progress import bar
+from qap.report import Report, bad, good, table
+
+Part = Literal["counts", "rates"]
+PARTS: tuple[Part, ...] = ("counts", "rates")
+# As few as have an interval of 95 %.
+COUNT_ROUNDS = 6
+RATE_ROUNDS = 25
+TURN_S = 0.25
+TITLES: dict[Measure, str] = {
+    "instructions": f"instructions a request; fork/base at most {MOST_INSTRUCTIONS}",
+    "rate": f"requests a second, TCG guests; fork/base and on/off at least {LEAST_RATE}",
+}
+
+DECIMALS: dict[Measure, int] = {"instructions": 4, "rate": 2}
+
+
+def bench(fork: Build, base: Build, parts: Sequence[Part], times: int) -> Report:
+    """Let both builds take turns at every workload, and print the tables.
+
+    Args:
+        times: how many times as many rounds as usual.
+    Raises:
+        QapError: a QEMU, a back-end or a guest did not do what it was to do.
+    """
+    start = time.monotonic()
+    builds = {"fork": fork, "base": base}
+    rows: list[Row] = []
+    if "counts" in parts:
+        rows += _counts(builds, COUNT_ROUNDS * times)
+    if "rates" in parts:
+        rows += _rates(builds, RATE_ROUNDS * times)
+    seconds = time.monotonic() - start
+    for measure, title in TITLES.items():
+        chosen = [row for row in rows if row.measure == measure]
+        if chosen:
+            _print(title, chosen)
+    Console().print(f"[dim]{seconds:.0f} s; ± as far as the true median may be, with 95 %[/]")
+    return Report("bench", all(row.ok for row in rows), seconds, [row.as_dict() for row in rows])
+
+
+@dataclass
+class _Turns:
+    """Counts turns for a progress bar."""
+
+    progress: Callable[[int, int, str], None]
+    total: int
+    done: int = 0
+
+    def __call__(self, what: str) -> None:
+        self.done += 1
+        self.progress(self.done, self.total, what)
+
+
+def _counts(builds: Mapping[str, Build], rounds: int) -> list[Row]:
+    with bar("instructions") as progress:
+        turns = _Turns(progress, len(CASES) * len(VARIANTS) * rounds)
+        return [count(case, builds, rounds, turns) for case in CASES]
+
+
+def _rates(builds: Mapping[str, Build], rounds: int) -> list[Row]:
+    readings = sum(map(len, READINGS.values()))
+    with bar("guests") as progress:
+        turns = _Turns(progress, readings * len(VARIANTS) * (rounds + 1))
+        return [row for device in READINGS for row in rates(device, builds, rounds, TURN_S, turns)]
+
+
+def _print(title: str, rows: Sequence[Row]) -> None:
+    columns = ["iommu_platform", "", "base", "fork", "fork/base", "on/off"]
+    table(title, columns, [line for row in rows for line in _lines(row)])
+    for row in rows:
+        for one in row.comparisons():
+            if one.reason or one.verdict == Verdict.WORSE:
+                reason = one.reason or "worse than is asked"
+                said = f"{row.name}: {one.of}/{one.to}: {escape(reason)}"
+                Console(soft_wrap=True).print(said, highlight=False)
+
+
+def _lines(row: Row) -> Iterator[list[str]]:
+    for state, name in zip(("off", "on"), row.name.split(", ", 1), strict=True):
+        typical = [row.typical(f"{build} {state}") for build in ("base", "fork")]
+        yield [
+            name,
+            state,
+            *(f"{one.value:,.0f}" if one else "none" for one in typical),
+            _ratio(row, row.compared(f"fork {state}", f"base {state}")),
+            _ratio(row, row.compared("fork on", "fork off")) if state == "on" else "",
+        ]
+
+
+def _ratio(row: Row, one: Comparison) -> str:
+    if one.ratio is None:
+        return "none"
+    text = shown(one.ratio, DECIMALS[row.measure])
+    if one.verdict == Verdict.UNSURE:
+        return f"{text}, unsure"
+    return bad(text) if one.verdict == Verdict.WORSE else good(text)
+
+
+def shown(ratio: Estimate, decimals: int) -> str:
+    """A ratio and the longer way to an end of its interval, such as “1.001±0.004”."""
+    away = max(ratio.high - ratio.value, ratio.value - ratio.low)
+    return f"{ratio.value:.{decimals}f}±{away:.{decimals}f}"

@@ -1,0 +1,216 @@
+"""How many requests a second a guest gets through: real drivers, TCG, real back-ends."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from qap import workload
+from qap.bench.cost import others
+from qap.bench.row import VARIANTS, Row, Variant
+from qap.build import Build
+from qap.errors import QapError
+from qap.features import FeatureBit
+from qap.guest.console import Console
+from qap.machine import Machine, QemuDied, Spec
+from qap.scenario import Scenario
+from qap.trial import DISK, Trial
+from qap.vhost_user.real import Service, null_disk, storage_daemon, virtiofsd
+
+GUEST = "x86_64"
+PROGRAM = "io-load"
+KIB = 1 << 10
+FILE = "file"
+FILE_SIZE = 64 << 20
+MOUNTED = "/mnt/share"
+SLACK_S = 60.0
+Done = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a guest does with a disk or a file: reads past its page cache.
+
+    Attributes:
+        block: bytes of each read.
+        depth: reads under way.
+        order: random or sequential.
+    """
+
+    block: int
+    depth: int
+    order: str
+
+    def __str__(self) -> str:
+        return f"{self.block // KIB} KiB {self.order}, depth {self.depth}"
+
+    def command(self, path: str, seconds: float) -> str:
+        """The command in the guest."""
+        milliseconds = round(seconds * 1000)
+        return f"{PROGRAM} {path} {self.block} {self.depth} {self.order} {milliseconds}"
+
+
+RANDOM = Reading(4 * KIB, 32, "random")
+SEQUENTIAL = Reading(128 * KIB, 8, "sequential")
+# By names of configs/devices.toml.
+READINGS: dict[str, tuple[Reading, ...]] = {
+    "virtio-blk": (RANDOM,),
+    "vhost-user-blk": (RANDOM,),
+    "vhost-user-fs": (SEQUENTIAL, RANDOM),
+}
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest that has booted, and the disk or file that it reads.
+
+    Attributes:
+        path: of that, in the guest.
+    """
+
+    console: Console
+    path: str
+
+    def rate(self, reading: Reading, seconds: float) -> float:
+        """Read for some seconds of the guest's own clock; returns requests a second.
+
+        Raises:
+            GuestCommandError: a read failed.
+            QapError: the program said something else.
+        """
+        said = self.console.check(reading.command(self.path, seconds), seconds + SLACK_S)
+        return rate_of(said)
+
+
+def rate_of(said: str) -> float:
+    """Requests a second, of what io-load prints: requests, and nanoseconds.
+
+    Raises:
+        QapError: it printed something else, or did nothing.
+    """
+    words = said.split()
+    if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
+        raise QapError(f"{PROGRAM} in the guest said “{said}”, not requests and nanoseconds")
+    return int(words[0]) / int(words[1]) * 1e9
+
+
+def rates(
+    device: str,
+    builds: Mapping[str, Build],
+    rounds: int,
+    seconds: float,
+    done: Done,
+    variants: Sequence[Variant] = VARIANTS,
+) -> list[Row]:
+    """Boot a guest for each build and each state of iommu_platform, and let them take turns.
+
+    Args:
+        device: a name of READINGS.
+        builds: by name, fork and base.
+        seconds: of each turn.
+        done: is told of each turn, and of each one that is left out.
+        variants: what takes turns.
+    Returns:
+        A row for each of the device's readings.
+    Raises:
+        QapError: a guest did not come up, negotiated something else than it was told to, or
+            failed to read.
+    """
+    rows = [Row(f"{device}, {reading}", "rate") for reading in READINGS[device]]
+    with ExitStack() as owned:
+        folder = Path(owned.enter_context(TemporaryDirectory(prefix="qap-")))
+        machines: dict[Variant, Machine] = {}
+        for one in variants:
+            try:
+                started = _started(device, one, builds[one.build], folder / str(one))
+                machines[one] = owned.enter_context(started)
+            except QemuDied as died:
+                if not died.fenced:
+                    raise
+                for row in rows:
+                    row.refuse(one)
+        # They boot side by side.
+        guests = {one: _ready(device, machine, one) for one, machine in machines.items()}
+        for row, reading in zip(rows, READINGS[device], strict=True):
+            _take_turns(row, reading, guests, rounds, seconds, done)
+            for _ in range((len(variants) - len(guests)) * (1 + rounds)):
+                done(row.name)
+    return rows
+
+
+def _take_turns(
+    row: Row,
+    reading: Reading,
+    guests: Mapping[Variant, Guest],
+    rounds: int,
+    seconds: float,
+    done: Done,
+) -> None:
+    # Until TCG has translated what there is to translate.
+    for one, guest in guests.items():
+        guest.rate(reading, seconds)
+        done(f"{row.name}, {one}")
+    order = list(guests)
+    # Whoever comes before leaves its traces: chance decides, the same way each time.
+    chance = random.Random(row.name)
+    with others() as found:
+        for _ in range(rounds):
+            chance.shuffle(order)
+            for one in order:
+                row.add(one, guests[one].rate(reading, seconds))
+                done(f"{row.name}, {one}")
+    row.others = found.share
+
+
+@contextmanager
+def _started(device: str, variant: Variant, build: Build, folder: Path) -> Iterator[Machine]:
+    """A QEMU that boots a guest with the device."""
+    scenario = Scenario(guest=GUEST, device=device, iommu_platform=variant.iommu_platform)
+    folder.mkdir()
+    stuff = workload.Stuff(folder)
+    stuff.shared.mkdir()
+    with (stuff.shared / FILE).open("wb") as file:
+        file.truncate(FILE_SIZE)
+    with ExitStack() as owned:
+        service = _service(owned, scenario, build, stuff)
+        spec = _spec(scenario, build, service, stuff)
+        binary = build.path(f"qemu-system-{scenario.settings.qemu}")
+        yield owned.enter_context(Machine(binary, spec, log=folder / "qemu.log"))
+
+
+def _service(
+    owned: ExitStack, scenario: Scenario, build: Build, stuff: workload.Stuff
+) -> Service | None:
+    """The back-end: the build's own storage daemon, or Debian's virtiofsd."""
+    backend, folder = scenario.kind.backend, stuff.folder
+    if backend == "qemu-storage-daemon":
+        program = build.path(backend)
+        return owned.enter_context(storage_daemon(folder, program, None, "backend"))
+    if backend == "virtiofsd":
+        architecture = scenario.settings.architecture
+        return owned.enter_context(virtiofsd(folder, stuff.shared, architecture, "backend"))
+    return None
+
+
+def _spec(scenario: Scenario, build: Build, service: Service | None, stuff: workload.Stuff) -> Spec:
+    spec = Trial(scenario, build).spec(service, stuff)
+    assert spec.boot is not None
+    blockdevs = [null_disk(DISK)] if spec.blockdevs else []
+    return replace(spec, boot=replace(spec.boot, programs=(PROGRAM,)), blockdevs=blockdevs)
+
+
+def _ready(device: str, machine: Machine, variant: Variant) -> Guest:
+    """Wait for the guest, and see what it negotiated."""
+    machine.boot()
+    console = machine.console
+    kind = Scenario(guest=GUEST, device=device).kind
+    name = workload.find(console, kind.device_id)
+    accepted = FeatureBit.ACCESS_PLATFORM in workload.negotiated(console, name)
+    if accepted != variant.iommu_platform:
+        raise QapError(f"{device}, {variant}: the guest accepted something else than was asked for")
+    if kind.check == "disk":
+        return Guest(console, f"/dev/{console.check(f'ls /sys/bus/virtio/devices/{name}/block')}")
+    console.check(f"mkdir -p {MOUNTED} && mount -t virtiofs share {MOUNTED}")
+    return Guest(console, f"{MOUNTED}/{FILE}")

@@ -1,0 +1,184 @@
+"""A row of `qap bench io`: one workload, what it cost on each QEMU, and what is asked of that."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from qap.bench.stats import Estimate, median, ratio
+
+Measure = Literal["instructions", "rate"]
+UNITS: dict[Measure, str] = {
+    "instructions": "instructions a request",
+    "rate": "requests a second",
+}
+MOST_INSTRUCTIONS = 1.01
+LEAST_RATE = 0.95
+# Of the processors' time: with more of it gone to others, a rate tells little.
+QUIET = 0.1
+
+
+class Verdict(StrEnum):
+    """What a comparison came to."""
+
+    OK = "ok"
+    WORSE = "worse"
+    # Worse or not: the interval, or what others did to the machine, does not tell.
+    UNSURE = "unsure"
+    # Worse, and not by what the fork does.
+    EXPLAINED = "explained"
+    # Nothing is asked, or there is nothing to compare.
+    NOTHING = "nothing asked"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One of the machines that take turns at a workload.
+
+    Attributes:
+        build: fork or base.
+        iommu_platform: the device's property.
+    """
+
+    build: Literal["fork", "base"]
+    iommu_platform: bool
+
+    def __str__(self) -> str:
+        return f"{self.build} {'on' if self.iommu_platform else 'off'}"
+
+
+VARIANTS = tuple(
+    Variant(build, iommu_platform) for iommu_platform in (False, True) for build in ("base", "fork")
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two variants beside each other.
+
+    Attributes:
+        of, to: names of the variants; the ratio is of the one to the other.
+        ratio: None where one of them did not run.
+        verdict, reason: what it came to, and why that is no fault where it looks like one.
+    """
+
+    of: str
+    to: str
+    ratio: Estimate | None
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass
+class Row:
+    """A workload.
+
+    Attributes:
+        name: what is done.
+        measure: what is counted: instructions, of which less is better, or a rate.
+        samples: by variant, a value each round; all have as many.
+        refused: why a variant did not run.
+        others: how much of the machine somebody else used meanwhile, from 0 to 1.
+    """
+
+    name: str
+    measure: Measure
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    others: float = 0.0
+
+    def add(self, variant: Variant, value: float) -> None:
+        """A variant's value in the round that is on."""
+        self.samples.setdefault(str(variant), []).append(value)
+
+    def refuse(self, variant: Variant) -> None:
+        """Note that a variant does not run, as its QEMU refuses the property."""
+        self.refused[str(variant)] = f"the {variant.build} refuses iommu_platform=on"
+
+    def typical(self, variant: str) -> Estimate | None:
+        """A variant's median; None if it did not run."""
+        values = self.samples.get(variant)
+        return median(values) if values else None
+
+    def comparisons(self) -> list[Comparison]:
+        """Fork to base with the property off and on, and on to off on each."""
+        return list(self._comparisons())
+
+    def compared(self, of: str, to: str) -> Comparison:
+        """One of the comparisons."""
+        return next(one for one in self._comparisons() if (one.of, one.to) == (of, to))
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is worse than is asked."""
+        return all(one.verdict != Verdict.WORSE for one in self._comparisons())
+
+    def _comparisons(self) -> Iterator[Comparison]:
+        for state in ("off", "on"):
+            yield self._fork_to_base(f"fork {state}", f"base {state}")
+        yield self._on_to_off()
+        yield Comparison("base on", "base off", self._ratio("base on", "base off"), Verdict.NOTHING)
+
+    def _ratio(self, of: str, to: str) -> Estimate | None:
+        if of not in self.samples or to not in self.samples:
+            return None
+        return ratio(self.samples[of], self.samples[to])
+
+    def _fork_to_base(self, of: str, to: str) -> Comparison:
+        found = self._ratio(of, to)
+        if found is None:
+            reason = "; ".join(self.refused[name] for name in (of, to) if name in self.refused)
+            return Comparison(of, to, None, Verdict.NOTHING, reason)
+        if self.measure == "instructions":
+            # Counts hardly vary, so that the median alone decides.
+            within = found.value <= MOST_INSTRUCTIONS
+            return Comparison(of, to, found, Verdict.OK if within else Verdict.WORSE)
+        return Comparison(of, to, found, *self._rate_verdict(found))
+
+    def _on_to_off(self) -> Comparison:
+        of, to = "fork on", "fork off"
+        found = self._ratio(of, to)
+        if of in self.refused:
+            return Comparison(of, to, found, Verdict.WORSE, self.refused[of])
+        if found is None or self.measure == "instructions":
+            return Comparison(of, to, found, Verdict.NOTHING)
+        verdict, reason = self._rate_verdict(found)
+        stock = self._ratio("base on", "base off")
+        if verdict == Verdict.WORSE and stock is not None and stock.meets(found):
+            reason = f"the property costs as much on the base: {stock.value:.3f}"
+            return Comparison(of, to, found, Verdict.EXPLAINED, reason)
+        return Comparison(of, to, found, verdict, reason)
+
+    def _rate_verdict(self, found: Estimate) -> tuple[Verdict, str]:
+        if found.low >= LEAST_RATE:
+            return Verdict.OK, ""
+        if found.below(LEAST_RATE) and self.others <= QUIET:
+            return Verdict.WORSE, ""
+        why = "look closer with --times"
+        if self.others > QUIET:
+            why = f"others kept {self.others:.0%} of the machine busy"
+        return Verdict.UNSURE, f"from {found.low:.2f} to {found.high:.2f}; {why}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json; docs/json.md has what is in it."""
+        medians = {name: median(values).value for name, values in self.samples.items()}
+        return {
+            "name": self.name,
+            "measure": self.measure,
+            "unit": UNITS[self.measure],
+            "samples": self.samples,
+            "medians": medians,
+            "refused": self.refused,
+            "others": self.others,
+            "comparisons": [
+                {
+                    "of": one.of,
+                    "to": one.to,
+                    "ratio": one.ratio and vars(one.ratio),
+                    "verdict": one.verdict,
+                    "reason": one.reason,
+                }
+                for one in self._comparisons()
+            ],
+            "ok": self.ok,
+        }

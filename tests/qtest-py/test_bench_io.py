@@ -1,0 +1,100 @@
+"""`qap bench io` sees what a request costs, and a QEMU in which it costs more."""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from qap.bench import count, rate
+from qap.bench.callgrind import Counted
+from qap.bench.count import CASES
+from qap.bench.row import VARIANTS, Row, Variant, Verdict
+from qap.build import Build
+from qap.errors import QapError
+from qap.mutant import BUNDLE, StandIn, mutant
+from qap.under_test import build_under_test
+
+# Ten times as slow on a machine that others use, too.
+pytestmark = pytest.mark.timeout(400)
+
+SYSTEM = "qemu-system-x86_64"
+BUILD = build_under_test()
+ROUNDS = 2
+OFF = [one for one in VARIANTS if not one.iommu_platform]
+ON = [one for one in VARIANTS if one.iommu_platform]
+# Where each request comes by that is in a split ring.
+ENTRANCE = re.compile(r"(static void \*virtqueue_split_pop\([^{]*\{)")
+DAWDLE = "\\1\n    for (volatile int turn = 0; turn < 400; turn++) { }\n"
+
+
+def counted(name: str, builds: Mapping[str, Build], variants: Sequence[Variant]) -> Row:
+    turns: list[str] = []
+    chosen = next(one for one in CASES if one.name == name)
+    row = count.count(chosen, builds, ROUNDS, turns.append, variants)
+    assert len(turns) == len(variants) * ROUNDS
+    assert all(len(values) == ROUNDS for values in row.samples.values())
+    return row
+
+
+def test_events_that_qemu_relays_are_counted() -> None:
+    """A QEMU beside itself takes the same instructions, to a single one."""
+    row = counted("vhost-user-fs, PCI, split", {"fork": BUILD, "base": BUILD}, ON)
+    assert row.samples["fork on"] == row.samples["base on"]
+    assert len(set(row.samples["fork on"])) == 1
+    assert 500 < row.samples["fork on"][0] < 5_000
+
+
+def test_qemu_that_does_more_for_a_request_is_worse() -> None:
+    def edit(source: str) -> str:
+        changed, times = ENTRANCE.subn(DAWDLE, source)
+        assert times == 1
+        return changed
+
+    with tempfile.TemporaryDirectory(prefix="qap-") as folder:
+        changed = mutant(BUILD, SYSTEM, "hw/virtio/virtio.c", edit, Path(folder))
+        slow = StandIn(BUILD.profile, BUILD.is_base, SYSTEM, changed)
+        row = counted("virtio-rng, PCI, split", {"fork": slow, "base": BUILD}, OFF)
+    assert not row.ok
+    found = row.compared("fork off", "base off")
+    assert found.verdict == Verdict.WORSE
+    assert found.ratio is not None
+    assert 1.01 < found.ratio.value < 1.2
+    for values in row.samples.values():
+        assert max(values) < 1.005 * min(values)
+
+
+def test_stripped_qemu_is_named(tmp_path: Path) -> None:
+    """Its functions have no names that callgrind could look for."""
+    binary = BUILD.path(SYSTEM)
+    bare = tmp_path / SYSTEM
+    subprocess.run(["strip", "-o", bare, binary], check=True)
+    (tmp_path / BUNDLE).symlink_to(binary.parent / BUNDLE)
+    with (
+        Counted(bare, CASES[0].spec(iommu_platform=False), []) as one,
+        pytest.raises(QapError, match="is it stripped"),
+    ):
+        one.mark()
+
+
+def test_function_that_qemu_does_not_have_is_named() -> None:
+    with (
+        Counted(BUILD.path(SYSTEM), CASES[0].spec(iommu_platform=False), ["no_such"]) as one,
+        pytest.raises(QapError, match="do nothing in no_such"),
+    ):
+        one.mark()
+
+
+def test_guests_take_turns_at_a_back_end() -> None:
+    """The base refuses it with iommu_platform=on, the fork does not."""
+    builds = {"fork": Build("lab"), "base": Build("lab", is_base=True)}
+    turns: list[str] = []
+    (row,) = rate.rates("vhost-user-blk", builds, ROUNDS, 0.05, turns.append, ON)
+    assert row.refused == {"base on": "the base refuses iommu_platform=on"}
+    assert sorted(row.samples) == ["fork on"]
+    assert len(row.samples["fork on"]) == ROUNDS
+    assert min(row.samples["fork on"]) > 0
+    assert len(turns) == len(ON) * (1 + ROUNDS)
+    assert 0 <= row.others <= 1

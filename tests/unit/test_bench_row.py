@@ -1,0 +1,142 @@
+"""Instructions decide; a rate is worse only where that is sure, and not the base's doing."""
+
+import json
+
+import pytest
+
+from qap.bench.io import shown
+from qap.bench.row import QUIET, VARIANTS, Measure, Row, Variant, Verdict
+from qap.bench.stats import Estimate
+
+ROUNDS = 9
+
+
+def row(measure: Measure, others: float = 0.0, noise: float = 0.0, **typical: float) -> Row:
+    """A row with values around those given by variant, such as fork_on=1.0."""
+    made = Row("a disk, reads", measure, others=others)
+    steps = [noise * (number - ROUNDS // 2) for number in range(ROUNDS)]
+    for variant in VARIANTS:
+        value = typical.get(str(variant).replace(" ", "_"))
+        # The base stays as it is: what is noise is in the ratio.
+        for step in steps if value is not None else ():
+            moved = step if variant.build == "fork" and variant.iommu_platform else 0.0
+            made.add(variant, (value or 0.0) * (1 + moved))
+    return made
+
+
+def verdict(made: Row, of: str, to: str) -> Verdict:
+    return made.compared(of, to).verdict
+
+
+ALIKE = {"fork_off": 100.0, "base_off": 100.0, "fork_on": 100.0, "base_on": 100.0}
+
+
+@pytest.mark.parametrize("state", ["off", "on"])
+@pytest.mark.parametrize(("instructions", "ok"), [(90, True), (101.0, True), (101.1, False)])
+def test_one_per_cent_more_instructions_is_all_that_is_allowed(
+    instructions: float, ok: bool, state: str
+) -> None:
+    made = row("instructions", **{**ALIKE, f"fork_{state}": instructions})
+    assert made.ok == ok
+    found = verdict(made, f"fork {state}", f"base {state}")
+    assert found == (Verdict.OK if ok else Verdict.WORSE)
+
+
+def test_instructions_are_not_asked_to_be_as_few_with_the_property_as_without() -> None:
+    made = row("instructions", fork_off=100, base_off=100, fork_on=120, base_on=120)
+    assert made.ok
+    assert verdict(made, "fork on", "fork off") == Verdict.NOTHING
+
+
+@pytest.mark.parametrize("state", ["off", "on"])
+@pytest.mark.parametrize(("rate", "ok"), [(99.0, True), (95.0, True), (94.9, False)])
+def test_five_per_cent_fewer_requests_is_all_that_is_allowed(
+    rate: float, ok: bool, state: str
+) -> None:
+    made = row("rate", **{**ALIKE, f"fork_{state}": rate})
+    found = verdict(made, f"fork {state}", f"base {state}")
+    assert found == (Verdict.OK if ok else Verdict.WORSE)
+    assert made.ok == ok
+
+
+def test_rate_that_may_be_good_enough_is_not_worse() -> None:
+    made = row("rate", noise=0.01, **{**ALIKE, "fork_on": 94.0})
+    found = made.compared("fork on", "base on")
+    assert found.verdict == Verdict.UNSURE
+    assert "--times" in found.reason
+    assert made.ok
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.001, Verdict.OK), (0.02, Verdict.UNSURE)])
+def test_rate_is_good_enough_only_where_that_is_sure(noise: float, expected: Verdict) -> None:
+    made = row("rate", noise=noise, **{**ALIKE, "fork_on": 96.0})
+    assert verdict(made, "fork on", "base on") == expected
+    assert made.ok
+
+
+def test_rate_on_a_machine_that_others_use_is_not_worse() -> None:
+    busy = row("rate", others=QUIET + 0.35, **{**ALIKE, "fork_off": 50.0})
+    found = busy.compared("fork off", "base off")
+    assert (found.verdict, found.reason) == (
+        Verdict.UNSURE,
+        "from 0.50 to 0.50; others kept 45% of the machine busy",
+    )
+    assert not row("rate", others=QUIET, **{**ALIKE, "fork_off": 50.0}).ok
+
+
+def test_instructions_count_on_a_busy_machine_too() -> None:
+    assert not row("instructions", others=1.0, **{**ALIKE, "fork_off": 150.0}).ok
+
+
+def test_property_that_costs_as_much_on_the_base_is_explained() -> None:
+    made = row("rate", fork_off=100, base_off=100, fork_on=80, base_on=80)
+    found = made.compared("fork on", "fork off")
+    assert found.verdict == Verdict.EXPLAINED
+    assert "0.800" in found.reason
+    assert made.ok
+
+
+def test_property_that_costs_more_than_on_the_base_is_worse() -> None:
+    made = row("rate", fork_off=100, base_off=100, fork_on=80, base_on=90)
+    assert verdict(made, "fork on", "fork off") == Verdict.WORSE
+    assert not made.ok
+
+
+def test_property_that_only_the_fork_takes_has_to_cost_nothing() -> None:
+    made = row("rate", fork_off=100, base_off=100, fork_on=96)
+    made.refused["base on"] = "the base refuses iommu_platform=on"
+    assert made.ok
+    assert made.compared("fork on", "base on").ratio is None
+    assert made.compared("fork on", "base on").reason == "the base refuses iommu_platform=on"
+    dear = row("rate", fork_off=100, base_off=100, fork_on=90)
+    dear.refused["base on"] = "the base refuses iommu_platform=on"
+    assert verdict(dear, "fork on", "fork off") == Verdict.WORSE
+
+
+def test_fork_that_refuses_the_property_is_not_ok() -> None:
+    made = row("rate", fork_off=100, base_off=100)
+    made.refused["fork on"] = "the fork refuses iommu_platform=on"
+    assert not made.ok
+
+
+def test_json_has_every_value_and_what_it_came_to() -> None:
+    made = row("rate", fork_off=100, base_off=80, fork_on=90)
+    made.refused["base on"] = "refused"
+    found = json.loads(json.dumps(made.as_dict()))
+    assert found["samples"]["fork off"] == [100.0] * ROUNDS
+    assert found["medians"] == {"fork off": 100.0, "base off": 80.0, "fork on": 90.0}
+    first = found["comparisons"][0]
+    assert (first["of"], first["to"], first["verdict"]) == ("fork off", "base off", "ok")
+    assert first["ratio"]["value"] == 1.25
+    assert found["unit"] == "requests a second"
+    assert found["ok"] is False
+
+
+def test_ratio_is_shown_with_the_longer_way_to_an_end() -> None:
+    assert shown(Estimate(1.001, 0.997, 1.002, 0.95, 9), 3) == "1.001±0.004"
+    assert shown(Estimate(1.001, 0.997, 1.202, 0.95, 9), 2) == "1.00±0.20"
+
+
+def test_variants_are_two_builds_with_the_property_off_and_on() -> None:
+    assert [str(one) for one in VARIANTS] == ["base off", "fork off", "base on", "fork on"]
+    assert str(Variant("fork", True)) == "fork on"
