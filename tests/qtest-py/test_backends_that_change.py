@@ -8,6 +8,7 @@ import pytest
 from qap import qmp
 from qap.features import FeatureBit, mask
 from qap.machine import Machine
+from qap.matrix.site import QMP_FOR
 from qap.pci_bus import PciBus
 from qap.qmp import QmpRefused
 from qap.vhost_user.backend import Backend
@@ -31,8 +32,13 @@ CONNECTIONS_IN_EIGHT_TRIES = 8
 GIVEN_UP_S = 8.0
 
 
-def reconnecting(lab: Any, kind: str, behind: Backend, viommu: str = "none") -> Machine:
-    """A machine with that device, whose chardev connects again a moment after it was cut off."""
+def reconnecting(
+    lab: Any, kind: str, behind: Backend, viommu: str = "none", *, requested: bool | None = None
+) -> Machine:
+    """A machine with that device, whose chardev connects again a moment after it was cut off.
+
+    Unless it says otherwise ACCESS_PLATFORM is requested behind an IOMMU.
+    """
     lab.backends.clear()
     machine: Machine = lab.machine(viommu=viommu, qtest=True)
     address = {"type": "unix", "data": {"path": str(behind.path)}}
@@ -41,7 +47,12 @@ def reconnecting(lab: Any, kind: str, behind: Backend, viommu: str = "none") -> 
     machine.qmp.execute("chardev-add", id=name, backend={"type": "socket", "data": socket})
     wait_connections(machine, behind, 1)
     device, _ = all_types()[kind].pci(name)
-    machine.plug({**device, "bus": "port0", "iommu_platform": viommu != "none"})
+    if between := all_types()[kind].between:
+        add, _, key = QMP_FOR[between.option]
+        named = {key: between.type, "id": device[between.property], "chardev": name}
+        machine.qmp.execute(add, **named)
+    platform = viommu != "none" if requested is None else requested
+    machine.plug({**device, "bus": "port0", "iommu_platform": platform})
     return machine
 
 
@@ -69,10 +80,17 @@ def wait_connections(machine: Machine, behind: Backend, times: int) -> None:
     )
 
 
-@pytest.mark.parametrize("lost", [FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1])
-@pytest.mark.parametrize("kind", RECONNECTING)
-def test_lesser_back_end_is_not_started(lab: Any, kind: str, lost: FeatureBit) -> None:
-    """It is told of no ring while it lacks the bit, and serves on when it has it again."""
+def wait_started(machine: Machine, behind: Backend) -> None:
+    """Wait until QEMU has told the back-end where a ring is kicked; its main loop goes round."""
+    poll_until(
+        lambda: (machine.qtest.endianness() and behind.requests(R.SET_VRING_KICK)) or None,
+        WAIT_S,
+        lambda: "the device to be started with the back-end that came back",
+    )
+
+
+def assert_waits_for_its_like(lab: Any, kind: str, lost: FeatureBit) -> None:
+    """A device is not started with a back-end that lacks a bit, and is when it has it again."""
     behind = lab.backend(kind, access_platform=True)
     machine = reconnecting(lab, kind, behind, viommu="intel-iommu")
     driver, queue = driven(machine)
@@ -84,12 +102,35 @@ def test_lesser_back_end_is_not_started(lab: Any, kind: str, lost: FeatureBit) -
     behind.hang_up()
     wait_connections(machine, behind, before + 3)
     assert behind.requests(R.SET_VRING_ADDR) == []
+    assert (behind.acked_features or 0) & mask([lost]) == 0
     behind.features = offered
-    poll_until(
-        lambda: (machine.qtest.endianness() and behind.requests(R.SET_VRING_KICK)) or None,
-        WAIT_S,
-        lambda: "the device to be started with the better back-end",
-    )
+    wait_started(machine, behind)
+    assert_served(driver, queue)
+
+
+@pytest.mark.parametrize("lost", [FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1])
+@pytest.mark.parametrize("kind", RECONNECTING)
+def test_lesser_back_end_is_not_started(lab: Any, kind: str, lost: FeatureBit) -> None:
+    """It is told of no ring while it lacks the bit, and serves on when it has it again."""
+    assert_waits_for_its_like(lab, kind, lost)
+
+
+@pytest.mark.parametrize("lost", [FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1])
+def test_crypto_device_survives_its_back_end(lab: Any, lost: FeatureBit) -> None:
+    """And is as particular about the next one as other devices are."""
+    assert_waits_for_its_like(lab, "vhost-user-crypto", lost)
+
+
+def test_network_back_end_need_not_offer_what_none_was_given(lab: Any) -> None:
+    """Without an IOMMU no back-end is given ACCESS_PLATFORM, whatever the first one offered."""
+    behind = lab.backend("vhost-user-net", access_platform=True)
+    machine = reconnecting(lab, "vhost-user-net", behind, requested=True)
+    driver, queue = driven(machine)
+    assert_served(driver, queue)
+    behind.features &= ~mask([FeatureBit.ACCESS_PLATFORM])
+    behind.forget()
+    behind.hang_up()
+    wait_started(machine, behind)
     assert_served(driver, queue)
 
 
@@ -105,11 +146,7 @@ def test_base_device_survives_its_back_end(lab: Any, kind: str) -> None:
     driver, queue = driven(machine)
     behind.forget()
     behind.hang_up()
-    poll_until(
-        lambda: (machine.qtest.endianness() and behind.requests(R.SET_VRING_KICK)) or None,
-        WAIT_S,
-        lambda: "the device to be started again",
-    )
+    wait_started(machine, behind)
     if kind != "vhost-user-input":  # its first queue is for the device's events
         assert_served(driver, queue)
 
@@ -143,3 +180,15 @@ def test_netdev_gives_up_on_an_unfit_back_end(lab: Any, monkeypatch: pytest.Monk
     assert behind.connections == CONNECTIONS_IN_EIGHT_TRIES
     assert machine.alive
     assert re.search(r"could not be used in \d+ tries", machine.child.tail())
+
+
+def test_cryptodev_refuses_an_unfit_back_end(lab: Any) -> None:
+    """It offers ACCESS_PLATFORM without the back-end channel that this needs; QEMU runs on."""
+    behind = lab.backend("vhost-user-crypto", access_platform=True)
+    behind.protocol_features &= ~mask([ProtocolFeature.BACKEND_REQ])
+    machine = lab.machine()
+    add, _, key = QMP_FOR["-object"]
+    with pytest.raises(QmpRefused, match="can't be used"):
+        named = {key: "cryptodev-vhost-user", "id": "crypto0", "chardev": behind.path.stem}
+        machine.qmp.execute(add, **named)
+    machine.qmp.execute("query-status")
