@@ -49,9 +49,9 @@ class Worker:
         self.connection.send(self.names)
 
     def end(self) -> None:
-        """End it, and what it started."""
+        """End it, and what it started; one that has nothing to do goes by itself."""
         self.connection.close()
-        if self.process.is_alive():
+        if self.names and self.process.is_alive():
             self.process.terminate()
 
     def join(self) -> None:
