@@ -34,7 +34,7 @@ class IplCcw(GuestTest):
     """An s390x machine without -kernel: what runs is what the firmware has read.
 
     :avocado: enable
-    :avocado: tags=arch:s390x,machine:s390-ccw-virtio,device:virtio-blk-ccw
+    :avocado: tags=arch:s390x,machine:s390-ccw-virtio,device:virtio-blk-ccw,firmware:s390-ccw
     """
 
     def setUp(self) -> None:
