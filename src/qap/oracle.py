@@ -120,6 +120,7 @@ class Conduct:
         features_ok: it sets FEATURES_OK before DRIVER_OK, never, or in the same write.
         obeys: it stops where FEATURES_OK does not stay set.
         kicks: it notifies after DRIVER_OK, before it, too, or before any status.
+        starts: it sets DRIVER_OK at once, and not only where it has migrated to.
     """
 
     legacy: bool = False
@@ -128,6 +129,16 @@ class Conduct:
     features_ok: FeaturesOk = "alone"
     obeys: bool = True
     kicks: Kicks = "served"
+    starts: bool = True
+
+    @property
+    def modern(self) -> bool:
+        """Whether it accepts VERSION_1."""
+        return not self.legacy and self.version_1
+
+    def accepts(self, plugged: Expectation) -> bool:
+        """Whether it accepts ACCESS_PLATFORM of this device."""
+        return plugged.offered and self.modern and self.access_platform
 
 
 @dataclass(frozen=True)
@@ -148,16 +159,27 @@ class Service:
     clause: str
 
 
-def service(plugged: Expectation, conduct: Conduct, *, exempt: bool = False) -> Service:
+def service(
+    plugged: Expectation, conduct: Conduct, *, exempt: bool = False, demanded: bool = True
+) -> Service:
     """What a driver must get of a device that plugged as expected.
 
     Args:
         exempt: a legacy driver is let through because the platform's firmware is one
             (CCW revision 0).
+        demanded: the device insists on ACCESS_PLATFORM where it offers it; off, so that a
+            guest which never accepted it may run on (x-require-iommu-platform=off).
     """
-    modern = not conduct.legacy and conduct.version_1
-    accepts = plugged.offered and modern and conduct.access_platform
+    accepts = conduct.accepts(plugged)
     if plugged.offered and not accepts:
+        if not demanded:
+            return Service(
+                None,
+                None,
+                False,
+                "a driver without ACCESS_PLATFORM may pass, as its device was told",
+                "virtio 1.3, 6.2 ACCESS_PLATFORM (the device may fail to operate)",
+            )
         if exempt and conduct.legacy:
             return Service(
                 None,
@@ -182,7 +204,7 @@ def service(plugged: Expectation, conduct: Conduct, *, exempt: bool = False) -> 
             "nothing was asked of the driver; a legacy one may notify before DRIVER_OK",
             "virtio 1.3, 2.1.2 and 3.1.2 (legacy)",
         )
-    if not modern and not conduct.legacy:
+    if not conduct.modern and not conduct.legacy:
         return Service(
             None,
             None,
@@ -192,7 +214,7 @@ def service(plugged: Expectation, conduct: Conduct, *, exempt: bool = False) -> 
         )
     return Service(
         True if conduct.features_ok == "alone" and not conduct.legacy else None,
-        True,
+        True if conduct.starts else None,
         plugged.translating and accepts,
         "the driver accepted what it must: it is served"
         + (", at I/O virtual addresses" if plugged.translating and accepts else ""),

@@ -157,6 +157,17 @@ class Cpu:
             results.append(Result(mask >> 4, tuple(registers)))
         return Executed(results, body[: len(data)])
 
+    def move(self, serial: socket.socket) -> None:
+        """Go on at another QEMU that the VM has moved to; `qtest` has to go along itself.
+
+        Args:
+            serial: our end of that one's first serial line.
+        """
+        self._serial = serial
+        # The other QEMU's may be closed already.
+        self._poll = select.poll()
+        self._poll.register(serial, select.POLLIN)
+
     def _exchange(self, message: bytes, count: int) -> bytes:
         if self._lost:
             raise CpuLost(self._lost)

@@ -13,12 +13,14 @@ from qap.build import Build
 from qap.errors import QapError
 from qap.footprint import Footprint
 from qap.machine import Device, QemuDied
-from qap.matrix.cell import NO_ORDER, Cell, Config
+from qap.matrix.cell import Cell
+from qap.matrix.config import NO_ORDER, Config
 from qap.matrix.experiment import Experiment
 from qap.matrix.group import CONFIRMED_BY
+from qap.matrix.inventory import Inventory
 from qap.matrix.judge import Kind, judge
 from qap.matrix.seen import Seen
-from qap.matrix.site import Inventory, Refused, Site
+from qap.matrix.site import Refused, Site
 from qap.oracle import Outcome
 from qap.qmp import QmpLost
 from qap.qtest import QtestLost
@@ -143,9 +145,12 @@ class SoakSite(Site):
             self.backend.misbehaviour = self.step.rules
         return path
 
-    def device(self, config: Config) -> Device:
+    def device(self, config: Config, *, insists: bool = True) -> Device:
         """The device under test with what spoils it."""
-        return {**super().device(config), **dict(self.step.spoilt if self.step else ())}
+        return {
+            **super().device(config, insists=insists),
+            **dict(self.step.spoilt if self.step else ()),
+        }
 
 
 @dataclass

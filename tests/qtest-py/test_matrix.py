@@ -9,7 +9,7 @@ import pytest
 
 from qap import oracle
 from qap.build import Build
-from qap.matrix.cell import cells, named, selected
+from qap.matrix.cell import Cell, cells, named, selected
 from qap.matrix.group import Group, groups
 from qap.matrix.result import Result
 from qap.oracle import Outcome
@@ -20,11 +20,13 @@ STOCK = Build(FORK.profile, is_base=True)
 # What needs no patch, or one that is in the queue.
 SETTLED = (
     "device=virtio-rng,viommu=none,interface=modern|transitional|version-2|revision-2,"
-    "driver=accepts|refuses|kicks-early|renegotiates|unplugs"
+    "driver=accepts|refuses|kicks-early|renegotiates|unplugs,later=stays,fence=fenced"
 )
 RNG = "q35/modern/virtio-rng/in-qemu/none/any"
 BALLOON = "q35/modern/virtio-balloon/in-qemu/none/any/on/hot/accepts"
 FS = "q35/modern/vhost-user-fs"
+BLK = "q35/modern/vhost-user-blk/ap/intel-off/any"
+CRYPTO = "q35/modern/vhost-user-crypto/ap/none/any"
 Results = dict[str, dict[str, Any]]
 
 
@@ -75,6 +77,13 @@ FAULTS = {
     f"{RNG}/on/hot/insists": "served, though the driver did not accept",
     f"{RNG}/on/hot/skips-features-ok": "served, though the driver did not accept",
     f"{RNG}/on/hot/accepts-nothing": "served, though the driver did not accept",
+    f"{RNG}/off/hot/insists/moves-on": "the VM arrives, though the driver did not accept",
+    f"{BLK}/on/hot/accepts/returns-without-access-platform": (
+        "the back-end that came back was given what it does not offer: ACCESS_PLATFORM"
+    ),
+    "q35/modern/vhost-user-net/ap/none/any/on/hot/accepts/returns-without-access-platform": (
+        "the back-end that came back was not told where the ring is"
+    ),
     "microvm/version-1/virtio-rng/in-qemu/none/any/on/cold/legacy": "plugged, but must be",
     "s390x/revision-0/virtio-rng/in-qemu/none/any/on/hot/legacy": "plugged, but must be",
     "s390x/revision-2/virtio-blk/in-qemu/none/any/on/hot/reads-config-early": (
@@ -89,6 +98,55 @@ def test_fault_of_stock_is_seen_in_its_cell_and_has_a_name(name: str) -> None:
     assert result["verdict"] == "mismatch"
     assert FAULTS[name] in " ".join(problem["text"] for problem in result["problems"])
     assert result["gaps"]
+
+
+@pytest.mark.parametrize("later", ["returns", "leaves"])
+def test_stock_does_not_survive_the_loss_of_a_back_end(later: str) -> None:
+    (result,) = carried_out(STOCK, f"{CRYPTO}/on/hot/accepts/{later}").values()
+    assert result["gaps"] == ["lost-back-end"]
+
+
+LATER = [
+    f"{CRYPTO}/on/hot/accepts/returns",
+    f"{BLK}/on/hot/accepts/returns-without-access-platform",
+    f"{BLK}/on/hot/accepts/returns-without-version-1",
+    f"{FS}/ap/intel-on/any/on/hot/accepts/leaves",
+    f"{RNG}/on/hot/accepts/moves-on",
+    f"{RNG}/on/hot/accepts/moves-off",
+    f"{RNG}/off/hot/insists/moves-on",
+    f"{RNG}/off/hot/insists/moves-on/version-9-2",
+    "microvm/version-2/virtio-rng/in-qemu/none/any/on/cold/waits/moves-on",
+    "s390x/revision-2/virtio-rng/in-qemu/none/any/on/hot/accepts/moves-on",
+]
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_what_becomes_of_a_device_is_seen_and_matches(name: str) -> None:
+    (result,) = carried_out(FORK, name).values()
+    assert result["verdict"] == "match"
+    seen = result["seen"]
+    assert any(seen[key] is not None for key in ("arrived", "later_served", "recovered"))
+
+
+# What the sequel says of these cells, one by one the other way round.
+SAYS = {
+    LATER[1]: ("started", "served", "recovers"),
+    LATER[3]: ("served",),
+    LATER[4]: ("arrives", "served", "recovers"),
+    LATER[6]: ("arrives",),
+}
+
+
+@pytest.mark.parametrize(("name", "said"), [(name, one) for name in SAYS for one in SAYS[name]])
+def test_sequel_with_one_change_is_not_what_qemu_does(
+    monkeypatch: pytest.MonkeyPatch, name: str, said: str
+) -> None:
+    right = named(name).sequel
+    assert right
+    wrong: dict[str, Any] = {said: not getattr(right, said)}
+    monkeypatch.setattr(Cell, "sequel", replace(right, **wrong))
+    (result,) = carried_out(FORK, name).values()
+    assert result["verdict"] == "mismatch"
 
 
 def test_fault_that_the_queue_repairs_is_not_seen_on_the_fork() -> None:
@@ -167,6 +225,8 @@ def test_fence_table_with_one_change_is_not_what_qemu_does(
 # Device types that have no row of their own.
 COVERED_BY_AXES = re.compile(r".*-(non-)?transitional$")
 LEFT_OUT = {
+    "vhost-user-blk-ccw": "stock QEMU has none to hold beside it; tests/avocado/confidential_se.py",
+    "vhost-user-vsock-ccw": "stock QEMU has none to hold beside it",
     "virtio-iommu-device": "a microvm has no bus that it could translate",
     "virtio-mem": "a microvm has no memory devices",
     "virtio-pmem": "a microvm has no memory devices",

@@ -24,14 +24,19 @@ from qap.under_test import build_under_test
 SYSTEM = "qemu-system-x86_64"
 BUILD = build_under_test()
 BUS, VIRTIO, RNG = "hw/virtio/virtio-bus.c", "hw/virtio/virtio.c", "hw/virtio/virtio-rng.c"
+VHOST = "hw/virtio/vhost.c"
+RETURNS = "machine=q35,device=vhost-user-blk,viommu=intel-off,iommu_platform=on,driver=accepts"
+RETURNS += ",backend=ap,later=returns-without-version-1"
+MOVES = "machine=q35,device=virtio-rng,viommu=none,iommu_platform=off,driver=insists"
+MOVES += ",later=moves-on,fence=fenced"
 Results = dict[str, dict[str, Any]]
 
 UNTRANSLATED = "machine=q35,interface=modern,device=vhost-user-fs,backend=no-ap,viommu=intel-off"
 UNTRANSLATED += ",iommu_platform=on"
 REFUSES = "machine=q35,interface=modern,device=virtio-rng|virtio-blk,viommu=none,plug=hot"
-REFUSES += ",iommu_platform=on,driver=refuses"
+REFUSES += ",iommu_platform=on,driver=refuses,later=stays"
 ACCEPTS = "machine=q35,interface=modern,device=virtio-rng|vhost-user-fs,viommu=none|intel-off"
-ACCEPTS += ",plug=hot,backend=in-qemu|ap,driver=accepts"
+ACCEPTS += ",plug=hot,backend=in-qemu|ap,driver=accepts,later=stays,fence=fenced"
 
 
 def carried_out(build: Build, *selectors: str) -> Results:
@@ -76,6 +81,13 @@ def no_driver_check(text: str) -> str:
     return NOR_AT_FEATURES_OK(NEITHER_AT_START(text))
 
 
+# A back-end that came back, and a driver that comes from another host.
+NO_RECHECK = instead("    if (accepted & ~features) {\n", "    if (false) {\n")
+NOT_WHERE_IT_ARRIVES = instead(
+    "        virtio_lacks_iommu_platform(vdev)) {\n        error_report(",
+    "        false) {\n        error_report(",
+)
+
 DRIVE = "static void handle_input(VirtIODevice *vdev, VirtQueue *vq)\n{\n"
 UNPLUG = "static void virtio_rng_device_unrealize(DeviceState *dev)\n{\n"
 PLUG = "static uint64_t get_features(VirtIODevice *vdev, uint64_t f, Error **errp)\n{\n"
@@ -105,7 +117,7 @@ def test_mutant_differs_from_the_build_only_where_it_is_edited(made: Made, sourc
 
 
 def test_qemu_as_it_is_built_does_what_the_mutants_are_for() -> None:
-    results = carried_out(BUILD, UNTRANSLATED, REFUSES, ACCEPTS)
+    results = carried_out(BUILD, UNTRANSLATED, REFUSES, ACCEPTS, RETURNS, MOVES)
     assert len(results) > 8
     assert {result["verdict"] for result in results.values()} == {"match"}
 
@@ -126,6 +138,19 @@ def test_driver_that_is_not_refused_is_seen(made: Made) -> None:
         assert any(text.startswith("served, though the driver did not") for text in texts(found))
 
 
+def test_back_end_that_is_not_asked_again_is_seen(made: Made) -> None:
+    (found,) = carried_out(made(VHOST, NO_RECHECK), RETURNS).values()
+    assert found["verdict"] == "mismatch"
+    told = "the back-end that came back was told where the ring is, though the rings depend on"
+    assert any(text.startswith(told) for text in texts(found))
+
+
+def test_driver_that_is_not_turned_away_where_it_arrives_is_seen(made: Made) -> None:
+    (found,) = carried_out(made(VIRTIO, NOT_WHERE_IT_ARRIVES), MOVES).values()
+    assert found["verdict"] == "mismatch"
+    assert any(text.startswith("the VM arrives, though") for text in texts(found))
+
+
 @pytest.mark.parametrize(("source", "edit"), [(BUS, NO_BUS_CHECK), (VIRTIO, no_driver_check)])
 def test_what_a_mutant_does_right_matches(made: Made, source: str, edit: Edit) -> None:
     results = carried_out(made(source, edit), ACCEPTS)
@@ -142,6 +167,7 @@ def test_run_on_a_mutant_fails(made: Made, monkeypatch: pytest.MonkeyPatch, tmp_
 def test_crash_is_a_failed_cell_with_its_backtrace_and_the_run_goes_on(made: Made) -> None:
     crashes = made(RNG, instead(DRIVE, f"{DRIVE}    abort();\n"))
     plug = "machine=q35,interface=modern,viommu=none,iommu_platform=on,plug=hot"
+    plug += ",later=stays,fence=fenced"
     results = carried_out(
         crashes,
         f"{plug},device=virtio-rng,driver=accepts|refuses|renegotiates",

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from qap.matrix import gaps, run
-from qap.matrix.cell import NO_ORDER, Cell, Config
+from qap.matrix.cell import Cell
+from qap.matrix.config import NO_ORDER, Config
 
 PLAIN = {
     "machine": "q35",

@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from qap.errors import UsageError
 from qap.matrix.cell import Cell, cells, named, selected, shard
 from qap.matrix.group import MOST_CONFIGS, groups
-from qap.matrix.model import tables
+from qap.matrix.model import STAYS, tables
 from qap.matrix.result import Result
 from qap.oracle import Outcome
 
@@ -25,6 +26,8 @@ AXES = [
     "iommu_platform",
     "plug",
     "driver",
+    "later",
+    "fence",
 ]
 
 
@@ -48,7 +51,9 @@ def test_cell_is_found_by_its_name() -> None:
     assert all(named(cell.name) is cell for cell in cells())
 
 
-@pytest.mark.parametrize("axis", ["machine", "viommu", "backend", "driver", "device"])
+@pytest.mark.parametrize(
+    "axis", ["machine", "viommu", "backend", "driver", "device", "later", "fence"]
+)
 def test_every_row_is_in_some_cell(axis: str) -> None:
     there = {cell.axes[axis] for cell in cells()}
     assert there == set(getattr(tables(), axis))
@@ -296,9 +301,64 @@ def test_hot_plugged_devices_share_what_qemu_is_started_with() -> None:
     assert len(short) <= len({started_with(cell) for group in hot for cell in group})
 
 
-def started_with(cell: Cell) -> tuple[str, str, tuple[str, ...]]:
-    return cell.config.machine, cell.config.viommu, cell.config.interface_row.args
+def started_with(cell: Cell) -> tuple[str, str, tuple[str, ...], bool]:
+    config = cell.config
+    args = config.interface_row.args
+    return config.machine_type, config.viommu, args, config.destination is not None
 
 
 def configs_of(group: list[Cell]) -> list[object]:
     return [config for config, _ in groupby(group, lambda cell: cell.config)]
+
+
+def test_name_says_what_becomes_of_a_device_where_anything_does() -> None:
+    assert a_cell().name.endswith("/on/hot/accepts")
+    assert a_cell(later="moves-on").name.endswith("/on/hot/accepts/moves-on")
+    assert a_cell(fence="unfenced").name.endswith("/on/hot/accepts/unfenced")
+    both = a_cell(later="moves-off", fence="version-9-2")
+    assert both.name.endswith("/on/hot/accepts/moves-off/version-9-2")
+
+
+@pytest.mark.parametrize("later", tables().later)
+def test_every_vhost_user_device_that_can_meets_every_back_end_that_changes(later: str) -> None:
+    row = tables().later[later]
+    there = {cell.config.device for cell in cells() if cell.config.later == later}
+    able = {
+        name
+        for name, device in tables().device.items()
+        if device.vhost_user and (device.reconnects or not row.returns)
+    }
+    if row.leaves or row.returns:
+        assert there == able
+    elif row.moves_to:
+        assert not there & able
+
+
+def test_what_happens_later_happens_only_to_what_plugs() -> None:
+    for cell in cells():
+        if cell.config.later != STAYS:
+            assert cell.sequel
+            assert cell.expected[0].outcome is Outcome.WORKS
+            there = cell.config.destination
+            assert there is None or there.plugging.outcome is Outcome.WORKS
+        else:
+            assert cell.sequel is None
+
+
+def test_older_machine_type_is_the_one_of_its_machine() -> None:
+    assert a_cell().config.machine_type == "q35"
+    assert a_cell(fence="version-9-2").config.machine_type == "pc-q35-9.2"
+    s390x = a_cell(machine="s390x", interface="revision-2", fence="version-9-2")
+    assert s390x.config.machine_type == "s390-ccw-virtio-9.2"
+    there = a_cell(fence="version-9-2", later="moves-on").config.destination
+    assert there
+    assert there.machine_type == "pc-q35-9.2"
+
+
+def test_destination_is_the_same_device_but_for_iommu_platform() -> None:
+    config = a_cell(later="moves-off").config
+    assert config.destination
+    assert not config.destination.requested
+    assert config.destination.destination is None
+    assert replace(config.destination, iommu_platform="on", later="moves-off") == config
+    assert a_cell().config.destination is None

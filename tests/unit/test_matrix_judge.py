@@ -17,6 +17,7 @@ AP = FeatureBit.ACCESS_PLATFORM
 OFFERED: list[int] = [FeatureBit.VERSION_1, AP]
 UNASKED: list[int] = [FeatureBit.VERSION_1]
 REFUSAL = f"vhost-user-fs-pci: {REFUSAL_PHRASE}: it can't translate"
+BLK = {"device": "vhost-user-blk", "backend": "ap"}
 NO_AP = {"device": "vhost-user-fs", "backend": "no-ap"}
 
 # A driver that is served.
@@ -51,6 +52,24 @@ MATCHING: dict[str, tuple[Cell, Seen]] = {
         a_cell(interface="transitional"),
         Seen("refused", error="VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor …"),
     ),
+    "leaves": (a_cell(**FS, later="leaves"), replace(FLAT, later_served=False)),
+    "returns": (
+        a_cell(**BLK, later="returns"),
+        replace(FLAT, later_started=True, later_served=True, recovered=True),
+    ),
+    "returns with less": (
+        a_cell(**BLK, later="returns-without-version-1"),
+        replace(FLAT, later_started=False, later_served=False, recovered=True),
+    ),
+    "moves": (
+        a_cell(later="moves-on"),
+        replace(SERVED, arrived=True, later_served=True, recovered=True),
+    ),
+    "can't move": (
+        a_cell("refuses", iommu_platform="off", later="moves-on"),
+        replace(UNASKED_SERVED, arrived=False, later_error="dut: iommu_platform=on: not accepted"),
+    ),
+    "unfenced": (a_cell("insists", fence="version-9-2"), replace(STUBBORN, served=True)),
     "reads-config-early": (
         a_cell("reads-config-early", machine="s390x", interface="revision-2", device="virtio-blk"),
         replace(SERVED, config_early="0008000000000000", config_late="0008000000000000"),
@@ -90,6 +109,25 @@ DIFFERENT: list[tuple[str, dict[str, Any], Kind, str]] = [
         Kind.CONFIG,
         "0000000000000800 early and 0008000000000000 late",
     ),
+    ("leaves", {"later_served": True}, Kind.SERVED, "served afterwards, though only its"),
+    ("leaves", {"leftovers": ["QOM x"]}, Kind.LEFTOVERS, "left behind: QOM x"),
+    ("returns", {"later_started": False}, Kind.LOST, "was not told where the ring is"),
+    ("returns", {"later_served": False}, Kind.UNSERVED, "not served afterwards"),
+    ("returns", {"recovered": False}, Kind.LOST, "not served in the end"),
+    ("returns with less", {"later_started": True}, Kind.RING, "told where the ring is"),
+    ("returns with less", {"later_unoffered": [32]}, Kind.UNOFFERED, "not offer: VERSION_1"),
+    ("returns with less", {"later_served": True}, Kind.SERVED, "served afterwards, though the"),
+    ("returns with less", {"recovered": False}, Kind.LOST, "not served in the end"),
+    ("moves", {"later_served": False}, Kind.UNSERVED, "not served afterwards"),
+    ("moves", {"recovered": False}, Kind.LOST, "not served in the end"),
+    (
+        "moves",
+        {"arrived": False, "later_error": "no room", "later_served": None, "recovered": None},
+        Kind.TURNED_AWAY,
+        "can't move in, though the driver accepted",
+    ),
+    ("can't move", {"arrived": True}, Kind.ARRIVED, "arrives, though the driver did not"),
+    ("can't move", {"later_error": "load failed"}, Kind.MESSAGE, "not name iommu_platform"),
     ("accepts", {"leftovers": ["1 AddressSpace dut"]}, Kind.LEFTOVERS, "1 AddressSpace dut"),
     ("refused", {"leftovers": ["QOM /chardevs/x"]}, Kind.LEFTOVERS, "QOM /chardevs/x"),
 ]

@@ -1,97 +1,28 @@
 """Cells of the matrix: one combination each, by name, and which there are."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import product
 
-from qap import oracle
+from qap import oracle, sequel
 from qap.errors import UsageError, unknown_name
+from qap.matrix.config import NO_ORDER, Config
 from qap.matrix.model import (
     EVERY,
+    FENCED,
+    STAYS,
     BackendRow,
     DeviceRow,
     DriverRow,
-    Interface,
-    MachineRow,
     Plan,
-    ViommuRow,
     tables,
 )
 
 SEPARATOR = "/"
-NO_ORDER = "any"
-
-
-@dataclass(frozen=True)
-class Config:
-    """A device as it is plugged; what all its drivers share.
-
-    Attributes:
-        order: the vIOMMU's place on the command line, seen from a cold-plugged device.
-    """
-
-    machine: str
-    interface: str
-    device: str
-    backend: str
-    viommu: str
-    order: str
-    iommu_platform: str
-    plug: str
-
-    @property
-    def machine_row(self) -> MachineRow:
-        return tables().machine[self.machine]
-
-    @property
-    def interface_row(self) -> Interface:
-        return self.machine_row.interface[self.interface]
-
-    @property
-    def device_row(self) -> DeviceRow:
-        return tables().device[self.device]
-
-    @property
-    def backend_row(self) -> BackendRow:
-        return tables().backend[self.backend]
-
-    @property
-    def viommu_row(self) -> ViommuRow:
-        return tables().viommu[self.viommu]
-
-    @property
-    def device_type(self) -> str:
-        """What -device calls it."""
-        transport = self.machine_row.transport
-        suffix = {"pci": "pci", "ccw": "ccw", "mmio": "device"}[transport]
-        return self.device_row.names.get(transport, f"{self.device}-{suffix}")
-
-    @property
-    def requested(self) -> bool:
-        return self.iommu_platform == "on"
-
-    @property
-    def translated(self) -> bool:
-        return self.viommu_row.translated and self.viommu_row.device is not None
-
-    @property
-    def plugging(self) -> oracle.Expectation:
-        """What plugging it must lead to."""
-        legacy = self.interface_row.legacy
-        return oracle.plug(
-            requested=self.requested,
-            translated=self.translated,
-            backend_can=self.backend_row.kind == "in-qemu" or self.backend_row.access_platform,
-            legacy="" if legacy == "by-driver" else legacy,
-            version_1=self.backend_row.version_1,
-        )
-
-    @property
-    def skip(self) -> str:
-        """Why it can't be carried out here; "" if it can."""
-        return self.device_row.needs
+# The axes on which most cells have the same value.
+USUAL = {"later": STAYS, "fence": FENCED}
 
 
 @dataclass(frozen=True)
@@ -103,13 +34,16 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return SEPARATOR.join(self.axes.values())
+        """The values on all axes, without those that are usual."""
+        said = [value for axis, value in self.axes.items() if value != USUAL.get(axis)]
+        return SEPARATOR.join(said)
 
     @property
     def axes(self) -> dict[str, str]:
         """The value on each axis."""
-        values = {one.name: getattr(self.config, one.name) for one in fields(Config)}
-        return {**values, "driver": self.driver}
+        values = dict(vars(self.config))
+        usual = {name: values.pop(name) for name in USUAL}
+        return {**values, "driver": self.driver, **usual}
 
     @property
     def driver_row(self) -> DriverRow:
@@ -124,9 +58,32 @@ class Cell:
         found = oracle.service(
             plugged,
             self.driver_row.conduct,
-            exempt=self.config.machine_row.transport == "ccw",
+            exempt=self.config.is_exempt,
+            demanded=self.config.fence_row.here,
         )
         return plugged, found
+
+    @property
+    def sequel(self) -> sequel.Sequel | None:
+        """What must come of the driver after that, if anything happens to its device."""
+        plugged, service = self.expected
+        conduct, fence = self.driver_row.conduct, self.config.fence_row
+        if service is None:
+            return None
+        if self.config.destination:
+            return sequel.arrival(
+                plugged,
+                self.config.destination.plugging,
+                conduct,
+                exempt=self.config.is_exempt,
+                source_demands=fence.here,
+                destination_demands=fence.there,
+            )
+        if self.config.later_row.leaves:
+            return sequel.departure(service)
+        if self.config.later_row.returns:
+            return sequel.comeback(conduct, service, self.config.later_row.loses)
+        return None
 
     def repro(self, *, is_base: bool) -> str:
         """The command that carries out this cell alone."""
@@ -141,8 +98,16 @@ def cells() -> tuple[Cell, ...]:
 
 def _of(plan: Plan) -> Iterator[Cell]:
     devices = tables().device if EVERY in plan.device else plan.device
-    product_of = product(plan.interface, plan.viommu, plan.order, devices, plan.iommu_platform)
-    for interface, viommu, order, device, platform in product_of:
+    product_of = product(
+        plan.interface,
+        plan.viommu,
+        plan.order,
+        devices,
+        plan.iommu_platform,
+        plan.later,
+        plan.fence,
+    )
+    for interface, viommu, order, device, platform, later, fence in product_of:
         row = tables().device[device]
         if not _fits(plan, row, interface, viommu, order):
             continue
@@ -156,9 +121,12 @@ def _of(plan: Plan) -> Iterator[Cell]:
                 order or NO_ORDER,
                 platform,
                 plan.plug,
+                later,
+                fence,
             )
-            for driver in _drivers(plan, config):
-                yield Cell(config, driver)
+            if _lasts(config) and _exists(config):
+                for driver in _drivers(plan, config):
+                    yield Cell(config, driver)
 
 
 def _fits(plan: Plan, row: DeviceRow, interface: str, viommu: str, order: str) -> bool:
@@ -173,6 +141,23 @@ def _fits(plan: Plan, row: DeviceRow, interface: str, viommu: str, order: str) -
     if order == "after" and tables().viommu[viommu].device is None:
         return False
     return row.legacy or machine.interface[interface].legacy not in ("also", "only")
+
+
+def _exists(config: Config) -> bool:
+    """Whether the machine has a type of that version."""
+    return bool(config.machine_row.versioned or not config.fence_row.version)
+
+
+def _lasts(config: Config) -> bool:
+    """Whether the device gets as far as what happens to it later."""
+    if config.later == STAYS:
+        return True
+    here, there = config, config.destination or config
+    if config.later_row.returns and not config.device_row.reconnects:
+        return False
+    if config.later_row.leaves and config.backend_row.kind != "python":
+        return False
+    return all(one.plugging.outcome is oracle.Outcome.WORKS for one in (here, there))
 
 
 def _backends(plan: Plan, device: str) -> list[str]:

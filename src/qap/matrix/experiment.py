@@ -4,20 +4,17 @@ from dataclasses import dataclass
 
 from qap.features import FeatureBit, bits, mask
 from qap.matrix.cell import Cell
-from qap.matrix.model import DriverRow, Probe
+from qap.matrix.comeback import Comeback
+from qap.matrix.driving import Driving
+from qap.matrix.migration import Migration
+from qap.matrix.model import DriverRow
 from qap.matrix.seen import Seen
 from qap.matrix.site import Site
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.memory import GuestMemory
-from qap.virtio.queue import Buffer, Queue
 from qap.virtio.transport import Status, Transport
 
-# Round trips through QEMU's main loop after which a buffer counts as unserved.
-PATIENCE = 16
-PROGRAM_PATIENCE = 48
-FILLER = b"\xa5"
 COMBINED = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 
 
@@ -32,7 +29,6 @@ class Experiment:
     site: Site
     cell: Cell
     patience: int = 1
-    _answer: tuple[GuestMemory, int, int] | None = None
 
     def run(self, seen: Seen) -> None:
         """Carry it out and note what is seen.
@@ -49,46 +45,53 @@ class Experiment:
         if backend:
             backend.forget()
         try:
-            self._drive(transport, row, seen)
+            try:
+                driving = self._drive(transport, row, seen)
+            finally:
+                if backend:
+                    self._ask(backend, seen)
+            self._go_on(driving, seen)
         finally:
-            if backend:
-                self._ask(backend, seen)
             transport.reset()
 
-    def _drive(self, transport: Transport, row: DriverRow, seen: Seen) -> None:
-        offered = transport.device_features
-        seen.features = bits(offered)
-        supports = self._supported(row)
-        accepts_platform = bool((offered & supports) >> FeatureBit.ACCESS_PLATFORM & 1)
-        memory = self._memory(accepts_platform)
-        seen.addresses = "iova" if memory is self.site.mapped else "gpa"
-        probe = self.cell.config.device_row.probe
-        assert probe is not None
+    def _drive(self, transport: Transport, row: DriverRow, seen: Seen) -> Driving:
         size = self.cell.config.device_row.config
+        supports = self._supported(row)
+        behaviour = Behaviour(supports, sets_features_ok=row.features_ok == "alone", obeys=False)
+        driving = Driving(self.site, self.cell.config, transport, behaviour, self.patience)
+        seen.features = bits(driving.offered)
+        seen.addresses = "iova" if driving.memory is self.site.mapped else "gpa"
         if row.reads_config:
             seen.config_early = transport.config_read(0, size).hex()
-        behaviour = Behaviour(supports, sets_features_ok=row.features_ok == "alone", obeys=False)
         if row.kicks == "first":
-            self._kick_first(Driver(transport, memory, behaviour), probe, seen)
-            return
+            driving.set_up(others=False)
+            seen.served = driving.is_served_again()
+            seen.status = int(transport.status)
+            return driving
         if row.again:
             refusing = behaviour.without(FeatureBit.ACCESS_PLATFORM)
-            Driver(transport, memory, refusing).negotiate()
-        driver = Driver(transport, memory, behaviour)
-        status = driver.negotiate()
+            Driver(transport, driving.memory, refusing).negotiate()
+        status = driving.driver.negotiate()
         if behaviour.sets_features_ok and not transport.legacy:
             seen.features_ok = Status.FEATURES_OK in status
         seen.status = int(status)
         if row.obeys and seen.features_ok is False:
             seen.served = False
-            return
-        for other in probe.others:
-            driver.queue(other)
-        queue = driver.queue(probe.queue)
-        self._offer(queue, memory, probe)
+            return driving
+        driving.set_up()
+        if row.starts:
+            self._start(driving, status, row, seen)
+        if row.reads_config:
+            seen.config_late = transport.config_read(0, size).hex()
+        return driving
+
+    def _start(self, driving: Driving, status: Status, row: DriverRow, seen: Seen) -> None:
+        """From a queue that is set up to one that is served, or not."""
+        transport = driving.transport
+        driving.offer()
         if row.kicks == "early":
-            transport.notify(queue.index)
-            seen.served_early = self._is_served(queue)
+            driving.notify()
+            seen.served_early = driving.is_served()
         if row.features_ok == "with-driver-ok":
             transport.set_status(COMBINED)
             seen.status = int(transport.status)
@@ -97,63 +100,33 @@ class Experiment:
             transport.set_status(status | Status.DRIVER_OK)
             seen.status = int(transport.status)
         else:
-            seen.status = int(driver.start())
+            seen.status = int(driving.driver.start())
         if not seen.served_early:
-            transport.notify(queue.index)
-        seen.served = seen.served_early or self._is_served(queue)
-        if row.reads_config:
-            seen.config_late = transport.config_read(0, size).hex()
+            driving.notify()
+        seen.served = seen.served_early or driving.is_served()
 
-    def _supported(self, row: DriverRow) -> int:
-        """The feature bits that the driver knows what to do with."""
-        if not row.version_1:
-            return 0
-        supports = MODERN if row.access_platform else mask([FeatureBit.VERSION_1])
-        if row.packed:
-            supports |= mask([FeatureBit.RING_PACKED])
-        return supports | mask(self.cell.config.device_row.accepts)
+    def _go_on(self, driving: Driving, seen: Seen) -> None:
+        """What the cell has in store for a driver that has come so far."""
+        config = self.cell.config
+        if config.later_row.leaves:
+            Comeback(driving, seen).depart()
+        elif config.later_row.returns:
+            Comeback(driving, seen).run(config.later_row.loses)
+        elif config.destination:
+            row = self.cell.driver_row
+            proper = Behaviour(self._supported(row, proper=True), obeys=False)
+            Migration(driving, config.destination, proper, not row.starts, seen).run()
 
-    def _kick_first(self, driver: Driver, probe: Probe, seen: Seen) -> None:
-        queue = driver.queue(probe.queue)
-        self._offer(queue, driver.memory, probe)
-        driver.transport.notify(queue.index)
-        seen.served = self._is_served(queue)
-        seen.status = int(driver.transport.status)
-
-    def _memory(self, accepts_platform: bool) -> GuestMemory:
-        """A driver that accepted the bit uses the IOMMU where it programs one."""
-        mapped = self.site.mapped
-        memory = mapped if mapped and accepts_platform else self.site.memory
-        memory.give_back()
-        return memory
-
-    def _offer(self, queue: Queue, memory: GuestMemory, probe: Probe) -> None:
-        chain = []
-        if probe.data:
-            chain.append(Buffer(memory.put(probe.data), len(probe.data)))
-        if probe.room:
-            address = memory.put(FILLER * probe.room)
-            self._answer = memory, address, probe.room
-            chain.append(Buffer(address, probe.room, writable=True))
-        queue.add(chain)
-
-    def _is_served(self, queue: Queue) -> bool:
-        """Whether the buffer is used, and written where there is room for an answer.
-
-        Each look is a turn of QEMU's main loop. QEMU also uses a buffer that its IOMMU
-        did not let it write.
-        """
-        looks = PATIENCE
-        if self.site.backend:
-            self.site.backend.settle()
-        elif self.cell.config.device_row.vhost_user:
-            looks = PROGRAM_PATIENCE
-        if not any(queue.take_used() for _ in range(looks * self.patience)):
-            return False
-        if self._answer is None:
-            return True
-        memory, address, room = self._answer
-        return memory.read(address, room) != FILLER * room
+    def _supported(self, row: DriverRow, *, proper: bool = False) -> int:
+        """The feature bits that the driver, or a proper one, knows what to do with."""
+        supports = 0
+        if row.version_1 or proper:
+            supports = mask([FeatureBit.VERSION_1]) | mask(self.cell.config.device_row.accepts)
+            if row.access_platform or proper:
+                supports |= MODERN
+            if row.packed:
+                supports |= mask([FeatureBit.RING_PACKED])
+        return supports
 
     def _ask(self, backend: Backend, seen: Seen) -> None:
         """What a vhost back-end was told since the driver began."""

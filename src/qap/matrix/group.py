@@ -1,5 +1,6 @@
 """A group of cells that share a QEMU, carried out one after the other."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -10,7 +11,8 @@ from typing import Any
 from qap.build import Build
 from qap.errors import QapError
 from qap.machine import OUTPUT_LINES, QemuDied
-from qap.matrix.cell import Cell, Config
+from qap.matrix.cell import Cell
+from qap.matrix.config import Config
 from qap.matrix.experiment import Experiment
 from qap.matrix.judge import Kind, judge
 from qap.matrix.result import Result
@@ -48,7 +50,13 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
         key = (
             config
             if config.plug == "cold"
-            else (config.machine, config.viommu, config.interface_row.args)
+            else (
+                config.machine,
+                config.machine_type,
+                config.viommu,
+                config.interface_row.args,
+                config.destination is not None,
+            )
         )
         bins = shared.setdefault(key, [[]])
         if len({cell.config for cell in bins[-1]}) >= MOST_CONFIGS:
@@ -71,6 +79,7 @@ class Group:
     report: Report
     debug: bool = True
     _site: Site | None = None
+    _crashes: dict[str, Cell] = field(default_factory=dict)
     _owned: ExitStack = field(default_factory=ExitStack)
 
     def run(self) -> None:
@@ -114,11 +123,12 @@ class Group:
             return
         for cell in cells:
             seen = Seen(outcome=Outcome.WORKS)
+            final = cell.driver_row.unplugs or config.later_row.leaves
             try:
                 self._drive(site, cell, seen)
-                if cell.driver_row.unplugs or cell is cells[-1]:
+                if final or cell is cells[-1]:
                     site.unplug(config)
-                if cell.driver_row.unplugs:
+                if final:
                     seen.leftovers = site.leftovers()
             except (QapError, TimeoutError, OSError) as exc:
                 yield self._broken(cell, exc, seen, start)
@@ -126,14 +136,14 @@ class Group:
             now = time.monotonic()
             yield Result(cell, seen, self._lines(), "", now - start, fresh)
             start, fresh = now, False
-            if cell.driver_row.unplugs:
-                return
+            if final:
+                break
         if config.plug == "cold":
             self._end()
 
     def _drive(self, site: Site, cell: Cell, seen: Seen) -> None:
         Experiment(site, cell).run(seen)
-        if any(problem.kind is Kind.UNSERVED for problem in judge(cell, seen)):
+        if any(problem.kind in (Kind.UNSERVED, Kind.LOST) for problem in judge(cell, seen)):
             # A busy machine is slow; only patience tells that from a device that is.
             Experiment(site, cell, CONFIRMED_BY).run(seen)
 
@@ -166,7 +176,7 @@ class Group:
             seen.error = self._site.nameless(seen.error)
         self._end()
         if self.debug and isinstance(exc, QemuDied) and exc.status < 0:
-            detail = f"{detail}\n{self._backtrace(cell)}"
+            detail = f"{detail}\n{self._traced(cell, exc)}"
         return Result(cell, seen, lines, detail, time.monotonic() - start, True)
 
     def _cause(self, exc: Exception) -> Exception:
@@ -177,6 +187,15 @@ class Group:
             except TimeoutError:
                 return exc
         return exc
+
+    def _traced(self, cell: Cell, exc: QemuDied) -> str:
+        """Where QEMU crashed; of a failed assertion once, for it says that itself."""
+        words = exc.said.splitlines()[-1:] if exc.status == -signal.SIGABRT else []
+        for word in words:
+            first = self._crashes.setdefault(word, cell)
+            if first is not cell:
+                return f"the same as in {first.name}, where its backtrace is"
+        return self._backtrace(cell)
 
     def _backtrace(self, cell: Cell) -> str:
         """What a debugger says when QEMU crashes in this cell again."""

@@ -8,6 +8,7 @@ from qap.features import FeatureBit, names
 from qap.matrix.cell import Cell
 from qap.matrix.seen import Seen
 from qap.oracle import REFUSAL_PHRASE, Outcome
+from qap.sequel import Sequel
 
 ACCESS_PLATFORM = FeatureBit.ACCESS_PLATFORM
 
@@ -28,6 +29,9 @@ class Kind(StrEnum):
     BACKEND_BIT = "backend-access-platform"
     IOTLB = "iotlb"
     CONFIG = "config-order"
+    ARRIVED = "arrived"
+    TURNED_AWAY = "turned-away"
+    LOST = "not-recovered"
     LEFTOVERS = "leftovers"
 
 
@@ -60,6 +64,7 @@ def judge(cell: Cell, seen: Seen) -> list[Problem]:
         *_service(service, seen),
         *_backend(seen, service),
         *_config(cell, seen),
+        *_sequel(cell.sequel, seen),
         *_leftovers(seen),
     ]
 
@@ -83,7 +88,7 @@ def _offer(plugged: oracle.Expectation, seen: Seen) -> list[Problem]:
 
 
 def _status(service: oracle.Service, seen: Seen) -> list[Problem]:
-    if None in (service.features_ok, seen.features_ok) or service.features_ok == seen.features_ok:
+    if not _differ(service.features_ok, seen.features_ok):
         return []
     return [
         Problem(Kind.FEATURES_OK, "FEATURES_OK " + ("stays" if seen.features_ok else "is lost"))
@@ -91,7 +96,7 @@ def _status(service: oracle.Service, seen: Seen) -> list[Problem]:
 
 
 def _service(service: oracle.Service, seen: Seen) -> list[Problem]:
-    if None in (service.served, seen.served) or service.served == seen.served:
+    if not _differ(service.served, seen.served):
         return []
     if seen.served:
         return [Problem(Kind.SERVED, f"served, though {service.why}")]
@@ -126,6 +131,57 @@ def _config(cell: Cell, seen: Seen) -> list[Problem]:
         return []
     text = f"configuration reads {seen.config_early} early and {seen.config_late} late"
     return [Problem(Kind.CONFIG, text)]
+
+
+def _sequel(sequel: Sequel | None, seen: Seen) -> list[Problem]:
+    """What became of a driver whose device got another back-end or another host."""
+    if sequel is None:
+        return []
+    found = [*_arrival(sequel, seen), *_comeback(sequel, seen)]
+    if _differ(sequel.served, seen.later_served):
+        if seen.later_served:
+            found.append(Problem(Kind.SERVED, f"served afterwards, though {sequel.why}"))
+        else:
+            found.append(Problem(Kind.UNSERVED, f"not served afterwards, though {sequel.why}"))
+    if _differ(sequel.recovers, seen.recovered):
+        if seen.recovered:
+            found.append(Problem(Kind.SERVED, f"served in the end, though {sequel.why}"))
+        else:
+            text = "not served in the end, when all is as it should be"
+            found.append(Problem(Kind.LOST, text))
+    return found
+
+
+def _arrival(sequel: Sequel, seen: Seen) -> list[Problem]:
+    """Whether the destination took the VM, and what it said if not."""
+    if _differ(sequel.arrives, seen.arrived):
+        if seen.arrived:
+            return [Problem(Kind.ARRIVED, f"the VM arrives, though {sequel.why}")]
+        text = f"the VM can't move in, though {sequel.why}: {seen.later_error}"
+        return [Problem(Kind.TURNED_AWAY, text)]
+    if seen.arrived is False and sequel.names not in seen.later_error:
+        text = f"the destination's error does not name {sequel.names}: {seen.later_error}"
+        return [Problem(Kind.MESSAGE, text)]
+    return []
+
+
+def _comeback(sequel: Sequel, seen: Seen) -> list[Problem]:
+    """What the back-end that came back was told."""
+    found = []
+    if seen.later_unoffered:
+        told = ", ".join(names(seen.later_unoffered))
+        text = f"the back-end that came back was given what it does not offer: {told}"
+        found.append(Problem(Kind.UNOFFERED, text))
+    if _differ(sequel.started, seen.later_started):
+        told = "was told" if seen.later_started else "was not told"
+        text = f"the back-end that came back {told} where the ring is, though {sequel.why}"
+        found.append(Problem(Kind.RING if seen.later_started else Kind.LOST, text))
+    return found
+
+
+def _differ(expected: bool | None, seen: bool | None) -> bool:
+    """Whether it is not as it must be, where either matters."""
+    return None not in (expected, seen) and expected != seen
 
 
 def _leftovers(seen: Seen) -> list[Problem]:

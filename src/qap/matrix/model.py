@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from qap import oracle
+from qap import oracle, sequel
 from qap.config import Model, checked, read
 from qap.errors import UsageError
 from qap.paths import CONFIGS
@@ -14,6 +14,9 @@ PATH = CONFIGS / "matrix.toml"
 Property = str | int | bool
 Transport = Literal["pci", "mmio", "ccw"]
 EVERY = "*"
+# What is so unless a cell's name says otherwise.
+STAYS = "stays"
+FENCED = "fenced"
 
 
 class Interface(Model):
@@ -32,10 +35,17 @@ class Interface(Model):
 
 
 class MachineRow(Model):
-    """A machine type and where on it a device goes; `port` is what it is plugged into."""
+    """A machine type and where on it a device goes.
+
+    Attributes:
+        versioned: what an older one of it is called, with {} for the version; "" if there
+            is none.
+        port: what the device is plugged into.
+    """
 
     qemu: str
     type: str
+    versioned: str = ""
     transport: Transport
     accel: str = "qtest"
     cpu: str | None = None
@@ -85,6 +95,7 @@ class DriverRow(Model):
     features_ok: oracle.FeaturesOk = "alone"
     obeys: bool = True
     kicks: oracle.Kicks = "served"
+    starts: bool = True
     again: bool = False
     reads_config: bool = False
     unplugs: bool = False
@@ -99,7 +110,41 @@ class DriverRow(Model):
             features_ok=self.features_ok,
             obeys=self.obeys,
             kicks=self.kicks,
+            starts=self.starts,
         )
+
+
+class LaterRow(Model):
+    """What becomes of a device while it is driven.
+
+    Attributes:
+        leaves: its back-end goes for good.
+        returns: its back-end goes, and one comes back.
+        loses: what that one doesn't offer any more, by name.
+        moves_to: iommu_platform where its VM migrates to; "" if it stays.
+    """
+
+    purpose: str
+    leaves: bool = False
+    returns: bool = False
+    loses: tuple[sequel.Feature, ...] = ()
+    moves_to: Literal["", "on", "off"] = ""
+
+
+class FenceRow(Model):
+    """Whether a device insists on ACCESS_PLATFORM (x-require-iommu-platform).
+
+    Attributes:
+        version: of the machine type, which decides it; "" for the newest one, where the
+            device says it where that is not the default.
+        here: where it is plugged.
+        there: where it migrates to.
+    """
+
+    purpose: str
+    version: str = ""
+    here: bool = True
+    there: bool = True
 
 
 class Probe(Model):
@@ -137,6 +182,7 @@ class DeviceRow(Model):
         config: bytes of device configuration that stay the same while it is driven.
         hotplug: why it is never hot-plugged; "" if it can be.
         alone: why it can't be on a machine with a vIOMMU.
+        reconnects: it connects again when its back-end has gone.
         needs: what this machine lacks for it; "" if nothing.
     """
 
@@ -153,6 +199,7 @@ class DeviceRow(Model):
     kernel: bool = False
     hotplug: str = ""
     alone: str = ""
+    reconnects: bool = False
     needs: str = ""
     probe: Probe | None = None
 
@@ -174,6 +221,8 @@ class Plan(Model):
     backend: tuple[str, ...] = (EVERY,)
     iommu_platform: tuple[Literal["on", "off"], ...] = ("on", "off")
     driver: tuple[str, ...]
+    later: tuple[str, ...] = (STAYS,)
+    fence: tuple[str, ...] = (FENCED,)
 
 
 class Tables(Model):
@@ -183,6 +232,8 @@ class Tables(Model):
     viommu: dict[str, ViommuRow]
     backend: dict[str, BackendRow]
     driver: dict[str, DriverRow]
+    later: dict[str, LaterRow]
+    fence: dict[str, FenceRow]
     device: dict[str, DeviceRow]
     plan: tuple[Plan, ...]
 
@@ -204,6 +255,8 @@ def tables() -> Tables:
         _known(number, "device", plan.device, found.device)
         _known(number, "backend", plan.backend, found.backend)
         _known(number, "driver", plan.driver, found.driver)
+        _known(number, "later", plan.later, found.later)
+        _known(number, "fence", plan.fence, found.fence)
     return found
 
 

@@ -5,9 +5,10 @@ from abc import ABC, abstractmethod
 from qap.channel import ChannelSubsystem
 from qap.errors import QapError
 from qap.machine import Machine
-from qap.matrix.cell import Config
+from qap.matrix.config import Config
 from qap.pci import Bdf, Function
 from qap.pci_bus import PciBus
+from qap.qtest import Qtest
 from qap.s390x_cpu import Cpu
 from qap.virtio.ccw import Ccw
 from qap.virtio.mmio import Mmio, mmio_slots
@@ -28,6 +29,7 @@ class Place(ABC):
 
     bus: PciBus | None = None
     bdf: Bdf | None = None
+    _cpu: Cpu | None = None
 
     @abstractmethod
     def appeared(self, config: Config) -> None:
@@ -41,6 +43,14 @@ class Place(ABC):
     def vanished(self) -> None:
         """The device was unplugged: forget it."""
 
+    def follow(self, machine: Machine) -> None:
+        """Go on at another QEMU, which the VM has moved to with all its state.
+
+        The QTest session goes along by itself.
+        """
+        if self._cpu:
+            self._cpu.move(machine.serial)
+
     @abstractmethod
     def transport(self, *, legacy: bool) -> Transport:
         """The way to the device, by its legacy interface or by the modern one.
@@ -53,8 +63,8 @@ class Place(ABC):
 class PciPlace(Place):
     """A PCI slot; a device is looked for once and then expected there again."""
 
-    def __init__(self, config: Config, machine: Machine) -> None:
-        self.bus = PciBus(machine.qtest)
+    def __init__(self, config: Config, qtest: Qtest) -> None:
+        self.bus = PciBus(qtest)
         self._function: Function | None = None
         self._transports: dict[bool, Transport] = {}
         self._name = config.device
@@ -95,8 +105,8 @@ VIOMMU_SLOT = 0x1E
 class MmioPlace(Place):
     """The virtio-mmio slots of a microvm."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._qtest = machine.qtest
+    def __init__(self, qtest: Qtest) -> None:
+        self._qtest = qtest
         self._found: Mmio | None = None
 
     def appeared(self, config: Config) -> None:
@@ -117,8 +127,9 @@ class MmioPlace(Place):
 class CcwPlace(Place):
     """A channel subsystem with one virtio device."""
 
-    def __init__(self, machine: Machine) -> None:
-        self._subsystem = ChannelSubsystem(Cpu(machine.qtest, machine.serial))
+    def __init__(self, qtest: Qtest, machine: Machine) -> None:
+        self._cpu = Cpu(qtest, machine.serial)
+        self._subsystem = ChannelSubsystem(self._cpu)
         self._revision = 0
 
     def appeared(self, config: Config) -> None:
@@ -136,9 +147,14 @@ class CcwPlace(Place):
         return Ccw(self._subchannel, 0 if legacy else self._revision)
 
 
-def place_for(config: Config, machine: Machine) -> Place:
-    """The place on that machine where the config's device goes."""
+def place_for(config: Config, qtest: Qtest, machine: Machine) -> Place:
+    """The place where the config's device goes.
+
+    Args:
+        qtest: the session by which it is driven.
+        machine: which it is on now.
+    """
     transport = config.machine_row.transport
     if transport == "pci":
-        return PciPlace(config, machine)
-    return MmioPlace(machine) if transport == "mmio" else CcwPlace(machine)
+        return PciPlace(config, qtest)
+    return MmioPlace(qtest) if transport == "mmio" else CcwPlace(qtest, machine)

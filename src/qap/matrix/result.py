@@ -9,6 +9,7 @@ from qap.matrix.cell import Cell, named
 from qap.matrix.gaps import explained
 from qap.matrix.judge import Kind, Problem, judge
 from qap.matrix.seen import Seen
+from qap.sequel import Sequel
 
 
 class Verdict(StrEnum):
@@ -56,6 +57,8 @@ class Result:
         }
         if service is not None:
             expected |= {"offered": plugged.offered, **asdict(service)}
+        if self.cell.sequel:
+            expected |= _shown(self.cell.sequel)
         return {
             "cell": self.cell.name,
             "axes": self.cell.axes,
@@ -73,6 +76,23 @@ class Result:
             "seconds": round(self.seconds, 4),
             "fresh": self.fresh,
         }
+
+
+# The fields of qap.sequel.Sequel, called as they are among what was seen.
+SEQUEL = {
+    "arrives": "arrived",
+    "names": "later_names",
+    "started": "later_started",
+    "served": "later_served",
+    "recovers": "recovered",
+    "why": "later_why",
+    "clause": "later_clause",
+}
+
+
+def _shown(sequel: Sequel) -> dict[str, Any]:
+    said = {shown: getattr(sequel, name) for name, shown in SEQUEL.items()}
+    return {shown: value for shown, value in said.items() if value != ""}
 
 
 def _verdict(skip: str, problems: Sequence[Problem], excused: Sequence[object]) -> Verdict:

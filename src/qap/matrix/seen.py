@@ -24,6 +24,13 @@ class Seen:
             at; where a back-end in Python touched them, what it took that for.
         config_early, config_late: device configuration before any feature was written, and
             after DRIVER_OK, in hexadecimal.
+        arrived: whether the destination of a migration took the VM.
+        later_error: what it said if not.
+        later_started: whether the back-end that came back was told where a ring is.
+        later_unoffered: bits that it was given and did not offer.
+        later_served: whether everything is used then, by it, or at the destination.
+        recovered: whether it is in the end: with a back-end that offers everything again,
+            or by a driver that has reset the device at the destination.
         leftovers: what an unplugged or refused device left behind.
     """
 
@@ -42,4 +49,10 @@ class Seen:
     addresses: str = ""
     config_early: str = ""
     config_late: str = ""
+    arrived: bool | None = None
+    later_error: str = ""
+    later_started: bool | None = None
+    later_unoffered: list[int] = field(default_factory=list)
+    later_served: bool | None = None
+    recovered: bool | None = None
     leftovers: list[str] = field(default_factory=list)

@@ -1,10 +1,8 @@
 """A site: one running QEMU in which the cells of a group are carried out."""
 
 import json
-import os
 import shlex
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,18 +14,24 @@ from qap import s390x_stub
 from qap.acpi_hotplug import BASES, AcpiHotplug
 from qap.build import Build
 from qap.errors import QapError
+from qap.following import Following
 from qap.iommu.find import find_iommu
 from qap.iommu.iommu import Iommu
-from qap.machine import Device, Machine, Spec, address_spaces
-from qap.matrix.cell import Config
+from qap.machine import Device, Machine, Spec
+from qap.matrix.config import Config
+from qap.matrix.inventory import Inventory
+from qap.matrix.model import STAYS
 from qap.matrix.place import Place, place_for
 from qap.matrix.real import real_backend
 from qap.qmp import QmpRefused
 from qap.vhost_user import model
 from qap.vhost_user.backend import Backend
 from qap.virtio.memory import MIB, GuestMemory
+from qap.virtio.poll import poll_until
 
 RAM_MIB = 128
+# What migrates is small, unless there are tables for an IOMMU.
+MOVING_RAM_MIB = 32
 RING_BASE = 16 * MIB
 RING_SIZE = 8 * MIB
 TABLES_BASE = 64 * MIB
@@ -35,6 +39,9 @@ TABLES_SIZE = 32 * MIB
 # Above 4 GiB, so that it can't be mistaken for a guest physical address.
 IOVA = 1 << 32
 GONE_S = 10.0
+CONNECTED_S = 10.0
+RECONNECT_MS = 10
+INSISTS = "x-require-iommu-platform"
 DUT = "dut"
 CHARDEV = "char"
 BETWEEN = "between"
@@ -67,6 +74,7 @@ class Site:
     configs: Sequence[Config]
     wrapper: Sequence[str] = ()
     machine: Machine = field(init=False)
+    session: Following = field(init=False)
     place: Place = field(init=False)
     memory: GuestMemory = field(init=False)
     mapped: GuestMemory | None = field(init=False, default=None)
@@ -76,7 +84,7 @@ class Site:
     _owned: ExitStack = field(init=False, default_factory=ExitStack)
     _backend: ExitStack = field(init=False, default_factory=ExitStack)
     _plugs: int = field(init=False, default=0)
-    _before: "Inventory | None" = field(init=False, default=None)
+    _before: Inventory | None = field(init=False, default=None)
 
     def __enter__(self) -> Self:
         try:
@@ -107,8 +115,8 @@ class Site:
         self._say(shlex.join([binary.name, *spec.argv()]))
         machine = Machine(binary, spec, log=self.folder / "qemu.log", wrapper=self.wrapper)
         self.machine = self._owned.enter_context(machine)
-        self.place = place_for(self.first, machine)
-        qtest = machine.qtest
+        qtest = self.session = Following(machine.qtest)
+        self.place = place_for(self.first, qtest, machine)
         self.memory = GuestMemory(qtest, RING_BASE, RING_SIZE)
         if self.first.viommu_row.programmed:
             assert self.place.bus is not None
@@ -126,7 +134,11 @@ class Site:
         self._remove(row.acpi)
 
     def spec(self, device: Device | None, args: Sequence[str]) -> Spec:
-        """The machine as it starts."""
+        """The machine as it starts, with a device or without one.
+
+        Args:
+            args: what else is on its command line.
+        """
         row, viommu = self.first.machine_row, self.first.viommu_row
         devices = [dict(row.port)] if row.port else []
         devices += [device] if device else []
@@ -138,14 +150,18 @@ class Site:
         if row.transport == "ccw":
             extra += s390x_stub.kernel_option(self.folder)
         return Spec(
-            machine=",".join(part for part in (row.type, viommu.machine) if part),
+            machine=",".join(part for part in (self.first.machine_type, viommu.machine) if part),
             accel=row.accel,
             cpu=row.cpu,
-            memory=RAM_MIB,
+            memory=MOVING_RAM_MIB if self._moves and not viommu.programmed else RAM_MIB,
             devices=devices,
             extra=[*args, *extra],
             qtest=True,
         )
+
+    @property
+    def _moves(self) -> bool:
+        return any(config.destination for config in self.configs)
 
     def _groups(self, config: Config) -> list[tuple[str, str]]:
         """Options and their values, which devices may share."""
@@ -153,8 +169,12 @@ class Site:
         args = [word.replace("{folder}", str(self.folder)) for word in args]
         return list(zip(args[::2], args[1::2], strict=True))
 
-    def device(self, config: Config) -> Device:
-        """The device under test, as device_add takes it."""
+    def device(self, config: Config, *, insists: bool = True) -> Device:
+        """The device under test, as device_add takes it.
+
+        Args:
+            insists: on ACCESS_PLATFORM, as is the default where QEMU knows of that.
+        """
         row, machine = config.device_row, config.machine_row
         place = row.place or machine.place
         device: Device = {"driver": config.device_type, "id": DUT, **place}
@@ -169,7 +189,18 @@ class Site:
             device["packed"] = True
         if config.requested:
             device["iommu_platform"] = True
+        if (
+            not insists
+            and not config.fence_row.version
+            and self._knows(config.device_type, INSISTS)
+        ):
+            device[INSISTS] = False
         return device
+
+    def _knows(self, device_type: str, name: str) -> bool:
+        """Whether QEMU's device has such a property; one that has not lets any driver pass."""
+        listed = self.machine.qmp.execute("device-list-properties", typename=device_type)
+        return any(one["name"] == name for one in listed)
 
     def _listen(self, config: Config) -> Path:
         """A back-end for it; returns its socket."""
@@ -198,11 +229,32 @@ class Site:
             if between:
                 value = f"{between.type},id={BETWEEN},chardev={CHARDEV}"
                 args += [between.option, value]
-        device = self.device(config)
-        if config.machine_row.transport == "mmio":
-            # The first slot, whichever the machine would choose.
-            device["bus"] = "virtio-mmio-bus.0"
-        return device, args
+        return self._in_slot(config, self.device(config)), args
+
+    def _in_slot(self, config: Config, device: Device) -> Device:
+        """A cold-plugged device in the first slot, where the machine would choose one."""
+        mmio = config.machine_row.transport == "mmio"
+        return {**device, "bus": "virtio-mmio-bus.0"} if mmio else device
+
+    def destination(self, config: Config) -> Machine:
+        """Another QEMU, not started yet, that waits for this one's VM with this device."""
+        device = self._in_slot(config, self.device(config, insists=config.fence_row.there))
+        spec = self.spec(device, ["-incoming", "defer"])
+        binary = self.build.path(f"qemu-system-{config.machine_row.qemu}")
+        self._say(shlex.join([binary.name, *spec.argv()]))
+        return Machine(binary, spec, log=self.folder / "destination.log")
+
+    def follow(self, machine: Machine) -> None:
+        """Go on at the QEMU that has the VM now; drivers and memory go along."""
+        self.session.now = machine.qtest
+        self.place.follow(machine)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether QEMU has a connection to the back-end, and means to keep it."""
+        listed = self.machine.qmp.execute("query-chardev")
+        (name,) = [one["filename"] for one in listed if one["label"] == CHARDEV]
+        return not name.startswith("disconnected:")
 
     def plug(self, config: Config) -> None:
         """Hot-plug it, back-end and all; for a cold-plugged one it is there already.
@@ -218,13 +270,23 @@ class Site:
         self._before = self._inventory()
         if config.device_row.vhost_user:
             address = {"type": "unix", "data": {"path": str(self._listen(config))}}
-            data = {"addr": address, "server": False}
+            data: dict[str, Any] = {"addr": address, "server": False}
+            reconnects = config.device_row.reconnects and config.later != STAYS
+            if reconnects:
+                data["reconnect-ms"] = RECONNECT_MS
             self._qmp("chardev-add", id=CHARDEV, backend={"type": "socket", "data": data})
+            if reconnects:
+                # Such a chardev connects on its own time.
+                poll_until(
+                    lambda: self.is_connected or None,
+                    CONNECTED_S,
+                    lambda: "QEMU to connect to the back-end",
+                )
             between = model.all_types()[config.device].between
             if between:
                 add, _, key = QMP_FOR[between.option]
                 self._qmp(add, **{key: between.type, "id": BETWEEN, "chardev": CHARDEV})
-        device = self.device(config)
+        device = self.device(config, insists=config.fence_row.here)
         self._say(f"device_add {json.dumps(device)}")
         try:
             self.machine.plug(device)
@@ -234,16 +296,22 @@ class Site:
         self._attach(config)
 
     def _qmp(self, command: str, **arguments: Any) -> None:
-        self._say(f"{command} {json.dumps(arguments)}")
+        self.say(command, **arguments)
         self.machine.qmp.execute(command, **arguments)
+
+    def say(self, command: str, **arguments: Any) -> None:
+        """Keep a command of the monitor for whoever repeats it."""
+        self._say(f"{command} {json.dumps(arguments)}")
 
     def nameless(self, text: str) -> str:
         """A text with a name that stays the same for the folder that was made up."""
         return text.replace(str(self.folder), "$DIR")
 
     def _say(self, line: str) -> None:
-        """Keep a line for whoever repeats it."""
-        self.lines.append(self.nameless(line))
+        """Keep a line for whoever repeats it; once, for all drivers of the device do it."""
+        line = self.nameless(line)
+        if line not in self.lines:
+            self.lines.append(line)
 
     def _attach(self, config: Config) -> None:
         self.place.appeared(config)
@@ -292,31 +360,5 @@ class Site:
             return []
         return self._inventory().beyond(self._before)
 
-    def _inventory(self) -> "Inventory":
-        qmp = self.machine.qmp
-        spaces = Counter(address_spaces(qmp.hmp("info mtree -f")))
-        objects = {
-            f"{path}/{child['name']}"
-            for path in ("/machine/peripheral", "/machine/peripheral-anon", "/chardevs")
-            for child in qmp.execute("qom-list", path=path)
-        }
-        fds = len(os.listdir(f"/proc/{self.machine.child.pid}/fd"))  # noqa: PTH208
-        return Inventory(spaces, objects, fds)
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """What a QEMU has: AddressSpaces by name, QOM children, open file descriptors."""
-
-    spaces: Counter[str]
-    objects: set[str]
-    fds: int
-
-    def beyond(self, before: "Inventory") -> list[str]:
-        """What is here and was not there."""
-        spaces = [
-            f"{count} AddressSpace {name}" for name, count in (self.spaces - before.spaces).items()
-        ]
-        objects = [f"QOM {path}" for path in sorted(self.objects - before.objects)]
-        more = self.fds - before.fds
-        return [*spaces, *objects, *([f"{more} file descriptors"] if more > 0 else [])]
+    def _inventory(self) -> Inventory:
+        return Inventory.of(self.machine)

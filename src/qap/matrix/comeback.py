@@ -1,0 +1,141 @@
+"""A driven device loses its back-end, and gets another one."""
+
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+
+from qap.features import FeatureBit, bits, mask
+from qap.matrix.driving import Driving
+from qap.matrix.seen import Seen
+from qap.sequel import Feature
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.backend_channel import NoAnswer
+from qap.vhost_user.protocol import Disconnected, FrontendRequest
+from qap.virtio.poll import poll_until
+
+BACK_S = 10.0
+GREETED_S = 0.1
+
+
+@dataclass
+class Comeback:
+    """A back-end that goes while its device is driven, and comes back.
+
+    Args:
+        driving: the driver, which goes on and knows nothing of it.
+        seen: gets what becomes of that.
+    """
+
+    driving: Driving
+    seen: Seen
+
+    @property
+    def backend(self) -> Backend:
+        found = self.driving.site.backend
+        assert found is not None
+        return found
+
+    def run(self, lost: Collection[Feature]) -> None:
+        """Let it come back without what is lost, and then, if anything is, as it was.
+
+        Raises:
+            QapError: QEMU ended.
+            TimeoutError: QEMU doesn't connect again.
+        """
+        backend, seen = self.backend, self.seen
+        offered = backend.features
+        lesser = offered & ~mask(FeatureBit[name] for name in lost)
+        try:
+            backend.features = lesser
+            kept = self._is_kept(self._leave())
+            given = backend.acked_features or 0
+            seen.later_unoffered = bits(given & ~lesser)
+            seen.later_started = bool(backend.requests(FrontendRequest.SET_VRING_ADDR))
+            seen.later_served = self._is_served()
+        finally:
+            backend.features = offered
+        if lost:
+            self._stay(kept)
+            seen.recovered = self._is_served()
+        else:
+            seen.recovered = seen.later_served
+
+    def depart(self) -> None:
+        """Let it go for good, and the driver go on.
+
+        Raises:
+            QapError: QEMU ended.
+        """
+        self._settle()
+        self.backend.forget()
+        self.backend.close()
+        self.seen.later_served = self._is_served()
+
+    def _is_served(self) -> bool | None:
+        """Whether the back-end serves; QEMU itself may use what a network card sends."""
+        driving = self.driving
+        if not driving.has_queue:
+            return None
+        return driving.is_served_again() and bool(self.backend.served)
+
+    def _settle(self) -> None:
+        """Wait until it has dealt with what came before, unless it has lost its connection."""
+        with suppress(NoAnswer, Disconnected):
+            self.backend.settle()
+
+    def _leave(self) -> int:
+        """Go; returns how many connections there were until then."""
+        self._settle()
+        self.backend.forget()
+        before = self.backend.connections
+        self.backend.hang_up()
+        return before
+
+    def _is_kept(self, before: int) -> bool:
+        """Whether QEMU keeps the connection that comes next, or hangs up and connects again.
+
+        QEMU decides while it deals with the news of the connection, and its monitor says
+        that there is one only once that is done.
+        """
+
+        self._wait_greeted()
+
+        def decided() -> bool | None:
+            connections = self.backend.connections
+            if connections > before + 1:
+                return False
+            return True if connections > before and self.driving.site.is_connected else None
+
+        kept = poll_until(decided, BACK_S, lambda: "QEMU to connect to the back-end again")
+        if kept:
+            self.backend.settle()
+        return kept
+
+    def _wait_greeted(self) -> None:
+        """Wait for a connection's first question, as long as there is a QEMU to ask it."""
+
+        def greeted() -> bool | None:
+            try:
+                self.backend.wait_for(FrontendRequest.GET_FEATURES, GREETED_S)
+            except TimeoutError:
+                # It raises if QEMU has ended.
+                self.driving.site.machine.qmp.execute("query-status")
+                return None
+            return True
+
+        poll_until(greeted, BACK_S, lambda: "QEMU to connect to the back-end again")
+
+    def _stay(self, kept: bool) -> None:
+        """Come back for good: one that QEMU kept leaves, as QEMU would not ask it again."""
+        before = 0
+        if kept:
+            before = self._leave()
+        else:
+            self.backend.forget()
+        self._wait_greeted()
+
+        def stays() -> bool | None:
+            came = self.backend.connections > before
+            return True if came and self.driving.site.is_connected else None
+
+        poll_until(stays, BACK_S, lambda: "QEMU to keep a back-end that offers everything")

@@ -1,0 +1,118 @@
+"""What is plugged into what, without the driver that meets it."""
+
+from dataclasses import dataclass, replace
+
+from qap import oracle
+from qap.matrix.model import (
+    FENCED,
+    STAYS,
+    BackendRow,
+    DeviceRow,
+    FenceRow,
+    Interface,
+    LaterRow,
+    MachineRow,
+    ViommuRow,
+    tables,
+)
+
+NO_ORDER = "any"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A device as it is plugged; what all its drivers share.
+
+    Attributes:
+        order: the vIOMMU's place on the command line, seen from a cold-plugged device.
+        later: what becomes of it while it is driven.
+        fence: whether it insists on ACCESS_PLATFORM.
+    """
+
+    machine: str
+    interface: str
+    device: str
+    backend: str
+    viommu: str
+    order: str
+    iommu_platform: str
+    plug: str
+    later: str = STAYS
+    fence: str = FENCED
+
+    @property
+    def machine_row(self) -> MachineRow:
+        return tables().machine[self.machine]
+
+    @property
+    def interface_row(self) -> Interface:
+        return self.machine_row.interface[self.interface]
+
+    @property
+    def device_row(self) -> DeviceRow:
+        return tables().device[self.device]
+
+    @property
+    def backend_row(self) -> BackendRow:
+        return tables().backend[self.backend]
+
+    @property
+    def viommu_row(self) -> ViommuRow:
+        return tables().viommu[self.viommu]
+
+    @property
+    def later_row(self) -> LaterRow:
+        return tables().later[self.later]
+
+    @property
+    def fence_row(self) -> FenceRow:
+        return tables().fence[self.fence]
+
+    @property
+    def machine_type(self) -> str:
+        """What -machine calls it."""
+        row, version = self.machine_row, self.fence_row.version
+        return row.versioned.format(version) if version else row.type
+
+    @property
+    def destination(self) -> "Config | None":
+        """The device where its VM migrates to, if it does."""
+        moves_to = self.later_row.moves_to
+        return replace(self, iommu_platform=moves_to, later=STAYS) if moves_to else None
+
+    @property
+    def device_type(self) -> str:
+        """What -device calls it."""
+        transport = self.machine_row.transport
+        suffix = {"pci": "pci", "ccw": "ccw", "mmio": "device"}[transport]
+        return self.device_row.names.get(transport, f"{self.device}-{suffix}")
+
+    @property
+    def requested(self) -> bool:
+        return self.iommu_platform == "on"
+
+    @property
+    def translated(self) -> bool:
+        return self.viommu_row.translated and self.viommu_row.device is not None
+
+    @property
+    def is_exempt(self) -> bool:
+        """Whether the platform's firmware is a legacy driver, and so lets others pass."""
+        return self.machine_row.transport == "ccw"
+
+    @property
+    def plugging(self) -> oracle.Expectation:
+        """What plugging it must lead to."""
+        legacy = self.interface_row.legacy
+        return oracle.plug(
+            requested=self.requested,
+            translated=self.translated,
+            backend_can=self.backend_row.kind == "in-qemu" or self.backend_row.access_platform,
+            legacy="" if legacy == "by-driver" else legacy,
+            version_1=self.backend_row.version_1,
+        )
+
+    @property
+    def skip(self) -> str:
+        """Why it can't be carried out here; "" if it can."""
+        return self.device_row.needs

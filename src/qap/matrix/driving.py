@@ -1,0 +1,122 @@
+"""A driver of the device under test, and the buffers by which it finds out if it is served."""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from qap.features import FeatureBit
+from qap.matrix.config import Config
+from qap.matrix.site import Site
+from qap.vhost_user.backend_channel import NoAnswer
+from qap.vhost_user.protocol import Disconnected
+from qap.virtio.driver import Behaviour, Driver
+from qap.virtio.memory import GuestMemory
+from qap.virtio.queue import Buffer, Queue
+from qap.virtio.transport import Transport
+
+# Round trips through QEMU's main loop after which a buffer counts as unserved.
+PATIENCE = 16
+PROGRAM_PATIENCE = 48
+FILLER = b"\xa5"
+
+
+@dataclass
+class Driving:
+    """A driver at the start of its life, on a site where the config is plugged.
+
+    Args:
+        patience: factor on the number of round trips that a buffer gets.
+
+    Attributes:
+        offered: the feature word that it was offered.
+        memory: for its rings and buffers; an IOMMU maps it where the driver will accept
+            ACCESS_PLATFORM and one is programmed.
+    """
+
+    site: Site
+    config: Config
+    transport: Transport
+    behaviour: Behaviour
+    patience: int = 1
+    offered: int = field(init=False)
+    memory: GuestMemory = field(init=False)
+    driver: Driver = field(init=False)
+    _queue: Queue | None = field(init=False, default=None)
+    _unused: set[int] = field(init=False, default_factory=set)
+    _answer: tuple[int, int] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.offered = self.transport.device_features
+        accepts = bool((self.offered & self.behaviour.supports) >> FeatureBit.ACCESS_PLATFORM & 1)
+        mapped = self.site.mapped
+        self.memory = mapped if mapped and accepts else self.site.memory
+        self.memory.give_back()
+        self.driver = Driver(self.transport, self.memory, self.behaviour)
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether it got as far as setting up a queue."""
+        return self._queue is not None
+
+    def set_up(self, *, others: bool = True) -> None:
+        """Set up the queue that the probe goes to, and the others that it needs."""
+        probe = self.config.device_row.probe
+        assert probe is not None
+        if others:
+            for other in probe.others:
+                self.driver.queue(other)
+        self._queue = self.driver.queue(probe.queue)
+
+    def offer(self) -> None:
+        """Make the device's probe (configs/matrix.toml) available; nobody is notified."""
+        probe = self.config.device_row.probe
+        assert probe is not None
+        assert self._queue is not None
+        chain = []
+        if probe.data:
+            chain.append(Buffer(self.memory.put(probe.data), len(probe.data)))
+        if probe.room:
+            address = self.memory.put(FILLER * probe.room)
+            self._answer = address, probe.room
+            chain.append(Buffer(address, probe.room, writable=True))
+        self._unused.add(self._queue.add(chain))
+
+    def notify(self) -> None:
+        """Tell the device that there is something in the probe's queue."""
+        assert self._queue is not None
+        self.transport.notify(self._queue.index)
+
+    def is_served(self) -> bool:
+        """Whether all that was offered is used, and the latest answer is written.
+
+        Each look is a turn of QEMU's main loop. QEMU also uses a buffer that its IOMMU
+        did not let it write. A back-end in Python is waited for, unless it is one that has
+        just lost its connection.
+        """
+        assert self._queue is not None
+        looks = PATIENCE
+        if self.site.backend:
+            later = self.config.later_row
+            gone = (NoAnswer, Disconnected) if later.returns or later.leaves else ()
+            with suppress(*gone):
+                self.site.backend.settle()
+        elif self.config.device_row.vhost_user:
+            looks = PROGRAM_PATIENCE
+        for _ in range(looks * self.patience):
+            used = self._queue.take_used()
+            if used:
+                self._unused.discard(used.id)
+            if not self._unused:
+                return self._is_written()
+        return False
+
+    def _is_written(self) -> bool:
+        if self._answer is None:
+            return True
+        address, room = self._answer
+        return self.memory.read(address, room) != FILLER * room
+
+    def is_served_again(self) -> bool:
+        """Offer one more, notify, and see whether everything is used now."""
+        self.offer()
+        self.notify()
+        return self.is_served()

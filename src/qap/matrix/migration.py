@@ -1,0 +1,92 @@
+"""A driver and its VM migrate to another QEMU, and the driver goes on there."""
+
+from dataclasses import dataclass
+
+from qap.errors import QapError
+from qap.machine import Machine
+from qap.matrix.config import Config
+from qap.matrix.driving import Driving
+from qap.matrix.seen import Seen
+from qap.qmp import Qmp, QmpLost
+from qap.virtio.driver import Behaviour
+
+MOVED_S = 30.0
+COMPLETED = "completed"
+ENDS = (COMPLETED, "failed")
+EVENTS = [{"capability": "events", "state": True}]
+
+
+@dataclass
+class Migration:
+    """A VM that migrates through a file, so that its source can go on afterwards.
+
+    Args:
+        driving: the driver, as far as it has come.
+        there: its device at the destination.
+        proper: how one negotiates that resets the device there and accepts what it should.
+        waits: the driver has not set DRIVER_OK yet, and does so there.
+        seen: gets what becomes of that.
+    """
+
+    driving: Driving
+    there: Config
+    proper: Behaviour
+    waits: bool
+    seen: Seen
+
+    def run(self) -> None:
+        """Migrate, look at the destination, and end it; the site is as before then.
+
+        Raises:
+            QapError: the VM can't leave, or a QEMU ended.
+            TimeoutError: it doesn't leave or arrive in time.
+        """
+        site = self.driving.site
+        uri = f"file:{site.folder / 'vm'}"
+        site.machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
+        site.say("migrate", uri=uri)
+        site.machine.qmp.execute("migrate", uri=uri)
+        try:
+            with site.destination(self.there) as machine:
+                if _end(site.machine.qmp) != COMPLETED:
+                    why = site.machine.qmp.execute("query-migrate").get("error-desc", "")
+                    raise QapError(f"the VM can't leave: {why}")
+                self._arrive(machine, uri)
+        finally:
+            site.follow(site.machine)
+            site.machine.qmp.execute("cont")
+
+    def _arrive(self, machine: Machine, uri: str) -> None:
+        site, seen = self.driving.site, self.seen
+        site.say("migrate-incoming", uri=uri)
+        try:
+            machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
+            machine.qmp.execute("migrate-incoming", uri=uri, exit_on_error=False)
+            seen.arrived = _end(machine.qmp) == COMPLETED
+            if seen.arrived:
+                site.follow(machine)
+                self._drive_on()
+            else:
+                seen.later_error = site.nameless("; ".join(machine.child.tail().splitlines()))
+        except QmpLost:
+            raise machine.died() from None
+
+    def _drive_on(self) -> None:
+        """The driver goes on as if nothing had happened; and then a proper one comes."""
+        driving, seen = self.driving, self.seen
+        if driving.has_queue:
+            if self.waits:
+                driving.driver.start()
+            seen.later_served = driving.is_served_again()
+        fresh = Driving(driving.site, self.there, driving.transport, self.proper, driving.patience)
+        fresh.driver.negotiate()
+        fresh.set_up()
+        fresh.driver.start()
+        seen.recovered = fresh.is_served_again()
+
+
+def _end(qmp: Qmp) -> str:
+    """How a migration ends."""
+    event = qmp.wait_event("MIGRATION", lambda data: data.get("status") in ENDS, MOVED_S)
+    status: str = event["status"]
+    return status

@@ -1,0 +1,148 @@
+"""What must become of a driver when its device gets another back-end, or another host.
+
+Pure functions like those of `qap.oracle`, and from the same specifications.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from qap.oracle import Conduct, Expectation, Service, service
+
+Feature = Literal["VERSION_1", "ACCESS_PLATFORM"]
+
+PROPERTY = "iommu_platform"
+
+
+@dataclass(frozen=True)
+class Sequel:
+    """What must become of a driver whose device gets another back-end, or another host.
+
+    None means that either will do, or that there is no such thing.
+
+    Attributes:
+        arrives: the destination of a migration takes it.
+        names: what the error must name where it does not.
+        started: the back-end that came back is told where the rings are.
+        served: its next buffer is used, by that back-end and not by its front-end, or at the
+            destination.
+        recovers: one is in the end: once the back-end offers again what it did, or after
+            a driver at the destination reset the device and accepted what it is offered.
+        why, clause: the reason, and where it stands.
+    """
+
+    arrives: bool | None = None
+    names: str = ""
+    started: bool | None = None
+    served: bool | None = None
+    recovers: bool | None = None
+    why: str = ""
+    clause: str = ""
+
+
+def departure(before: Service) -> Sequel:
+    """What must happen when the back-end of a driven device goes for good: nothing.
+
+    The driver waits, the VM lives on, and the device can be reset and unplugged.
+
+    Args:
+        before: what the driver got of it.
+    """
+    return Sequel(
+        served=False if before.served is not None else None,
+        why="only its back-end serves a vhost-user device, and it has gone",
+        clause="vhost-user, Starting and stopping rings; virtio 1.3, 2.4",
+    )
+
+
+def comeback(conduct: Conduct, before: Service, lost: Collection[Feature]) -> Sequel:
+    """What must happen when the back-end of a driven device goes, and one comes back.
+
+    Args:
+        before: what the driver got of the first one.
+        lost: what the one that comes back does not offer, and the first one did. A third
+            one offers everything again.
+    """
+    clause = "virtio 1.3, 2.2.1; vhost-user, VHOST_USER_SET_FEATURES and IOMMU support"
+    if not before.served:
+        return Sequel(
+            started=before.served,
+            served=before.served,
+            recovers=before.served,
+            why=f"another back-end changes nothing: {before.why}",
+            clause=before.clause,
+        )
+    given: dict[Feature, bool] = {
+        "VERSION_1": conduct.modern,
+        "ACCESS_PLATFORM": before.translating,
+    }
+    missing = [name for name, needed in given.items() if needed and name in lost]
+    if missing:
+        return Sequel(
+            started=False,
+            served=False,
+            recovers=True,
+            why=f"the rings depend on {', '.join(missing)}, which this back-end does not "
+            "offer: it is told of none until it does",
+            clause=clause,
+        )
+    return Sequel(
+        started=True,
+        served=True,
+        recovers=True,
+        why="the back-end offers what the rings depend on: it serves on",
+        clause=clause,
+    )
+
+
+def arrival(
+    source: Expectation,
+    destination: Expectation,
+    conduct: Conduct,
+    *,
+    exempt: bool = False,
+    source_demands: bool = True,
+    destination_demands: bool = True,
+) -> Sequel:
+    """What must happen when a driver and its VM migrate.
+
+    A driver accepts features before it runs, and again only after it has reset the device
+    (2.2.1, 3.1.1). So one that runs can't be given what the destination asks for, nor do
+    without what it lacks.
+
+    Args:
+        source, destination: the device on either side, plugged.
+        exempt: as for `service`.
+        source_demands, destination_demands: it insists on what it offers; see `service`.
+    """
+    passes = exempt and conduct.legacy
+    before = service(source, replace(conduct, starts=True), exempt=exempt, demanded=source_demands)
+    clause = "virtio 1.3, 2.2.1, 3.1.1 steps 4 to 6, 6.1 ACCESS_PLATFORM"
+    if conduct.accepts(source):
+        if destination.offered:
+            why = "the driver accepted ACCESS_PLATFORM, and finds it there, too"
+            return Sequel(True, "", None, before.served, True, why, clause)
+        why = "the driver accepted ACCESS_PLATFORM, which is not offered there"
+        return Sequel(False, why=why, clause=clause)
+    if not destination.offered:
+        why = "the driver did not accept ACCESS_PLATFORM, and nobody asks for it there"
+        served = None if source.offered else before.served
+        return Sequel(True, "", None, served, True, why, clause)
+    runs = _runs(conduct, before)
+    why = "the driver did not accept ACCESS_PLATFORM, which is asked for there"
+    if passes or not destination_demands:
+        why += ", but not insisted on"
+        # Behind an IOMMU its addresses may mean nothing.
+        same = not (source.offered or destination.translating)
+        return Sequel(True, "", None, before.served if same else None, True, why, clause)
+    if runs:
+        return Sequel(False, PROPERTY, None, False, None, why, clause)
+    why += ": it can accept it first" if runs is False else ": it is never served"
+    return Sequel(None if runs is None else True, "", None, False, True, why, clause)
+
+
+def _runs(conduct: Conduct, before: Service) -> bool | None:
+    """Whether a driver is past the point where it could accept another feature."""
+    if conduct.kicks == "first" or False in (before.features_ok, before.served):
+        return False
+    return True if before.features_ok or before.served else None
