@@ -116,7 +116,7 @@ def _ratio(row: Row, one: Comparison) -> str:
         return "none"
     text = shown(one.ratio, DECIMALS[row.measure])
     if one.verdict == Verdict.UNSURE:
-        return f"{text}, unsure"
+        return f"{text} ?"
     return bad(text) if one.verdict == Verdict.WORSE else good(text)
 
 
