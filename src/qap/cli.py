@@ -206,6 +206,27 @@ def bench_io(
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
 
 
+@bench.command("confidential")
+def bench_confidential(
+    only: Annotated[
+        Literal["off", "on"] | None, typer.Option(help="What it costs off, or on; both if none.")
+    ] = None,
+    profile: Profile = "lab",
+    json: Json = None,
+) -> None:
+    """What x-confidential-sim costs: off, beside the queue without it; on, beside a plain guest."""
+    from qap.bench import confidential as costs
+    from qap.build import Build
+    from qap.progress import make
+
+    build = Build(profile)
+    make(build)
+    report = costs.bench(build, [only] if only else costs.PARTS)
+    if json:
+        report.write(json, [build])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
 soak = typer.Typer(
     help="Do the same for a long time, and see that nothing grows.", no_args_is_help=True
 )

@@ -29,7 +29,7 @@ Boots = Callable[[Build, str], str]
 
 @dataclass(frozen=True)
 class Prefix(Build):
-    """A build of the series up to a patch, in a scratch tree: its emulators only."""
+    """A build of the series up to a patch, in `scratch_tree`: its emulators only."""
 
     @property
     def name(self) -> str:
@@ -91,7 +91,7 @@ def each(patches: Sequence[Patch], profile: str, boots: Boots = boot) -> Report:
     order = [patch.name for patch in series.patches()]
     wanted = sorted(order.index(patch.name) for patch in patches)
     steps = []
-    with _tree() as git:
+    with scratch_tree() as git:
         for number, index in enumerate(wanted, 1):
             console.rule(f"{number}/{len(wanted)}: {order[index]}")
             # Only files that differ from the step before change, so that little is rebuilt.
@@ -120,7 +120,7 @@ def _scratch() -> Path:
 
 
 @contextmanager
-def _tree() -> Iterator[Git]:
+def scratch_tree() -> Iterator[Git]:
     """A tree that holds the base, as a clone that borrows the objects of qemu/base.
 
     It goes away at the end, with its builds.

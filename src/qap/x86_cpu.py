@@ -135,12 +135,7 @@ class Cpu:
             Fault: it ended in an exception.
             TimeoutError: it doesn't end.
         """
-        if len(code) >= CODE_SIZE:
-            raise ValueError(f"{len(code)} bytes of code are too many")
-        values = [(registers or {}).get(name, 0) for name in REGISTER_NAMES]
-        self.qtest.write(CODE, code + RET)
-        self.qtest.write(CR3, struct.pack("<5Q", cr3, *values))
-        self.qtest.writel(GO, 1)
+        self.begin(code, cr3, registers)
 
         def done() -> bytes | None:
             return None if self.qtest.readl(GO) else self.qtest.read(REGISTERS, 7 * 8)
@@ -151,6 +146,15 @@ class Cpu:
         if vector & 0xFFFF_FFFF != NO_FAULT:
             raise Fault(vector & 0xFF, error & 0xFFFF_FFFF, address)
         return results
+
+    def begin(self, code: bytes, cr3: int, registers: Mapping[str, int] | None = None) -> None:
+        """As `run`, and don't wait: it may end the machine."""
+        if len(code) >= CODE_SIZE:
+            raise ValueError(f"{len(code)} bytes of code are too many")
+        values = [(registers or {}).get(name, 0) for name in REGISTER_NAMES]
+        self.qtest.write(CODE, code + RET)
+        self.qtest.write(CR3, struct.pack("<5Q", cr3, *values))
+        self.qtest.writel(GO, 1)
 
     def load(self, address: int, cr3: int) -> int:
         """Read 4 bytes at a virtual address."""

@@ -44,6 +44,16 @@ class Shape:
     top: bool = False
     reserved: int = 0
 
+    @property
+    def entry(self) -> int:
+        """The entry that maps it."""
+        flags = PRESENT | WRITABLE | (LARGE if self.level > 1 else 0) | self.reserved
+        return self.physical | flags | self.c_bit(self.level)
+
+    def c_bit(self, level: int) -> int:
+        """What the C-bit adds to the entry of this level on the way."""
+        return 1 << C_BIT if level in self.private else 0
+
 
 @dataclass
 class Tables:
@@ -95,18 +105,12 @@ class Tables:
         Raises:
             ValueError: it has the firmware's.
         """
-
-        def c_bit(level: int) -> int:
-            return 1 << C_BIT if level in shape.private else 0
-
-        large = LARGE if shape.level > 1 else 0
-        flags = PRESENT | WRITABLE | large | shape.reserved
         flips = dict(enumerate(noise, shape.level))
-        entry = (shape.physical | flags | c_bit(shape.level)) ^ flips.get(shape.level, 0)
+        entry = shape.entry ^ flips.get(shape.level, 0)
         for level in range(shape.level, self.mode):
             where = self.table({shape.virtual >> shift(level) & ENTRIES - 1: entry})
             link = PRESENT if self.mode == Mode.PAE and level == 2 else PRESENT | WRITABLE
-            entry = (where | link | c_bit(level + 1)) ^ flips.get(level + 1, 0)
+            entry = (where | link | shape.c_bit(level + 1)) ^ flips.get(level + 1, 0)
         entries = self._firmware()
         index = shape.virtual >> shift(self.mode) & ENTRIES - 1
         if index in entries:

@@ -1,0 +1,214 @@
+"""`qap bench confidential`: what x-confidential-sim costs, off and on."""
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+
+from qap import confidential, config, series, workload
+from qap.bench.cost import others
+from qap.bench.gauge import Gauge
+from qap.bench.io import shown
+from qap.bench.row import Verdict
+from qap.bench.walks import PAGES, Walks
+from qap.build import Build
+from qap.each import Prefix, scratch_tree
+from qap.errors import QapError
+from qap.machine import Boot, Machine, Spec
+from qap.progress import bar, make
+from qap.report import Report, bad, good, table
+from qap.scenario import kinds, machine_types
+from qap.vhost_user.real import null_disk
+
+Part = Literal["off", "on"]
+PARTS: tuple[Part, ...] = ("off", "on")
+TOPIC = "confidential"
+# A disturbed count is greater, and rare.
+COUNTS = 3
+BOOTS = 7
+READS = 15
+MOST_OFF = 1.001
+MOST_BOOT = 1.1
+LEAST_READ = 0.9
+READ_MIB = 32
+DISK = "disk"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A kind of confidential guest, and what it is compared with.
+
+    Attributes:
+        name: of the kind.
+        guest: a name of configs/guests.toml.
+        plain: kernel parameters of the guest that is not protected.
+    """
+
+    name: str
+    guest: str
+    plain: str
+
+    def spec(self, protected: bool) -> Spec:
+        """A machine with a disk that holds nothing and takes no time."""
+        settings = config.guest(self.guest)
+        place = machine_types()[settings.machine]
+        disk = {"driver": f"virtio-blk-{place.transport}", "drive": DISK, **place.place}
+        spec = Spec(
+            place.name,
+            cpu=settings.cpu,
+            memory=settings.memory,
+            blockdevs=[null_disk(DISK)],
+            devices=[*([dict(place.port)] if place.port else []), {**disk, "iommu_platform": True}],
+            boot=Boot(settings, kinds()["virtio-blk"].modules),
+        )
+        if protected:
+            return confidential.simulated(spec)
+        return replace(spec, boot=replace(spec.boot, append=self.plain)) if spec.boot else spec
+
+
+# Linux on s390x makes no bounce buffers in a guest that is not protected, whatever it is told.
+GUESTS = (Guest("SEV", "x86_64", "swiotlb=force"), Guest("SE", "s390x", ""))
+
+
+def bench(build: Build, parts: Sequence[Part]) -> Report:
+    """Measure, and print the table.
+
+    Args:
+        build: the fork.
+    Raises:
+        QapError: a guest or a build failed.
+    """
+    start = time.monotonic()
+    gauges: list[Gauge] = []
+    if "off" in parts:
+        gauges += off(build)
+    if "on" in parts:
+        for guest in GUESTS:
+            gauges += on(guest, build)
+    seconds = time.monotonic() - start
+    _print(gauges, seconds)
+    ok = not any(one.verdict == Verdict.WORSE for one in gauges)
+    return Report("bench", ok, seconds, [one.as_dict() for one in gauges])
+
+
+def off(build: Build) -> list[Gauge]:
+    """Without the object: the whole queue beside the queue without its topic."""
+    sweep = Gauge("off: walk to a page, and read it", "instructions", MOST_OFF, exact=True)
+    walk = Gauge("off: walk to a page", "instructions", None, exact=True)
+    with without_topic(build.profile) as before, bar("instructions") as progress:
+        done = 0
+        for gauge, words in ((sweep, PAGES), (walk, 1)):
+            for _ in range(COUNTS):
+                gauge.with_it.append(Walks(build, words).sample())
+                gauge.without.append(Walks(before, words).sample())
+                done += 1
+                progress(done, 2 * COUNTS, gauge.name)
+            # What is left of a disturbance is not the code's.
+            gauge.with_it, gauge.without = [min(gauge.with_it)], [min(gauge.without)]
+    return [sweep, walk]
+
+
+@contextmanager
+def without_topic(profile: str) -> Iterator[Build]:
+    """A build of the series up to the first patch of the topic.
+
+    Raises:
+        QapError: the topic is not last, so that there is no such build.
+    """
+    topics = [patch.name.partition("/")[0] for patch in series.patches()]
+    count = topics.index(TOPIC)
+    if set(topics[count:]) != {TOPIC}:
+        raise QapError(f"qemu/series has other patches after those of {TOPIC}")
+    with scratch_tree() as git:
+        git("checkout", "-q", "--detach", series.commits(git, count))
+        built = Prefix(profile)
+        make(built)
+        yield built
+
+
+def on(guest: Guest, build: Build) -> list[Gauge]:
+    """A protected guest beside one that is not: boots, and reads of a disk, in turns."""
+    boots = Gauge(f"{guest.name}: a boot", "seconds", MOST_BOOT)
+    least = LEAST_READ if guest.plain else None
+    reads = Gauge(f"{guest.name}: reads of 64 KiB", "MiB a second", least)
+    with bar(guest.name) as progress, others() as found:
+        for turn in range(BOOTS):
+            taken = {}
+            for protected in _order(turn):
+                with _booted(guest, build, protected) as (_, seconds):
+                    taken[protected] = seconds
+            _add(boots, taken)
+            progress(turn + 1, BOOTS + READS, boots.name)
+        with ExitStack() as owned:
+            machines = {
+                protected: owned.enter_context(_booted(guest, build, protected))[0]
+                for protected in (True, False)
+            }
+            for machine in machines.values():
+                _rate(machine)
+            for turn in range(READS):
+                _add(reads, {key: _rate(machines[key]) for key in _order(turn)})
+                progress(BOOTS + turn + 1, BOOTS + READS, reads.name)
+            confidential.prove(machines[True], config.guest(guest.guest).qemu)
+    boots.others = reads.others = found.share
+    return [boots, reads]
+
+
+def _order(turn: int) -> list[bool]:
+    """Whoever comes before leaves its traces: chance decides, the same way each time."""
+    return random.Random(turn).sample([True, False], 2)
+
+
+def _add(gauge: Gauge, taken: Mapping[bool, float]) -> None:
+    gauge.with_it.append(taken[True])
+    gauge.without.append(taken[False])
+
+
+@contextmanager
+def _booted(guest: Guest, build: Build, protected: bool) -> Iterator[tuple[Machine, float]]:
+    """A guest that is up, and how many seconds that took from QEMU's start."""
+    binary = build.path(f"qemu-system-{config.guest(guest.guest).qemu}")
+    start = time.monotonic()
+    with Machine(binary, guest.spec(protected)) as machine:
+        machine.boot()
+        yield machine, time.monotonic() - start
+
+
+def _rate(machine: Machine) -> float:
+    """MiB a second by the guest's own clock, read past its page cache."""
+    console = machine.console
+    device = workload.find(console, kinds()["virtio-blk"].device_id)
+    node = console.check(f"ls /sys/bus/virtio/devices/{device}/block")
+    ticks = console.check(
+        "read before rest </proc/uptime; "
+        f"dd if=/dev/{node} of=/dev/null bs=64k count={READ_MIB * 16} iflag=direct 2>/dev/null && "
+        "read after rest </proc/uptime && echo $before $after"
+    )
+    before, after = map(float, ticks.split())
+    return READ_MIB / (after - before)
+
+
+def _print(gauges: Sequence[Gauge], seconds: float) -> None:
+    lines = []
+    for one in gauges:
+        mark = bad if one.verdict == Verdict.WORSE else good
+        decimals = 4 if one.exact else 2
+        values = (f"{_median(values):,.1f}" for values in (one.with_it, one.without))
+        lines.append(
+            [one.name, *values, one.unit, mark(shown(one.ratio, decimals)), one.asked, one.verdict]
+        )
+    columns = ["", "with", "without", "", "ratio", "asked", ""]
+    table(f"x-confidential-sim ({seconds:.0f} s)", columns, lines)
+    for one in gauges:
+        if one.verdict == Verdict.UNSURE:
+            said = f"{one.name}: others kept {one.others:.0%} of the machine busy: try again"
+            Console().print(escape(said), highlight=False)
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2]

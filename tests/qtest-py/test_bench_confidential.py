@@ -1,0 +1,13 @@
+"""The workload that `qap bench confidential` counts comes to its end, and costs the same again."""
+
+import pytest
+
+from qap.bench.walks import PAGES, Walks
+from qap.under_test import build_under_test
+
+
+def test_more_work_takes_more_instructions_the_same_each_time() -> None:
+    build = build_under_test()
+    little, much = Walks(build, 1, rounds=2).sample(), Walks(build, PAGES, rounds=2).sample()
+    assert much > little + PAGES
+    assert Walks(build, 1, rounds=2).sample() == pytest.approx(little, rel=0.02)

@@ -1,0 +1,46 @@
+"""A cost is too high only where that is sure, and not somebody else's doing."""
+
+import json
+
+import pytest
+
+from qap.bench.gauge import Gauge
+from qap.bench.row import QUIET, Verdict
+
+
+def gauge(ratios: list[float], limit: float | None, **fields: object) -> Gauge:
+    made = Gauge("a boot", "seconds", limit, **fields)  # type: ignore[arg-type]
+    made.with_it, made.without = ratios, [1.0] * len(ratios)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "verdict"),
+    [
+        (1.1, 1.1, Verdict.OK),
+        (1.1, 1.11, Verdict.WORSE),
+        (0.9, 0.9, Verdict.OK),
+        (0.9, 0.89, Verdict.WORSE),
+        (None, 9.0, Verdict.NOTHING),
+    ],
+)
+def test_limit_is_a_most_or_a_least(limit: float | None, value: float, verdict: Verdict) -> None:
+    assert gauge([value] * 9, limit).verdict == verdict
+
+
+def test_interval_on_both_sides_of_the_limit_is_unsure() -> None:
+    assert gauge([1.0, 1.0, 1.2, 1.2, 1.2], 1.1).verdict == Verdict.UNSURE
+
+
+def test_machine_that_others_kept_busy_says_nothing_against_it() -> None:
+    assert gauge([1.2] * 9, 1.1, others=2 * QUIET).verdict == Verdict.UNSURE
+
+
+def test_counts_are_decided_by_their_median() -> None:
+    assert gauge([1.0, 1.2, 1.2], 1.1, exact=True, others=1.0).verdict == Verdict.WORSE
+
+
+def test_everything_is_json() -> None:
+    made = json.loads(json.dumps(gauge([1.0] * 9, 1.1).as_dict()))
+    assert made["verdict"] == "ok"
+    assert made["ratio"]["value"] == 1.0
