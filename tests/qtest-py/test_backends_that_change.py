@@ -45,7 +45,11 @@ def reconnecting(
     socket = {"addr": address, "server": False, "reconnect-ms": 10}
     name = behind.path.stem
     machine.qmp.execute("chardev-add", id=name, backend={"type": "socket", "data": socket})
-    wait_connections(machine, behind, 1)
+    poll_until(
+        lambda: connected(machine, name) or None,
+        WAIT_S,
+        lambda: f"QEMU to take the connection of chardev {name}",
+    )
     device, _ = all_types()[kind].pci(name)
     if between := all_types()[kind].between:
         add, _, key = QMP_FOR[between.option]
@@ -54,6 +58,13 @@ def reconnecting(
     platform = viommu != "none" if requested is None else requested
     machine.plug({**device, "bus": "port0", "iommu_platform": platform})
     return machine
+
+
+def connected(machine: Machine, chardev: str) -> bool:
+    """Whether QEMU knows that it is: a socket connects before its chardev can be used."""
+    listed = machine.qmp.execute("query-chardev")
+    (name,) = [one["filename"] for one in listed if one["label"] == chardev]
+    return not name.startswith("disconnected:")
 
 
 def driven(machine: Machine) -> tuple[Driver, Queue]:

@@ -11,8 +11,7 @@ import pytest
 
 from qap import child, qmp
 from qap.errors import MissingError, QapError
-from qap.matrix import cell as cell_of_matrix
-from qap.matrix import journal, pool, run
+from qap.matrix import config, journal, pool, run
 from qap.matrix.cell import cells, named, selected
 from qap.matrix.group import Group, groups
 from qap.matrix.model import tables
@@ -61,7 +60,7 @@ def with_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         rows = tables()
         row = rows.device[name].model_copy(update=fields)
         changed = rows.model_copy(update={"device": {**rows.device, name: row}})
-        monkeypatch.setattr(cell_of_matrix, "tables", lambda: changed)
+        monkeypatch.setattr(config, "tables", lambda: changed)
 
     return change
 
