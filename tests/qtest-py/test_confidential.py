@@ -265,6 +265,14 @@ def test_shared_pages_are_listed_as_ranges(guest: Guest) -> None:
     assert (info["shared-pages"], info["private-pages"]) == (5, PAGES - 5)
 
 
+def test_call_that_ends_with_an_access_exception_has_not_begun(guest: Guest) -> None:
+    """Of all the block, and not only its header."""
+    guest.machine.qtest.write(MEMORY * MIB - 8, query()[:8])
+    with pytest.raises(ProgramCheck, match="addressing"):
+        guest.ultravisor.call_at(MEMORY * MIB - 8)
+    assert not guest.info["protecting"]
+
+
 def test_any_address_in_a_page_names_it(guest: Guest) -> None:
     guest.ultravisor.call(convert(Command.SET_SHARED_ACCESS, 16 * MIB + 0x123))
     assert guest.info["shared"] == [{"start": 16 * MIB, "size": PAGE}]
@@ -558,9 +566,7 @@ def plugged(start: Callable[..., Guest], lab: Any) -> Callable[[str], tuple[Gues
         else:
             behind = lab.backend(kind)
         guest = start()
-        address = {"type": "unix", "data": {"path": str(behind.path)}}
-        socket = {"type": "socket", "data": {"addr": address, "server": False}}
-        guest.machine.qmp.execute("chardev-add", id="behind", backend=socket)
+        guest.machine.add_socket("behind", behind.path)
         device = {"driver": f"{kind}-ccw", "chardev": "behind", "devno": "fe.0.0006"}
         known = device_types()
         properties = known[kind].properties if kind in known else {}
@@ -584,6 +590,16 @@ def test_vhost_user_device_plugs(
     driver.start()
     assert not (behind.acked_features or 0) >> FeatureBit.ACCESS_PLATFORM & 1
     assert guest.info["violations"] == []
+
+
+def test_vhost_user_device_on_pci_stays_refused(start: Callable[..., Guest], lab: Any) -> None:
+    """Each PCI function is translated on s390x, with the simulation as without."""
+    behind = lab.backend("vhost-user-fs")
+    guest = start()
+    guest.machine.add_socket("behind", behind.path)
+    device = {"driver": "vhost-user-fs-pci", "chardev": "behind", "tag": "share"}
+    with pytest.raises(QmpRefused, match="is behind an IOMMU"):
+        guest.machine.plug({**device, "iommu_platform": True})
 
 
 def test_back_end_touches_shared_pages_alone(

@@ -5,6 +5,7 @@ The guest is a firmware of ours that runs a few instructions under page tables f
 24594, appendix E.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from qap.under_test import build_under_test
 from qap.virtio.driver import Driver
 from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.poll import poll_until
 from qap.virtio.rng import Rng
 from qap.x86_cpu import (
     GENERAL_PROTECTION,
@@ -287,6 +289,60 @@ def test_device_gets_what_the_guest_shares_alone(tmp_path: Path, iommu_platform:
         assert vm.qmp.execute("x-query-confidential-sim")["violations"] == seen
 
 
+@dataclass
+class Edu:
+    """QEMU's teaching device, which copies memory into a buffer of its own and back.
+
+    Its registers are those of docs/specs/edu.rst in QEMU's source.
+    """
+
+    machine: Machine
+    registers: int
+
+    def copy(self, source: int, target: int) -> None:
+        """DMA of a page, once it is done; one of the addresses is in the device's buffer."""
+        qtest, run, to_memory = self.machine.qtest, 1, 2
+        for at, value in ((0x80, source), (0x88, target), (0x90, PAGE)):
+            qtest.writeq(self.registers + at, value)
+        qtest.writeq(self.registers + 0x98, run | (to_memory if source == EDU_BUFFER else 0))
+        poll_until(
+            lambda: not qtest.readq(self.registers + 0x98) & run or None,
+            10,
+            lambda: f"DMA from {source:#x} to {target:#x}",
+        )
+
+
+EDU_BUFFER = 0x40000
+DMA = 48 * MIB
+
+
+def test_dma_of_a_device_that_is_not_virtio_is_denied(tmp_path: Path) -> None:
+    secret, shared, private = DMA, DMA + PAGE, DMA + 2 * PAGE
+    with started(tmp_path, Mode.LONG, devices=[{"driver": "edu", "id": "dut"}]) as guest:
+        vm, at = guest.machine, FREE[Mode.LONG]
+        edu = Edu(vm, PciBus(vm.qtest).find(0x1234, 0x11E8).map_bars()[0].address)
+        data = os.urandom(PAGE)
+        vm.qtest.write(secret, data)
+        edu.copy(secret, EDU_BUFFER)
+        edu.copy(EDU_BUFFER, private)
+        assert vm.qtest.read(private, PAGE) == data
+
+        guest.cpu.load(at, guest.tables.map(Shape(at, DATA, private=frozenset({1}))))
+        guest.cpu.load(at, guest.tables.map(Shape(at, shared)))
+        vm.qtest.write(shared, bytes(PAGE))
+        edu.copy(EDU_BUFFER, shared)
+        assert vm.qtest.read(shared, PAGE) == data
+        edu.copy(secret, EDU_BUFFER)
+        seen = vm.qmp.wait_event(VIOLATION, lambda data: True, 10)
+        assert (seen["device"], seen["address"], seen["direction"]) == ("dut", secret, "read")
+        edu.copy(EDU_BUFFER, shared)
+        assert vm.qtest.read(shared, PAGE) == bytes(PAGE)
+        edu.copy(EDU_BUFFER, private)
+        assert vm.qtest.read(private, PAGE) == data
+        (counted,) = vm.qmp.execute("x-query-confidential-sim")["violations"]
+        assert (counted["reads"], counted["writes"]) == (1, 1)
+
+
 REFUSED = {
     "32 bits": ("qemu32", "needs a 64-bit CPU with RDRAND"),
     "no long mode": ("max,lm=off", "needs a 64-bit CPU with RDRAND"),
@@ -311,6 +367,29 @@ def refused(lab: Any, machine: str, cpu: str, said: str) -> None:
         lab.owned.enter_context(Machine(lab.build.path("qemu-system-x86_64"), spec))
     assert died.value.status == 1
     assert said in died.value.said
+
+
+@pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="/dev/net/tun is not for us")
+def test_kernel_vhost_behind_a_netdev_is_refused(lab: Any) -> None:
+    """-netdev makes it before there is a machine."""
+    tap = "tap,id=net,script=no,downscript=no,vhost=on,vhostforce=on,vhostfd=0"
+    extra = [*sim_options(), "-netdev", tap]
+    spec = Spec(f"q35,confidential-guest-support={ID}", cpu="max", extra=extra)
+    with pytest.raises(QemuDied) as died:
+        lab.owned.enter_context(Machine(lab.build.path("qemu-system-x86_64"), spec))
+    assert "vhost can't be used with x-confidential-sim" in died.value.said
+
+
+VIOMMUS = ["intel-iommu", "amd-iommu", "virtio-iommu-pci"]
+
+
+@pytest.mark.parametrize("viommu", VIOMMUS)
+def test_viommu_is_refused(lab: Any, viommu: str) -> None:
+    machine = f"q35,confidential-guest-support={ID}"
+    spec = Spec(machine, cpu="max", extra=sim_options(), devices=[{"driver": viommu}])
+    with pytest.raises(QemuDied) as died:
+        lab.owned.enter_context(Machine(lab.build.path("qemu-system-x86_64"), spec))
+    assert "A vIOMMU can't be used with x-confidential-sim" in died.value.said
 
 
 @pytest.mark.parametrize("phys_bits", [48, 52])
