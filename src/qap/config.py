@@ -56,6 +56,7 @@ class Guest(Model):
         machine: the machine type that boots it unless a scenario names another.
         cpu: QEMU's CPU model.
         memory: RAM in MiB.
+        modules: kernel modules to load at every boot, before those of a device.
         append: kernel parameters beside the console's.
         boot_timeout: seconds from start to the guest's first prompt.
     """
@@ -70,6 +71,7 @@ class Guest(Model):
     machine: str
     cpu: str
     memory: int = 512
+    modules: tuple[str, ...] = ()
     append: str = ""
     boot_timeout: float
 

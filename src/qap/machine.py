@@ -76,7 +76,7 @@ class Boot:
             "-kernel",
             str(image.packaged if self.packaged else image.image),
             "-initrd",
-            str(initramfs(self.guest, image, self.modules, self.programs)),
+            str(initramfs(self.guest, image, (*self.guest.modules, *self.modules), self.programs)),
             "-append",
             " ".join(words.split()),
         ]

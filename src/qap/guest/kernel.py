@@ -12,6 +12,9 @@ from qap.apt import Archive, check
 from qap.errors import MissingError, QapError, unknown_name
 from qap.guest.bzimage import vmlinux
 
+# From Debian forky on, the image package has nothing itself, but needs the other three.
+PARTS = ("linux-image-", "linux-base-", "linux-binary-", "linux-modules-")
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -89,21 +92,39 @@ def module_content(path: Path) -> bytes:
 
 
 def kernel(guest: config.Guest) -> Kernel:
-    """The guest's kernel, brought unless it is cached.
+    """The guest's kernel, brought unless it is cached."""
+    return Kernel(deb.unpacked(guest.suite, _packages(guest), finish=_finish))
 
-    The named package is a metapackage that depends on the real image (from Debian
-    forky on, on the binary and the modules packages).
-    """
-    meta = Archive(guest.suite).download(guest.kernel, guest.architecture)
-    check(meta)
-    needs = [name.split(":")[0] for name in deb.depends(meta)]
-    real = [f"{name}:{guest.architecture}" for name in needs if name.startswith("linux-")]
-    return Kernel(deb.unpacked(guest.suite, real, finish=_finish))
+
+def _packages(guest: config.Guest) -> list[str]:
+    """What the guest's metapackage leads to: the image, and its parts if it has any."""
+    archive = Archive(guest.suite)
+    found: dict[str, None] = {}
+    ahead = [guest.kernel]
+    while ahead:
+        name = ahead.pop()
+        package = archive.download(name, guest.architecture)
+        check(package)
+        needs = [need.split(":")[0] for need in deb.depends(package)]
+        ahead += [need for need in needs if need.startswith(PARTS) and need not in found]
+        if name != guest.kernel:
+            found[name] = None
+    return [f"{name}:{guest.architecture}" for name in found]
 
 
 def _finish(root: Path) -> None:
+    _fill_boot(root)
     _depmod(root)
     _uncompress(Kernel(root))
+
+
+def _fill_boot(root: Path) -> None:
+    """Put the image and its configuration where packages had them before forky."""
+    (root / "boot").mkdir(exist_ok=True)
+    for name in ("vmlinuz", "config"):
+        for file in (root / "usr/lib/modules").glob(f"*/{name}"):
+            target = Path("..") / file.relative_to(root)
+            (root / "boot" / f"{name}-{file.parent.name}").symlink_to(target)
 
 
 def _uncompress(kernel: Kernel) -> None:
