@@ -12,12 +12,16 @@ from qap.vhost_user.protocol import FrontendRequest
 
 ID = "cg0"
 VIOLATION = "CONFIDENTIAL_SIM_VIOLATION"
-# What a guest says of itself, by QEMU's target.
+# What a guest says of itself, by QEMU's target: that it is protected, and bounces all I/O.
 PROTECTED = {
     "s390x": "grep -qx 1 /sys/firmware/uv/prot_virt_guest",
     "x86_64": "dmesg | grep -q 'Memory Encryption Features active: AMD SEV'",
 }
 UNPROTECTED = "not a protected guest, for the base has no x-confidential-sim"
+BOUNCES = {
+    "s390x": "dmesg | grep -q 'software IO TLB: mapped'",
+    "x86_64": "dmesg | grep -qF 'PCI-DMA: Using software bounce buffering for IO (SWIOTLB)'",
+}
 
 
 class NotConfidential(QapError):
@@ -144,6 +148,8 @@ def prove(machine: Machine, target: str) -> list[str]:
     """
     if machine.console.run(PROTECTED[target]).status:
         raise NotConfidential("the guest does not take itself for a protected one")
+    if machine.console.run(BOUNCES[target]).status:
+        raise NotConfidential("the guest does not bounce its I/O (SWIOTLB)")
     seen = Shared.of(machine)
     if not seen.protecting or not seen.private:
         raise NotConfidential(f"no memory is private: {seen}")

@@ -62,6 +62,13 @@ def _unpack(deb: Path, root: Path, members: Sequence[str]) -> None:
         raise QapError(f"could not unpack {deb.name}", done.stderr.strip())
 
 
+def merge_usr(root: Path) -> None:
+    """Make the links that base-files has; other packages have files below usr/ only."""
+    for name in ("lib", "lib64"):
+        if not (root / name).exists():
+            (root / name).symlink_to(f"usr/{name}")
+
+
 def depends(deb: Path) -> list[str]:
     """The names of the packages that a .deb depends on, without versions."""
     argv = ["dpkg-deb", "--field", str(deb), "Depends"]

@@ -24,6 +24,7 @@ from qap.virtio.driver import Driver
 from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.poll import poll_until
+from qap.virtio.queue import Buffer
 from qap.virtio.rng import Rng
 from qap.x86_cpu import (
     GENERAL_PROTECTION,
@@ -281,12 +282,37 @@ def test_device_gets_what_the_guest_shares_alone(tmp_path: Path, iommu_platform:
         seen = vm.qmp.execute("x-query-confidential-sim")["violations"]
         assert [one["device"] for one in seen] == ["dut"]
 
-        for part in range(ROOM // SIZES[2]):
-            shared = guest.tables.map(Shape(at, RINGS + part * SIZES[2], level=2))
-            guest.cpu.touch(at, SIZES[2] // PAGE, shared)
+        share_rings(guest)
         assert driver.negotiate()
         assert len(Rng(driver).read(64)) == 64
         assert vm.qmp.execute("x-query-confidential-sim")["violations"] == seen
+
+
+def share_rings(guest: Guest) -> None:
+    """Map all that a driver uses as shared, and touch it."""
+    at = FREE[Mode.LONG]
+    for part in range(ROOM // SIZES[2]):
+        shared = guest.tables.map(Shape(at, RINGS + part * SIZES[2], level=2))
+        guest.cpu.touch(at, SIZES[2] // PAGE, shared)
+
+
+def test_device_address_with_the_c_bit_is_private(tmp_path: Path) -> None:
+    """Whatever the page is: a driver that bounces knows no such address."""
+    rng = {"driver": "virtio-rng-pci", "id": "dut", "iommu_platform": True}
+    with started(tmp_path, Mode.LONG, devices=[rng]) as guest:
+        vm, at = guest.machine, FREE[Mode.LONG]
+        guest.cpu.load(at, guest.tables.map(Shape(at, DATA, private=frozenset({1}))))
+        share_rings(guest)
+        function = PciBus(vm.qtest).find(VENDOR_ID)
+        driver = Driver(PciModern(function), GuestMemory(vm.qtest, RINGS, ROOM))
+        assert driver.negotiate()
+        queue = driver.queue(0)
+        driver.start()
+        room = driver.memory.take(64)
+        queue.add([Buffer(room | 1 << C_BIT, 64, writable=True)])
+        driver.transport.notify(queue.index)
+        seen = vm.qmp.wait_event(VIOLATION, lambda data: True, 10)
+        assert (seen["device"], seen["address"], seen["direction"]) == ("dut", room, "write")
 
 
 @dataclass

@@ -11,11 +11,25 @@ from threading import Thread
 
 from qap.errors import QapError
 from qap.guest.console import Console
+from qap.vhost_user.vsock import VsockHost
 
 SIZE = 1 << 20
 HOST = "10.0.2.2"  # the host, as a guest behind -netdev user sees it
 OURS = "10.0.2.15"
 WAIT_S = 30.0
+# Sends standard input to a port of the host's, and writes the answer to standard output:
+# struct sockaddr_vm has the family, a reserved word, the port, the CID and padding.
+VSOCK_CLIENT = """
+socket(S, 40, 1, 0) or die "socket: $!";
+connect(S, pack("SSLLx4", 40, 0, shift, 2)) or die "connect: $!";
+while (sysread(STDIN, $b, 65536)) {
+    for ($o = 0; $o < length $b; $o += $n) {
+        $n = syswrite(S, $b, length($b) - $o, $o) or die "send: $!";
+    }
+}
+shutdown(S, 1);
+while (sysread(S, $b, 65536)) { syswrite(STDOUT, $b) or die "write: $!"; }
+"""
 
 
 class TrafficMismatch(QapError):
@@ -87,17 +101,19 @@ def over_network(console: Console, interface: str = "eth0") -> None:
         _compare("the guest got", _digest(host.data), got)
 
 
-def over_serial(console: Console, path: Path, port: str = "vport0p1") -> None:
+def over_serial(console: Console, path: Path, name: str = "port") -> None:
     """Exchange 64 KiB each way through a virtserialport.
 
     Args:
         path: the socket that its chardev listens on.
-        port: the guest's name for it.
+        name: the port's own, as the guest finds it.
     Raises:
         TrafficMismatch: what arrived on either side is not what was sent.
         TimeoutError: the host got less than was sent.
     """
     size = SIZE // 16
+    found = f"basename $(dirname $(grep -lx {name} /sys/class/virtio-ports/*/name))"
+    port = console.check(found)
     data = os.urandom(size)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as host:
         host.settimeout(WAIT_S)
@@ -119,6 +135,30 @@ def over_serial(console: Console, path: Path, port: str = "vport0p1") -> None:
                 raise TrafficMismatch(f"the port closed after {len(heard)} of {size} bytes")
             heard += piece
         _compare("the host got", sent, _digest(heard))
+
+
+def over_vsock(console: Console, host: VsockHost) -> None:
+    """Send SIZE bytes to the host over a socket device, and get its answer.
+
+    The guest has the folder of qap.guest.tools as 9p's "tools".
+
+    Raises:
+        TrafficMismatch: what arrived on either side is not what was sent.
+    """
+    console.check(
+        "mkdir -p /mnt/tools && "
+        "mount -t 9p -o trans=virtio,version=9p2000.L,ro tools /mnt/tools && "
+        "mount -o bind /dev /mnt/tools/dev && "
+        f"head -c {SIZE} /dev/urandom >/tmp/sent"
+    )
+    program = f"chroot /mnt/tools /usr/bin/perl -e '{VSOCK_CLIENT}' {host.port}"
+    console.check(f"{program} </tmp/sent >/tmp/got")
+    sums = console.check(
+        "sha256sum </tmp/sent; sha256sum </tmp/got; umount /mnt/tools/dev /mnt/tools"
+    )
+    sent, got = (line.split()[0] for line in sums.splitlines())
+    _compare("the host got", sent, _digest(bytes(host.heard)))
+    _compare("the guest got", _digest(host.data), got)
 
 
 def _compare(what: str, sent: str, got: str) -> None:

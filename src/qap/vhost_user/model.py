@@ -94,6 +94,7 @@ def backend(
     access_platform: bool,
     version_1: bool = True,
     ring_packed: bool = False,
+    config: bytes | None = None,
     service: Service = fill,
     misbehaviour: Sequence[Misbehaviour] = (),
 ) -> Backend:
@@ -102,6 +103,7 @@ def backend(
     Args:
         name: a device type of configs/vhost-user.toml.
         access_platform, version_1, ring_packed: offer these feature bits.
+        config: of a type that reads config space; zeroes if None.
         service: what it makes of a chain of buffers.
         misbehaviour: what it does wrong.
     Raises:
@@ -123,7 +125,7 @@ def backend(
         path,
         features=mask(features),
         protocol_features=mask(protocol),
-        config=bytes(kind.config),
+        config=bytes(kind.config) if config is None else config,
         service=service,
         misbehaviour=misbehaviour,
     )

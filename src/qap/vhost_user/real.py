@@ -77,7 +77,7 @@ def virtiofsd_argv(architecture: str) -> list[str]:
     for.
     """
     names = [f"{name}:{architecture}" for name in ("virtiofsd", *LIBRARIES)]
-    root = deb.unpacked(SUITE, names, finish=_merge_usr)
+    root = deb.unpacked(SUITE, names, finish=deb.merge_usr)
     program = root / "usr/libexec/virtiofsd"
     if architecture == HOST:
         argv = [*loader_argv(root), str(program)]
@@ -148,10 +148,3 @@ def storage_daemon(folder: Path, program: Path, image: Path | None, name: str) -
     )
     with started as child:
         yield Service(path, child, (by_hand,))
-
-
-def _merge_usr(root: Path) -> None:
-    """The links that Debian's base-files makes; the packages have files below usr/ only."""
-    for name in ("lib", "lib64"):
-        if not (root / name).exists():
-            (root / name).symlink_to(f"usr/{name}")

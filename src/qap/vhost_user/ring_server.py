@@ -11,7 +11,7 @@ from qap.vhost_user.packed_ring import PackedRing
 from qap.vhost_user.protocol import ProtocolError
 from qap.vhost_user.records import RingError
 from qap.vhost_user.ring import Chain, MalformedRing, Ring, RingLayout
-from qap.vhost_user.service import Served
+from qap.vhost_user.service import LATER, Served
 from qap.vhost_user.session import Session
 from qap.vhost_user.split_ring import SplitRing
 from qap.vhost_user.vring import Vring, signal
@@ -62,7 +62,10 @@ class RingServer:
         try:
             ring = vring.ring = vring.ring or self._load(vring)
             while chain := self._next_chain(ring):
-                self._serve_chain(vring, ring, chain)
+                if not self._serve_chain(vring, ring, chain):
+                    vring.waits = True
+                    return
+                self._wake_others(vring)
         except RingStopped:
             # What was not used yet is available again, if the ring goes on.
             vring.due = True
@@ -99,7 +102,13 @@ class RingServer:
             chain = ring.next_chain()
         return chain
 
-    def _serve_chain(self, vring: Vring, ring: Ring, chain: Chain) -> None:
+    def _wake_others(self, vring: Vring) -> None:
+        for other in self._session.vrings:
+            if other.waits and other is not vring:
+                other.waits, other.due = False, True
+
+    def _serve_chain(self, vring: Vring, ring: Ring, chain: Chain) -> bool:
+        """Returns whether it was served: it may be too early for it."""
         records = self._device.records
         inflight = self._session.inflight
         index, room = vring.index, chain.room
@@ -109,11 +118,13 @@ class RingServer:
         if inflight and vring.noted is None:
             vring.noted = inflight.begin(index, chain)
         written = self._device.service(index, readable, room)
+        if written is LATER:
+            return False
         if written is None:
             records.add_served(Served(index, chain.id, readable, None, room))
             ring.advance(chain)
             vring.noted = None
-            return
+            return True
         if len(written) > room:
             raise ProtocolError(f"the service wrote {len(written)} bytes into a room of {room}")
         self._fill(ring, chain, written)
@@ -132,6 +143,7 @@ class RingServer:
                 self._call(vring)
             else:
                 signal(vring.call)
+        return True
 
     def _fill(self, ring: Ring, chain: Chain, data: bytes) -> None:
         for one in chain.writable:

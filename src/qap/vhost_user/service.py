@@ -1,8 +1,18 @@
 """What a back-end does with the buffers of a chain: a device type's behaviour."""
 
-from typing import NamedTuple, Protocol
+from enum import Enum, auto
+from typing import Final, NamedTuple, Protocol
 
 MARK = b"served by qap's vhost-user back-end; "
+
+
+class Later(Enum):
+    """The type of LATER."""
+
+    LATER = auto()
+
+
+LATER: Final = Later.LATER
 
 
 class Service(Protocol):
@@ -12,7 +22,7 @@ class Service(Protocol):
     the back-end's methods alone.
     """
 
-    def __call__(self, queue: int, readable: bytes, room: int) -> bytes | None:
+    def __call__(self, queue: int, readable: bytes, room: int) -> bytes | Later | None:
         """Serve a chain.
 
         Args:
@@ -22,7 +32,8 @@ class Service(Protocol):
         Returns:
             what to write into the writable buffers from the front, at most `room` bytes,
             or None to keep the chain and never use it, as a device does with a receive
-            buffer for which nothing comes.
+            buffer for which nothing comes, or LATER to leave it where it is, and be asked
+            again once a chain of another queue was served.
         """
 
 

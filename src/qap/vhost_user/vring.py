@@ -24,6 +24,7 @@ class Vring:
         enabled: by SET_VRING_ENABLE, or as nobody negotiated that.
         started: by a kick, until GET_VRING_BASE.
         due: there may be something to serve.
+        waits: its next chain is to be served after one of another ring.
         ring: the ring while it is served, or None.
         noted: the inflight buffer's entry for the next chain, if it has one already.
         changes: grows with every change on account of which serving has to stop.
@@ -44,6 +45,7 @@ class Vring:
     enabled: bool = False
     started: bool = False
     due: bool = False
+    waits: bool = False
     ring: Ring | None = field(default=None, repr=False)
     noted: int | None = None
     changes: int = 0
@@ -84,7 +86,7 @@ class Vring:
     def stop(self) -> None:
         """Serve no more until the next kick; the eventfd for it goes, too."""
         self.unload()
-        self.started = self.due = self.polled = False
+        self.started = self.due = self.waits = self.polled = False
         self.set_kick(None)
 
     def set_kick(self, fd: int | None) -> None:

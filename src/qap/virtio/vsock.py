@@ -223,6 +223,14 @@ class Connection:
         data, self._unread = self._unread[:size], self._unread[size:]
         return data
 
+    def shutdown(self, ways: Shutdown, timeout: float = SERVED_S) -> None:
+        """Say what will not be done any more.
+
+        Raises:
+            TimeoutError: the device did not take it.
+        """
+        self._send(Op.SHUTDOWN, flags=ways, timeout=timeout)
+
     def close(self, timeout: float = SERVED_S) -> None:
         """Disconnect cleanly: SHUTDOWN, and the peer's RST (5.10.6.5).
 

@@ -1,0 +1,300 @@
+"""The base of the avocado tests that boot simulated confidential guests, on any architecture."""
+
+import hashlib
+import os
+import struct
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from qap import confidential, config, workload
+from qap.acceptance import GuestTest
+from qap.confidential import VIOLATION, Shared
+from qap.guest import traffic
+from qap.guest.tools import MODULES as TOOLS_MODULES
+from qap.guest.tools import tools
+from qap.machine import Boot, Device, Machine, QemuDied, Spec
+from qap.scenario import MachineType, kinds, machine_types
+from qap.under_test import build_under_test
+from qap.vhost_user import real
+from qap.vhost_user.model import backend
+from qap.vhost_user.real import Service
+from qap.vhost_user.vsock import VsockHost
+
+# Virtio device IDs (virtio 1.3, chapter 5).
+BLOCK, RNG, NINEP, VSOCK, FS = 2, 4, 9, 19, 26
+BLOCK_MODULES = ("virtio_blk",)
+NO_ACCESS_PLATFORM = "device must provide VIRTIO_F_ACCESS_PLATFORM"
+# A guest told this shares its rings, and not the buffers that it should bounce.
+SHARES_TOO_LITTLE = "swiotlb=noforce"
+LARGE_MIB = 64
+PLUGGED_S = 60.0
+GUEST_CID = 42
+PORT = 1234
+
+
+class ProtectedTest(GuestTest):
+    """Boots confidential guests of one architecture.
+
+    :avocado: disable
+
+    Attributes:
+        guest: a name of configs/guests.toml.
+    """
+
+    guest: str
+
+    def setUp(self) -> None:
+        self.build = build_under_test()
+        self.owned = ExitStack()
+        self.addCleanup(self.owned.close)
+        self.folder = Path(self.owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
+        self.stuff = workload.Stuff(self.folder)
+        self.stuff.prepare()
+
+    @property
+    def settings(self) -> config.Guest:
+        return config.guest(self.guest)
+
+    @property
+    def place(self) -> MachineType:
+        return machine_types()[self.settings.machine]
+
+    def device(self, kind: str, **properties: Any) -> Device:
+        """A device of the guest's own transport, with what configs/devices.toml says of it."""
+        known = kinds()[kind].properties if kind in kinds() else {}
+        return {"driver": f"{kind}-{self.place.transport}", **known, **properties}
+
+    def spec(
+        self,
+        devices: Sequence[Device] = (),
+        modules: Sequence[str] = (),
+        *,
+        guest: str | None = None,
+        machine: str | None = None,
+        cpus: int = 1,
+        append: str = "",
+        packaged: bool = False,
+        **rest: Any,
+    ) -> Spec:
+        """A machine with a root port where devices are hot-plugged into one."""
+        settings = config.guest(guest or self.guest)
+        place = machine_types()[machine or settings.machine]
+        return Spec(
+            place.name,
+            cpu=rest.pop("cpu", settings.cpu),
+            memory=settings.memory,
+            devices=[*([dict(place.port)] if place.port else []), *devices],
+            boot=Boot(settings, tuple(modules), append, packaged),
+            extra=["-smp", str(cpus), *rest.pop("extra", ())],
+            **rest,
+        )
+
+    @contextmanager
+    def started(self, spec: Spec, on_violation: str = "error") -> Iterator[Machine]:
+        """A machine with the simulation, which need not come up."""
+        binary = self.build.path(f"qemu-system-{self.settings.qemu}")
+        try:
+            with Machine(binary, confidential.simulated(spec, on_violation)) as machine:
+                yield machine
+        except QemuDied as died:
+            self.fail(f"{died}: {died.said}")
+
+    @contextmanager
+    def booted(self, *args: Any, **spec: Any) -> Iterator[Machine]:
+        """A machine whose guest has booted and takes itself for a protected one (see `spec`).
+
+        At the end no device must have met private memory.
+        """
+        with self.started(self.spec(*args, **spec)) as machine:
+            start = time.monotonic()
+            release = machine.boot()
+            self.log.info("%s booted in %.1f s", release, time.monotonic() - start)
+            cpus = spec.get("cpus", 1)
+            self.assertEqual(
+                machine.console.check("ls -d /sys/bus/cpu/devices/* | wc -l"), str(cpus)
+            )
+            yield machine
+            self.log.info(confidential.prove(machine, self.settings.qemu))
+
+    @property
+    def disk(self) -> tuple[Device, list[str]]:
+        """A disk in QEMU, and the block device behind it."""
+        node = f"driver=file,node-name=disk,filename={self.stuff.image}"
+        return self.device("virtio-blk", id="disk0", drive="disk"), [node]
+
+    def prove_disk(self, machine: Machine) -> None:
+        """Find the disk in the guest, and read and write it."""
+        name = workload.find(machine.console, BLOCK)
+        self.log.info(workload.disk(machine.console, self.stuff, name))
+
+    def prove_virtiofs(self, machine: Machine) -> None:
+        """Find a shared folder, and exchange files."""
+        name = workload.find(machine.console, FS, PLUGGED_S)
+        self.log.info(workload.files(machine.console, self.stuff, name))
+
+    def virtiofsd(self, name: str) -> Any:
+        """Debian's, of the guest's byte order."""
+        return real.virtiofsd(self.folder, self.stuff.shared, self.settings.architecture, name)
+
+    def prove_devices_in_qemu(self) -> None:
+        """Disk, network, random numbers, serial and 9p, with data compared on both sides."""
+        disk, blockdevs = self.disk
+        port = self.folder / "port.sock"
+        devices = [
+            disk,
+            self.device("virtio-net", id="net0", netdev="net"),
+            self.device("virtio-rng", id="rng0"),
+            self.device("virtio-serial", id="serial0"),
+            {"driver": "virtserialport", "chardev": "port", "name": "port"},
+            self.device("virtio-9p", id="fs0", fsdev="share", mount_tag="share"),
+        ]
+        options = {
+            "blockdevs": blockdevs,
+            "chardevs": [f"socket,id=port,path={port},server=on,wait=off"],
+            "extra": [
+                *("-netdev", "user,id=net"),
+                *("-fsdev", f"local,id=share,path={self.stuff.shared},security_model=none"),
+            ],
+        }
+        modules = [*BLOCK_MODULES, "virtio_net", "virtio_rng", "virtio_console", *TOOLS_MODULES]
+        with self.booted(devices, modules, cpus=2, **options) as machine:
+            console = machine.console
+            self.prove_disk(machine)
+            traffic.over_network(console)
+            workload.random(console, self.stuff, workload.find(console, RNG))
+            traffic.over_serial(console, port)
+            name = workload.find(console, NINEP)
+            mount = "-t 9p -o trans=virtio,version=9p2000.L share"
+            workload.files(console, self.stuff, name, mount)
+
+    def prove_back_ends(self) -> None:
+        """virtiofs, a disk of qemu-storage-daemon's and a socket of Python's, all vhost-user.
+
+        The last one's record of what it touched is compared with what the guest shares.
+        """
+        daemon = self.build.path("qemu-storage-daemon")
+        host = VsockHost(PORT, os.urandom(traffic.SIZE))
+        cid = struct.pack("<Q", GUEST_CID)
+        behind = backend(
+            self.folder / "vsock.sock",
+            "vhost-user-vsock",
+            access_platform=False,
+            config=cid,
+            service=host,
+        )
+        with (
+            behind,
+            self.virtiofsd("fs") as fs,
+            real.storage_daemon(self.folder, daemon, self.stuff.image, "disk") as disk,
+        ):
+            sockets = {"fs": fs.socket, "disk": disk.socket, "vsock": behind.path}
+            devices = [
+                self.device("vhost-user-fs", id="fs0", chardev="fs"),
+                self.device("vhost-user-blk", id="disk0", chardev="disk", **{"num-queues": 1}),
+                self.device("vhost-user-vsock", id="vsock0", chardev="vsock"),
+                self.device("virtio-9p", id="tools0", fsdev="tools", mount_tag="tools"),
+            ]
+            root = tools(self.settings.architecture)
+            fsdev = f"local,id=tools,path={root},security_model=none,readonly=on"
+            chardevs = [f"socket,id={name},path={path}" for name, path in sockets.items()]
+            modules = [*BLOCK_MODULES, "virtiofs", "vmw_vsock_virtio_transport", *TOOLS_MODULES]
+            options = {"chardevs": chardevs, "extra": ["-fsdev", fsdev]}
+            with self.booted(devices, modules, cpus=2, **options) as machine:
+                self.prove_virtiofs(machine)
+                self.prove_disk(machine)
+                workload.find(machine.console, VSOCK)
+                traffic.over_vsock(machine.console, host)
+                self.assertGreater(len(behind.touched), 100)
+                private = confidential.private_touched(behind, Shared.of(machine))
+                self.assertEqual(private, [])
+
+    def prove_virtiofs_comes_and_goes(self) -> None:
+        """In, 64 MiB, out, and in again with a fresh virtiofsd, while a disk is read."""
+        disk, blockdevs = self.disk
+        modules = [*BLOCK_MODULES, "virtiofs"]
+        with self.booted([disk], modules, cpus=2, blockdevs=blockdevs) as machine:
+            console = machine.console
+            name = workload.find(console, BLOCK)
+            node = console.check(f"ls /sys/bus/virtio/devices/{name}/block")
+            reading = (
+                f"while dd if=/dev/{node} of=/dev/null bs=64k iflag=direct 2>/dev/null; "
+                "do echo x >>/tmp/rounds; done"
+            )
+            console.check(f"({reading}; echo failed >/tmp/failed) </dev/null >/dev/null 2>&1 &")
+            for turn in ("first", "second"):
+                with self.virtiofsd(turn) as service:
+                    self._in_and_out(machine, service, turn)
+            console.check("test ! -e /tmp/failed")
+            rounds = int(console.check("wc -l </tmp/rounds"))
+            self.log.info("the disk was read %d times meanwhile", rounds)
+            self.assertGreater(rounds, 1)
+
+    def _in_and_out(self, machine: Machine, service: Service, name: str) -> None:
+        machine.add_socket(name, service.socket)
+        fs = self.device("vhost-user-fs", id="fs0", chardev=name)
+        machine.plug({**fs, **self.place.place})
+        self.prove_virtiofs(machine)
+        self.log.info(workload.large_file(machine.console, self.stuff, LARGE_MIB))
+        machine.unplug("fs0")
+        machine.qmp.execute("chardev-remove", id=name)
+
+    def prove_reboots(self, times: int) -> None:
+        """By turns by itself and from outside; protected each time, and its disk works."""
+        disk, blockdevs = self.disk
+        with self.booted([disk], BLOCK_MODULES, cpus=2, blockdevs=blockdevs) as machine:
+            for turn in range(times):
+                if turn % 2:
+                    machine.qmp.execute("system_reset")
+                else:
+                    machine.console.send("reboot -f")
+                machine.boot()
+                self.log.info(confidential.prove(machine, self.settings.qemu))
+            self.prove_disk(machine)
+
+    def prove_kernel(self, guest: str) -> None:
+        """Another kernel boots protected, reads and writes a disk and mounts virtiofs."""
+        disk, blockdevs = self.disk
+        with self.virtiofsd("fs") as service:
+            fs = self.device("vhost-user-fs", chardev="fs")
+            chardevs = [f"socket,id=fs,path={service.socket}"]
+            modules = [*BLOCK_MODULES, "virtiofs"]
+            options = {"guest": guest, "chardevs": chardevs, "blockdevs": blockdevs}
+            with self.booted([disk, fs], modules, **options) as machine:
+                self.prove_disk(machine)
+                self.prove_virtiofs(machine)
+
+    def prove_refusal_by_the_driver(self) -> None:
+        """The guest's own driver leaves a device alone that could reach all of its memory."""
+        bare = self.device("virtio-rng", iommu_platform=False)
+        with self.booted([bare], ["virtio_rng"]) as machine:
+            said = machine.console.check("dmesg | grep 'must provide'")
+            self.assertIn(NO_ACCESS_PLATFORM, said)
+            machine.console.check("! grep -q virtio /sys/class/misc/hw_random/rng_available")
+
+    def prove_enforcement(self) -> None:
+        """A guest that shares its rings alone gets nothing, and the event names the device.
+
+        It waits for the partition table for ever, and so never comes up.
+        """
+        disk, blockdevs = self.disk
+        spec = self.spec([disk], BLOCK_MODULES, append=SHARES_TOO_LITTLE, blockdevs=blockdevs)
+        with self.started(spec) as machine:
+            seen = machine.qmp.wait_event(VIOLATION, lambda data: True, PLUGGED_S)
+            self.assertEqual((seen["device"], seen["action"]), ("disk0", "error"))
+
+    def prove_report(self) -> None:
+        """Where violations are but reported, such a guest goes on, and its data are right."""
+        disk, blockdevs = self.disk
+        spec = self.spec([disk], BLOCK_MODULES, append=SHARES_TOO_LITTLE, blockdevs=blockdevs)
+        with self.started(spec, "report") as machine:
+            machine.boot()
+            image = hashlib.sha256(self.stuff.image.read_bytes()).hexdigest()
+            found = machine.console.check("dd if=/dev/vda bs=1M 2>/dev/null | sha256sum")
+            self.assertEqual(found.split()[0], image)
+            reads, writes = Shared.of(machine).violations["disk0"]
+            self.assertGreater(reads, 0)
+            self.assertGreater(writes, 0)

@@ -1,0 +1,47 @@
+"""Boots confidential guests many times; not part of the suite.
+
+QAP_BOOTS=100 .venv/bin/avocado run tests/soak
+"""
+
+import os
+from collections import Counter
+
+from qap import confidential
+from qap.confidential import Shared
+from qap.protected import BLOCK_MODULES, ProtectedTest
+
+BOOTS = int(os.environ.get("QAP_BOOTS", "100"))
+# Linux shares as many pages each time on s390x. As an SEV guest it shares what it touches of
+# its 64 MiB of SWIOTLB, beside what its CPUs and drivers need, and so not always the same.
+SPREAD = {"s390x": 0, "x86_64": 512}
+
+
+class ConfidentialBoots(ProtectedTest):
+    """Each boots anew, comes up protected and uses its disk, without a violation.
+
+    :avocado: enable
+    :avocado: tags=confidential
+    """
+
+    timeout = 60 * BOOTS
+
+    def test_se(self) -> None:
+        """:avocado: tags=arch:s390x"""
+        self.boots("s390x")
+
+    def test_sev(self) -> None:
+        """:avocado: tags=arch:x86_64"""
+        self.boots("x86_64")
+
+    def boots(self, guest: str) -> None:
+        """BOOTS of them, one after the other."""
+        self.guest = guest
+        disk, blockdevs = self.disk
+        counts: Counter[int] = Counter()
+        for _ in range(BOOTS):
+            with self.booted([disk], BLOCK_MODULES, cpus=2, blockdevs=blockdevs) as machine:
+                self.prove_disk(machine)
+                confidential.prove(machine, self.settings.qemu)
+                counts[Shared.of(machine).shared] += 1
+        self.log.info("pages shared, and how often: %s", sorted(counts.items()))
+        self.assertLessEqual(max(counts) - min(counts), SPREAD[guest])
