@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qap.ccw import ProgramFailed, SubchannelStatus
@@ -119,6 +119,10 @@ class Guest:
         driver.transport.notify(queue.index)
 
 
+# Starts a machine in which Python drives the CPU; see `start`.
+Start = Callable[..., Guest]
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
     """A raw disk with other bytes in each sector."""
@@ -128,7 +132,7 @@ def disk(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(lab: Any, disk: Path) -> Callable[..., Guest]:
+def start(lab: Any, disk: Path) -> Start:
     """Starts an s390-ccw-virtio with the simulation, the disk, and Python's CPU."""
 
     def started(
@@ -160,12 +164,7 @@ def start(lab: Any, disk: Path) -> Callable[..., Guest]:
 
 
 @pytest.fixture
-def guest(start: Callable[..., Guest]) -> Guest:
-    return start()
-
-
-@pytest.fixture
-def refused(start: Callable[..., Guest]) -> Callable[..., str]:
+def refused(start: Start) -> Callable[..., str]:
     """What QEMU says when it refuses to start."""
 
     def said(*devices: Device, **options: Any) -> str:
@@ -180,21 +179,23 @@ def refused(start: Callable[..., Guest]) -> Callable[..., str]:
 # The ultravisor's answers
 
 
-def test_facility_is_there_with_the_object_alone(start: Callable[..., Guest]) -> None:
+def test_facility_is_there_with_the_object_alone(start: Start) -> None:
     with_it, without = start(), start(machine="s390-ccw-virtio")
     assert facilities(with_it.cpu) - facilities(without.cpu) == {FACILITY}
 
 
-def test_without_the_object_the_instruction_is_none(start: Callable[..., Guest]) -> None:
+def test_without_the_object_the_instruction_is_none(start: Start) -> None:
     with pytest.raises(ProgramCheck, match="operation"):
         start(machine="s390-ccw-virtio").ultravisor.query()
 
 
-def test_query_lists_query_and_share_and_unshare(guest: Guest) -> None:
+def test_query_lists_query_and_share_and_unshare(start: Start) -> None:
+    guest = start()
     assert guest.ultravisor.query() == {0, 8, 9}
 
 
-def test_query_leaves_the_rest_of_a_larger_block(guest: Guest) -> None:
+def test_query_leaves_the_rest_of_a_larger_block(start: Start) -> None:
+    guest = start()
     block = query(QUERY_SIZE + 16)[:-16] + b"\xa5" * 16
     assert guest.ultravisor.call(block).block[QUERY_SIZE:] == b"\xa5" * 16
 
@@ -212,34 +213,44 @@ def test_query_leaves_the_rest_of_a_larger_block(guest: Guest) -> None:
         (HEADER.pack(SHARE_SIZE, 0xFFFF, 0, 0), Rc.INVALID_COMMAND),
     ],
 )
-def test_bad_call_ends_with_condition_1_and_its_code(guest: Guest, block: bytes, rc: Rc) -> None:
+def test_bad_call_ends_with_condition_1_and_its_code(start: Start, block: bytes, rc: Rc) -> None:
+    guest = start()
     answer = guest.ultravisor.call(block)
     assert (answer.condition, answer.rc) == (1, rc)
 
 
-def test_page_that_is_no_memory_cannot_be_shared(guest: Guest) -> None:
+def test_page_that_is_no_memory_cannot_be_shared(start: Start) -> None:
+    guest = start()
     answer = guest.ultravisor.call(convert(Command.SET_SHARED_ACCESS, MEMORY * MIB))
     assert answer.condition == 1
     assert answer.rc not in set(Rc)
 
 
-def test_block_that_is_not_aligned_is_a_specification_exception(guest: Guest) -> None:
+def test_block_that_is_not_aligned_is_a_specification_exception(
+    start: Start,
+) -> None:
+    guest = start()
     with pytest.raises(ProgramCheck, match="specification"):
         guest.ultravisor.call(query(), offset=4)
 
 
-def test_block_beyond_memory_is_an_addressing_exception(guest: Guest) -> None:
+def test_block_beyond_memory_is_an_addressing_exception(start: Start) -> None:
+    guest = start()
     with pytest.raises(ProgramCheck, match="addressing"):
         guest.ultravisor.call_at(MEMORY * MIB)
 
 
-def test_block_that_ends_beyond_memory_is_an_addressing_exception(guest: Guest) -> None:
+def test_block_that_ends_beyond_memory_is_an_addressing_exception(
+    start: Start,
+) -> None:
+    guest = start()
     guest.machine.qtest.write(MEMORY * MIB - 8, query()[:8])
     with pytest.raises(ProgramCheck, match="addressing"):
         guest.ultravisor.call_at(MEMORY * MIB - 8)
 
 
-def test_all_is_shared_until_the_first_call(guest: Guest) -> None:
+def test_all_is_shared_until_the_first_call(start: Start) -> None:
+    guest = start()
     before = guest.info
     guest.ultravisor.call(HEADER.pack(8, 0, 0, 0))
     after = guest.info
@@ -252,7 +263,8 @@ def test_all_is_shared_until_the_first_call(guest: Guest) -> None:
     assert after["mode"] == "secure-execution"
 
 
-def test_shared_pages_are_listed_as_ranges(guest: Guest) -> None:
+def test_shared_pages_are_listed_as_ranges(start: Start) -> None:
+    guest = start()
     guest.ultravisor.share(16 * MIB, 5 * PAGE)
     guest.ultravisor.unshare(16 * MIB + 2 * PAGE)
     guest.ultravisor.share(MEMORY * MIB - PAGE)
@@ -265,62 +277,67 @@ def test_shared_pages_are_listed_as_ranges(guest: Guest) -> None:
     assert (info["shared-pages"], info["private-pages"]) == (5, PAGES - 5)
 
 
-def test_call_that_ends_with_an_access_exception_has_not_begun(guest: Guest) -> None:
+def test_call_that_ends_with_an_access_exception_has_not_begun(start: Start) -> None:
     """Of all the block, and not only its header."""
+    guest = start()
     guest.machine.qtest.write(MEMORY * MIB - 8, query()[:8])
     with pytest.raises(ProgramCheck, match="addressing"):
         guest.ultravisor.call_at(MEMORY * MIB - 8)
     assert not guest.info["protecting"]
 
 
-def test_any_address_in_a_page_names_it(guest: Guest) -> None:
+def test_any_address_in_a_page_names_it(start: Start) -> None:
+    guest = start()
     guest.ultravisor.call(convert(Command.SET_SHARED_ACCESS, 16 * MIB + 0x123))
     assert guest.info["shared"] == [{"start": 16 * MIB, "size": PAGE}]
 
 
-def test_human_monitor_shows_it(guest: Guest) -> None:
+def test_human_monitor_shows_it(start: Start) -> None:
+    guest = start()
     guest.ultravisor.share(16 * MIB, 2 * PAGE)
     said = guest.machine.qmp.hmp("info confidential-sim")
     assert "mode: secure-execution" in said
     assert "shared: 0x1000000-0x1001fff" in said
 
 
-def test_human_monitor_says_that_there_is_none(start: Callable[..., Guest]) -> None:
+def test_human_monitor_says_that_there_is_none(start: Start) -> None:
     machine = start(machine="s390-ccw-virtio").machine
     assert "has no x-confidential-sim" in machine.qmp.hmp("info confidential-sim")
 
 
-@settings(
-    max_examples=300,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(block=st.binary(min_size=8, max_size=256), offset=st.integers(0, 4096 // 8))
-def test_any_control_block_is_answered(guest: Guest, block: bytes, offset: int) -> None:
-    answer = guest.ultravisor.call(block, offset=offset % 8 * 8)
-    assert (answer.condition == 0) == (answer.rc == Rc.EXECUTED)
-    assert answer.block[:4] == block[:4]
+def test_any_control_block_is_answered(start: Start) -> None:
+    guest = start()
+
+    @settings(max_examples=300, deadline=None, database=None)
+    @given(block=st.binary(min_size=8, max_size=256), offset=st.integers(0, 4096 // 8))
+    def one(block: bytes, offset: int) -> None:
+        answer = guest.ultravisor.call(block, offset=offset % 8 * 8)
+        assert (answer.condition == 0) == (answer.rc == Rc.EXECUTED)
+        assert answer.block[:4] == block[:4]
+
+    one()
 
 
-@settings(
-    max_examples=200,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-@given(
-    command=st.sampled_from([1, 0x1000, 0x1001]) | st.integers(0, 0xFFFF),
-    size=st.sampled_from([0, 8, 0x28, SHARE_SIZE, 0x38, 0xA0, 0xFFFF]) | st.integers(0, 0xFFFF),
-    address=st.integers(0, 2 * MEMORY * MIB) | st.integers(0, (1 << 64) - 1),
-)
-def test_map_is_what_the_answers_say(guest: Guest, command: int, size: int, address: int) -> None:
-    was = shares(guest, address)
-    block = struct.pack(">HHHH24xQ8x", size, command, 0, 0, address)
-    answer = guest.ultravisor.call(block)
-    now = shares(guest, address)
-    if answer.condition or command == Command.QUERY:
-        assert now == was or not was
-    else:
-        assert now == (command == Command.SET_SHARED_ACCESS)
+def test_map_is_what_the_answers_say(start: Start) -> None:
+    guest = start()
+
+    @settings(max_examples=200, deadline=None, database=None)
+    @given(
+        command=st.sampled_from([1, 0x1000, 0x1001]) | st.integers(0, 0xFFFF),
+        size=st.sampled_from([0, 8, 0x28, SHARE_SIZE, 0x38, 0xA0, 0xFFFF]) | st.integers(0, 0xFFFF),
+        address=st.integers(0, 2 * MEMORY * MIB) | st.integers(0, (1 << 64) - 1),
+    )
+    def one(command: int, size: int, address: int) -> None:
+        was = shares(guest, address)
+        block = struct.pack(">HHHH24xQ8x", size, command, 0, 0, address)
+        answer = guest.ultravisor.call(block)
+        now = shares(guest, address)
+        if answer.condition or command == Command.QUERY:
+            assert now == was or not was
+        else:
+            assert now == (command == Command.SET_SHARED_ACCESS)
+
+    one()
 
 
 def shares(guest: Guest, address: int) -> bool:
@@ -333,7 +350,8 @@ def shares(guest: Guest, address: int) -> bool:
 # What devices may touch
 
 
-def test_disk_works_through_shared_pages(guest: Guest, disk: Path) -> None:
+def test_disk_works_through_shared_pages(start: Start, disk: Path) -> None:
+    guest = start()
     driver = guest.driver()
     queue, chain = guest.queue(driver), guest.chain()
     driver.serve(queue, chain)
@@ -343,7 +361,8 @@ def test_disk_works_through_shared_pages(guest: Guest, disk: Path) -> None:
 
 @pytest.mark.parametrize("position", range(3), ids=["header", "data", "status"])
 @pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
-def test_private_buffer_breaks_the_disk(guest: Guest, position: int, indirect: bool) -> None:
+def test_private_buffer_breaks_the_disk(start: Start, position: int, indirect: bool) -> None:
+    guest = start()
     driver = guest.driver(*[FeatureBit.INDIRECT_DESC] * indirect)
     queue, chain = guest.queue(driver), guest.chain()
     guest.ultravisor.unshare(chain[position].address)
@@ -366,7 +385,8 @@ def test_private_buffer_breaks_the_disk(guest: Guest, position: int, indirect: b
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 @pytest.mark.parametrize("area", ["desc", "driver", "device"])
-def test_private_ring_breaks_the_disk(guest: Guest, packed: bool, area: str) -> None:
+def test_private_ring_breaks_the_disk(start: Start, packed: bool, area: str) -> None:
+    guest = start()
     driver = guest.driver(*[FeatureBit.RING_PACKED] * packed)
     queue, chain = guest.queue(driver), guest.chain()
     private = getattr(queue.addresses, area)
@@ -377,7 +397,8 @@ def test_private_ring_breaks_the_disk(guest: Guest, packed: bool, area: str) -> 
     assert broken(guest)
 
 
-def test_private_indirect_table_breaks_the_disk(guest: Guest) -> None:
+def test_private_indirect_table_breaks_the_disk(start: Start) -> None:
+    guest = start()
     driver = guest.driver(FeatureBit.INDIRECT_DESC)
     queue, chain = guest.queue(driver), guest.chain()
     table = guest.memory.take(1) + PAGE
@@ -387,7 +408,8 @@ def test_private_indirect_table_breaks_the_disk(guest: Guest) -> None:
     assert broken(guest)
 
 
-def test_disk_whose_ring_was_made_private_again_breaks(guest: Guest) -> None:
+def test_disk_whose_ring_was_made_private_again_breaks(start: Start) -> None:
+    guest = start()
     driver = guest.driver()
     queue = guest.queue(driver)
     driver.serve(queue, guest.chain())
@@ -396,7 +418,8 @@ def test_disk_whose_ring_was_made_private_again_breaks(guest: Guest) -> None:
     assert guest.violation()["address"] == queue.addresses.desc
 
 
-def test_broken_disk_works_after_the_driver_reset_it(guest: Guest, disk: Path) -> None:
+def test_broken_disk_works_after_the_driver_reset_it(start: Start, disk: Path) -> None:
+    guest = start()
     driver = guest.driver()
     queue, chain = guest.queue(driver), guest.chain()
     guest.ultravisor.unshare(chain[1].address)
@@ -408,7 +431,7 @@ def test_broken_disk_works_after_the_driver_reset_it(guest: Guest, disk: Path) -
     assert guest.memory.read(chain[1].address, 512) == disk.read_bytes()[512:1024]
 
 
-def test_report_lets_the_disk_go_on(start: Callable[..., Guest], disk: Path) -> None:
+def test_report_lets_the_disk_go_on(start: Start, disk: Path) -> None:
     guest = start(simulation=f"{SIMULATION},on-violation=report")
     driver = guest.driver()
     queue, chain = guest.queue(driver), guest.chain()
@@ -421,7 +444,8 @@ def test_report_lets_the_disk_go_on(start: Callable[..., Guest], disk: Path) -> 
     assert guest.violation()["action"] == "report"
 
 
-def test_private_channel_program_is_not_executed(guest: Guest) -> None:
+def test_private_channel_program_is_not_executed(start: Start) -> None:
+    guest = start()
     subchannel = ChannelSubsystem(guest.cpu).find(5)
     subchannel.enable()
     guest.ultravisor.query()
@@ -431,7 +455,8 @@ def test_private_channel_program_is_not_executed(guest: Guest) -> None:
     assert guest.violation()["address"] // PAGE == PROGRAMS // PAGE
 
 
-def test_private_indicators_break_the_disk(guest: Guest) -> None:
+def test_private_indicators_break_the_disk(start: Start) -> None:
+    guest = start()
     driver = guest.driver()
     queue, chain = guest.queue(driver), guest.chain()
     guest.ultravisor.unshare(INDICATORS)
@@ -442,7 +467,8 @@ def test_private_indicators_break_the_disk(guest: Guest) -> None:
     assert broken(guest)
 
 
-def test_device_works_with_all_memory_before_the_first_call(guest: Guest) -> None:
+def test_device_works_with_all_memory_before_the_first_call(start: Start) -> None:
+    guest = start()
     subchannel = ChannelSubsystem(guest.cpu).find(5)
     driver = Driver(Ccw(subchannel, 2), guest.memory)
     driver.negotiate()
@@ -458,7 +484,7 @@ def test_device_works_with_all_memory_before_the_first_call(guest: Guest) -> Non
     assert guest.info["violations"] == []
 
 
-def test_events_are_counted_where_they_are_not_sent(start: Callable[..., Guest]) -> None:
+def test_events_are_counted_where_they_are_not_sent(start: Start) -> None:
     guest = start(simulation=f"{SIMULATION},on-violation=report")
     driver = guest.driver()
     queue, chain = guest.queue(driver), guest.chain()
@@ -479,7 +505,8 @@ def broken(guest: Guest) -> bool:
 # Resets
 
 
-def test_system_reset_shares_all_again(guest: Guest) -> None:
+def test_system_reset_shares_all_again(start: Start) -> None:
+    guest = start()
     guest.ultravisor.query()
     guest.machine.qmp.execute("system_reset")
     guest.machine.qmp.wait_event("RESET", lambda data: True, 10)
@@ -490,7 +517,8 @@ def test_system_reset_shares_all_again(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("subcode", [0, 1], ids=["modified clear", "load normal"])
-def test_diagnose_308_shares_all_again(guest: Guest, subcode: int) -> None:
+def test_diagnose_308_shares_all_again(start: Start, subcode: int) -> None:
+    guest = start()
     guest.ultravisor.query()
     # DIAG r1, r3, 0x308: the subcode is in r3.
     diagnose = Instruction(struct.pack(">BBH", 0x83, 0 << 4 | 3, 0x308), {3: subcode})
@@ -521,12 +549,14 @@ def test_incoming_migration_is_refused(refused: Callable[..., str]) -> None:
     assert "can't be migrated" in refused(extra=("-incoming", "defer"))
 
 
-def test_outgoing_migration_is_refused(guest: Guest) -> None:
+def test_outgoing_migration_is_refused(start: Start) -> None:
+    guest = start()
     with pytest.raises(QmpRefused, match="can't be migrated"):
         guest.machine.qmp.execute("migrate", uri="exec:cat >/dev/null")
 
 
-def test_snapshot_is_refused(guest: Guest) -> None:
+def test_snapshot_is_refused(start: Start) -> None:
+    guest = start()
     assert "can't be migrated" in guest.machine.qmp.hmp("savevm one")
     assert "can't be used with x-confidential-sim" in guest.machine.qmp.hmp("loadvm one")
 
@@ -537,17 +567,20 @@ def test_kernel_vhost_is_refused(refused: Callable[..., str]) -> None:
     assert "vhost can't be used with x-confidential-sim" in refused(vsock)
 
 
-def test_host_device_is_refused(guest: Guest) -> None:
+def test_host_device_is_refused(start: Start) -> None:
+    guest = start()
     with pytest.raises(QmpRefused, match="vfio can't be used with x-confidential-sim"):
         guest.machine.plug({"driver": "vfio-pci", "sysfsdev": "/sys/devices/none"})
 
 
-def test_object_in_use_cannot_be_deleted(guest: Guest) -> None:
+def test_object_in_use_cannot_be_deleted(start: Start) -> None:
+    guest = start()
     with pytest.raises(QmpRefused, match="in use"):
         guest.machine.qmp.execute("object-del", id="cg0")
 
 
-def test_it_warns_that_it_protects_nothing(guest: Guest) -> None:
+def test_it_warns_that_it_protects_nothing(start: Start) -> None:
+    guest = start()
     assert "protects nothing" in guest.machine.child.tail()
 
 
@@ -555,7 +588,7 @@ def test_it_warns_that_it_protects_nothing(guest: Guest) -> None:
 
 
 @pytest.fixture
-def plugged(start: Callable[..., Guest], lab: Any) -> Callable[[str], tuple[Guest, Backend]]:
+def plugged(start: Start, lab: Any) -> Callable[[str], tuple[Guest, Backend]]:
     """A guest with a vhost-user device of this type, behind which a back-end in Python is."""
 
     def plug(kind: str) -> tuple[Guest, Backend]:
@@ -592,7 +625,7 @@ def test_vhost_user_device_plugs(
     assert guest.info["violations"] == []
 
 
-def test_vhost_user_device_on_pci_stays_refused(start: Callable[..., Guest], lab: Any) -> None:
+def test_vhost_user_device_on_pci_stays_refused(start: Start, lab: Any) -> None:
     """Each PCI function is translated on s390x, with the simulation as without."""
     behind = lab.backend("vhost-user-fs")
     guest = start()
