@@ -22,6 +22,7 @@ from qap.pci_bus import PciBus
 from qap.under_test import build_under_test
 from qap.virtio.driver import Driver
 from qap.virtio.memory import GuestMemory
+from qap.virtio.mmio import mmio_slots
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.poll import poll_until
 from qap.virtio.queue import Buffer
@@ -78,11 +79,18 @@ def sim_options() -> list[str]:
 
 @contextmanager
 def started(
-    folder: Path, mode: Mode, cpu: str = "max", *, sim: bool = True, devices: Sequence[Device] = ()
+    folder: Path,
+    mode: Mode,
+    cpu: str = "max",
+    *,
+    board: str = "q35",
+    sim: bool = True,
+    devices: Sequence[Device] = (),
 ) -> Iterator[Guest]:
     """A machine with the simulation, or without."""
-    machine = f"q35,confidential-guest-support={ID}" if sim else "q35"
+    machine = f"{board},confidential-guest-support={ID}" if sim else board
     extra = [*(sim_options() if sim else []), *firmware_option(folder)]
+    extra += ["-global", "virtio-mmio.force-legacy=off"] if board == "microvm" else []
     spec = Spec(machine, cpu=cpu, memory=MEMORY, devices=devices, extra=extra, qtest=True)
     with Machine(build_under_test().path("qemu-system-x86_64"), spec) as vm:
         yield boot(vm, mode)
@@ -286,6 +294,22 @@ def test_device_gets_what_the_guest_shares_alone(tmp_path: Path, iommu_platform:
         assert driver.negotiate()
         assert len(Rng(driver).read(64)) == 64
         assert vm.qmp.execute("x-query-confidential-sim")["violations"] == seen
+
+
+def test_event_names_the_device_behind_virtio_mmio(tmp_path: Path) -> None:
+    """Whose transport nobody has named."""
+    rng = {"driver": "virtio-rng-device", "id": "dut", "iommu_platform": True}
+    with started(tmp_path, Mode.LONG, board="microvm", devices=[rng]) as guest:
+        vm, at = guest.machine, FREE[Mode.LONG]
+        (slot,) = mmio_slots(vm.qtest)
+        driver = Driver(slot, GuestMemory(vm.qtest, RINGS, ROOM))
+        assert driver.negotiate()
+        random = Rng(driver)
+        assert len(random.read(64)) == 64
+        guest.cpu.load(at, guest.tables.map(Shape(at, DATA, private=frozenset({1}))))
+        with pytest.raises(TimeoutError):
+            random.read(64, timeout=NEVER_S)
+        assert vm.qmp.wait_event(VIOLATION, lambda data: True, 10)["device"] == "dut"
 
 
 def share_rings(guest: Guest) -> None:
