@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from qap.cli_measure import bench, soak
+from qap.cli_options import Base, Json, Profile, writable
 from qap.errors import Exit, UsageError
 
 app = typer.Typer(
@@ -15,26 +17,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench, name="bench")
+app.add_typer(soak, name="soak")
 
-Profile = Annotated[str, typer.Option("--profile", help="A build profile of configs/profiles/.")]
-Base = Annotated[bool, typer.Option("--base", help="The unpatched upstream, not the fork.")]
-
-
-def _writable(path: Path | None) -> Path | None:
-    """Find out before the work that its results can be written."""
-    if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.open("a").close()
-        except OSError as exc:
-            raise UsageError(f"--json {path}: {exc.strerror}") from exc
-    return path
-
-
-Json = Annotated[
-    Path | None,
-    typer.Option("--json", help="Write the results here, as JSON.", callback=_writable),
-]
 Source = Annotated[
     str | None,
     typer.Option(help="A QEMU tree to patch: a folder, a tarball, or “debian” to go back."),
@@ -138,7 +123,7 @@ def matrix(
     base: Base = False,
     json: Json = None,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Write a page here.", callback=_writable)
+        Path | None, typer.Option("--html", help="Write a page here.", callback=writable)
     ] = None,
 ) -> None:
     """What must happen beside what did, for every machine, transport, device and driver."""
@@ -157,100 +142,6 @@ def matrix(
         report.write(json, [build])
     if html:
         running.write_page(html, build, report)
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
-
-
-bench = typer.Typer(help="Measure what things cost.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
-
-
-@bench.command("matrix")
-def bench_matrix(profile: Profile = "lab", json: Json = None) -> None:
-    """A cell of the matrix beside a test of upstream's qos-test, from the same tree."""
-    from qap.bench import matrix as costs
-    from qap.build import Build
-    from qap.progress import make
-    from qap.upstream import QOS
-
-    build = Build(profile)
-    make(build, QOS.ninja_target)
-    report = costs.bench(build)
-    if json:
-        report.write(json, [build])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
-
-
-@bench.command("io")
-def bench_io(
-    times: Annotated[
-        int, typer.Option(help="As many times the usual rounds, for a closer look.", min=1)
-    ] = 1,
-    only: Annotated[
-        Literal["counts", "rates"] | None,
-        typer.Option(help="Only QEMU's instructions, or only the guests' requests a second."),
-    ] = None,
-    profile: Profile = "lab",
-    json: Json = None,
-) -> None:
-    """What the patches cost where data flows: fork against base, in turns."""
-    from qap.bench import io
-    from qap.build import Build
-    from qap.progress import make
-
-    fork, base = Build(profile), Build(profile, is_base=True)
-    make(base)
-    make(fork)
-    report = io.bench(fork, base, [only] if only else io.PARTS, times)
-    if json:
-        report.write(json, [fork, base])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
-
-
-@bench.command("confidential")
-def bench_confidential(
-    only: Annotated[
-        Literal["off", "on"] | None, typer.Option(help="What it costs off, or on; both if none.")
-    ] = None,
-    profile: Profile = "lab",
-    json: Json = None,
-) -> None:
-    """What x-confidential-sim costs: off, beside the queue without it; on, beside a plain guest."""
-    from qap.bench import confidential as costs
-    from qap.build import Build
-    from qap.progress import make
-
-    build = Build(profile)
-    make(build)
-    report = costs.bench(build, [only] if only else costs.PARTS)
-    if json:
-        report.write(json, [build])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
-
-
-soak = typer.Typer(
-    help="Do the same for a long time, and see that nothing grows.", no_args_is_help=True
-)
-app.add_typer(soak, name="soak")
-
-
-@soak.command("hotplug")
-def soak_hotplug(
-    cycles: Annotated[int, typer.Option(help="How many in all.", min=1)] = 10_000,
-    jobs: Annotated[int | None, typer.Option(help="QEMUs at a time.", min=1)] = None,
-    profile: Profile = "lab",
-    base: Base = False,
-    json: Json = None,
-) -> None:
-    """Plug and unplug, a third of it failing: no descriptor, object, thread or memory stays."""
-    from qap import soak as soaking
-    from qap.build import Build
-    from qap.progress import make
-
-    build = Build(profile, base)
-    make(build)
-    report = soaking.soak(build, cycles, jobs)
-    if json:
-        report.write(json, [build])
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
 
 

@@ -1,0 +1,99 @@
+"""The verbs that measure: `./qap bench` and `./qap soak`."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from qap.cli_options import Base, Json, Profile
+from qap.errors import Exit
+
+bench = typer.Typer(help="Measure what things cost.", no_args_is_help=True)
+
+
+@bench.command("matrix")
+def bench_matrix(profile: Profile = "lab", json: Json = None) -> None:
+    """A cell of the matrix beside a test of upstream's qos-test, from the same tree."""
+    from qap.bench import matrix as costs
+    from qap.build import Build
+    from qap.progress import make
+    from qap.upstream import QOS
+
+    build = Build(profile)
+    make(build, QOS.ninja_target)
+    report = costs.bench(build)
+    if json:
+        report.write(json, [build])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
+@bench.command("io")
+def bench_io(
+    times: Annotated[
+        int, typer.Option(help="As many times the usual rounds, for a closer look.", min=1)
+    ] = 1,
+    only: Annotated[
+        Literal["counts", "rates"] | None,
+        typer.Option(help="Only QEMU's instructions, or only the guests' requests a second."),
+    ] = None,
+    profile: Profile = "lab",
+    json: Json = None,
+) -> None:
+    """What the patches cost where data flows: fork against base, in turns."""
+    from qap.bench import io
+    from qap.build import Build
+    from qap.progress import make
+
+    fork, base = Build(profile), Build(profile, is_base=True)
+    make(base)
+    make(fork)
+    report = io.bench(fork, base, [only] if only else io.PARTS, times)
+    if json:
+        report.write(json, [fork, base])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
+@bench.command("confidential")
+def bench_confidential(
+    only: Annotated[
+        Literal["off", "on"] | None, typer.Option(help="What it costs off, or on; both if none.")
+    ] = None,
+    profile: Profile = "lab",
+    json: Json = None,
+) -> None:
+    """What x-confidential-sim costs: off, beside the queue without it; on, beside a plain guest."""
+    from qap.bench import confidential as costs
+    from qap.build import Build
+    from qap.progress import make
+
+    build = Build(profile)
+    make(build)
+    report = costs.bench(build, [only] if only else costs.PARTS)
+    if json:
+        report.write(json, [build])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+
+
+soak = typer.Typer(
+    help="Do the same for a long time, and see that nothing grows.", no_args_is_help=True
+)
+
+
+@soak.command("hotplug")
+def soak_hotplug(
+    cycles: Annotated[int, typer.Option(help="How many in all.", min=1)] = 10_000,
+    jobs: Annotated[int | None, typer.Option(help="QEMUs at a time.", min=1)] = None,
+    profile: Profile = "lab",
+    base: Base = False,
+    json: Json = None,
+) -> None:
+    """Plug and unplug, a third of it failing: no descriptor, object, thread or memory stays."""
+    from qap import soak as soaking
+    from qap.build import Build
+    from qap.progress import make
+
+    build = Build(profile, base)
+    make(build)
+    report = soaking.soak(build, cycles, jobs)
+    if json:
+        report.write(json, [build])
+    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)

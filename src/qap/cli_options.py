@@ -1,0 +1,28 @@
+"""Options that many verbs of ./qap have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qap.errors import UsageError
+
+Profile = Annotated[str, typer.Option("--profile", help="A build profile of configs/profiles/.")]
+Base = Annotated[bool, typer.Option("--base", help="The unpatched upstream, not the fork.")]
+
+
+def writable(path: Path | None) -> Path | None:
+    """Find out before the work that its results can be written."""
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.open("a").close()
+        except OSError as exc:
+            raise UsageError(f"--json {path}: {exc.strerror}") from exc
+    return path
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the results here, as JSON.", callback=writable),
+]
