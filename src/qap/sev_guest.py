@@ -1,0 +1,72 @@
+"""A simulated SEV guest that Python drives: its CPU, under page tables from Python."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qap.confidential import ID
+from qap.machine import Device, Machine, Spec
+from qap.under_test import build_under_test
+from qap.x86_cpu import Cpu, Mode, firmware_option
+from qap.x86_tables import Tables
+
+TABLES = 1 << 20
+DATA = 1 << 24
+MEMORY = 128
+# A top entry that is not the firmware's.
+FREE = {Mode.PAE: 1 << 30, Mode.LONG: 1 << 39, Mode.LA57: 1 << 48}
+
+
+@dataclass
+class Guest:
+    """A machine whose CPU waits for code, with paging on."""
+
+    machine: Machine
+    mode: Mode
+    cpu: Cpu
+    tables: Tables
+    home: int
+
+    def shared(self, address: int) -> bool:
+        """Whether QEMU has this page for shared."""
+        seen = self.machine.qmp.execute("x-query-confidential-sim")
+        spans = ((one["start"], one["start"] + one["size"]) for one in seen["shared"])
+        return any(start <= address < end for start, end in spans)
+
+    @property
+    def protecting(self) -> bool:
+        """Whether the guest has asked for protection."""
+        return bool(self.machine.qmp.execute("x-query-confidential-sim")["protecting"])
+
+
+def sim_options() -> list[str]:
+    """The command line's part that makes the object."""
+    return ["-object", f"x-confidential-sim,id={ID}"]
+
+
+@contextmanager
+def started(
+    folder: Path,
+    mode: Mode,
+    cpu: str = "max",
+    *,
+    board: str = "q35",
+    sim: bool = True,
+    devices: Sequence[Device] = (),
+) -> Iterator[Guest]:
+    """A machine with the simulation, or without."""
+    machine = f"{board},confidential-guest-support={ID}" if sim else board
+    extra = [*(sim_options() if sim else []), *firmware_option(folder)]
+    extra += ["-global", "virtio-mmio.force-legacy=off"] if board == "microvm" else []
+    spec = Spec(machine, cpu=cpu, memory=MEMORY, devices=devices, extra=extra, qtest=True)
+    with Machine(build_under_test().path("qemu-system-x86_64"), spec) as vm:
+        yield boot(vm, mode)
+
+
+def boot(vm: Machine, mode: Mode) -> Guest:
+    """The guest of a machine with our firmware, after a start or a reset, with paging on."""
+    cpu, tables = Cpu(vm.qtest, mode), Tables(vm.qtest, mode, TABLES)
+    home = tables.home()
+    cpu.start(home)
+    return Guest(vm, mode, cpu, tables, home)

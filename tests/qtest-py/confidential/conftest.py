@@ -1,0 +1,67 @@
+"""Secure Execution guests that Python drives."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qap.machine import Device, Machine, QemuDied, Spec
+from qap.s390x_cpu import Cpu
+from qap.s390x_stub import kernel_option
+from qap.se_guest import DISK, IN_USE, MEMORY, SECTORS, SIMULATION, Guest, PageEach, Start
+from qap.ultravisor import Ultravisor
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A raw disk with other bytes in each sector."""
+    path = tmp_path / "disk.raw"
+    path.write_bytes(os.urandom(512 * SECTORS))
+    return path
+
+
+@pytest.fixture
+def start(lab: Any, disk: Path) -> Start:
+    """Starts an s390-ccw-virtio with the simulation, the disk, and Python's CPU."""
+
+    def started(
+        *devices: Device,
+        machine: str = IN_USE,
+        simulation: str = SIMULATION,
+        accel: str = "tcg",
+        cpu: str = "max",
+        extra: tuple[str, ...] = (),
+    ) -> Guest:
+        spec = Spec(
+            machine=machine,
+            accel=accel,
+            cpu=cpu,
+            memory=MEMORY,
+            devices=[DISK, *devices],
+            blockdevs=[f"driver=file,locking=off,node-name=disk0,filename={disk}"],
+            extra=["-object", simulation, *kernel_option(lab.folder), *extra],
+            qtest=True,
+        )
+        log = lab.folder / "qemu.log"
+        running = lab.owned.enter_context(
+            Machine(lab.build.path("qemu-system-s390x"), spec, log=log)
+        )
+        processor = Cpu(running.qtest, running.serial)
+        return Guest(running, processor, Ultravisor(processor), PageEach(running.qtest))
+
+    return started
+
+
+@pytest.fixture
+def refused(start: Start) -> Callable[..., str]:
+    """What QEMU says when it refuses to start."""
+
+    def said(*devices: Device, **options: Any) -> str:
+        with pytest.raises(QemuDied) as died:
+            start(*devices, **options)
+        assert died.value.status == 1, died.value.detail
+        return died.value.said
+
+    return said

@@ -1,0 +1,100 @@
+"""vhost-user back-ends of a Secure Execution guest, which QEMU can't keep from anything."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qap.channel import ChannelSubsystem
+from qap.confidential import Shared, private_touched
+from qap.features import FeatureBit, mask
+from qap.qmp import QmpRefused
+from qap.se_guest import PROGRAMS, Guest, Start
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.model import device_types
+from qap.virtio.ccw import INDICATORS, Ccw
+from qap.virtio.driver import Driver
+from qap.virtio.queue import Queue
+
+
+@pytest.fixture
+def plugged(start: Start, lab: Any) -> Callable[[str], tuple[Guest, Backend]]:
+    """A guest with a vhost-user device of this type, behind which a back-end in Python is."""
+
+    def plug(kind: str) -> tuple[Guest, Backend]:
+        if kind == "vhost-user-vsock":
+            offered = mask([FeatureBit.VHOST_USER_PROTOCOL_FEATURES, FeatureBit.VERSION_1])
+            behind = Backend(lab.folder / "vsock.sock", features=offered, config=bytes(8))
+            lab.owned.enter_context(behind)
+        else:
+            behind = lab.backend(kind)
+        guest = start()
+        guest.machine.add_socket("behind", behind.path)
+        device = {"driver": f"{kind}-ccw", "chardev": "behind", "devno": "fe.0.0006"}
+        known = device_types()
+        properties = known[kind].properties if kind in known else {}
+        guest.machine.plug({**device, **properties, "iommu_platform": True})
+        return guest, behind
+
+    return plug
+
+
+@pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-vsock", "vhost-user-fs"])
+def test_vhost_user_device_plugs(
+    plugged: Callable[[str], tuple[Guest, Backend]], kind: str
+) -> None:
+    guest, behind = plugged(kind)
+    guest.ultravisor.share(PROGRAMS)
+    guest.ultravisor.share(INDICATORS)
+    driver = Driver(Ccw(ChannelSubsystem(guest.cpu).find(6), 2), guest.memory)
+    driver.negotiate()
+    assert driver.has(FeatureBit.ACCESS_PLATFORM)
+    driver.queue(0, 16)
+    driver.start()
+    assert not (behind.acked_features or 0) >> FeatureBit.ACCESS_PLATFORM & 1
+    assert guest.info["violations"] == []
+
+
+def test_vhost_user_device_on_pci_stays_refused(start: Start, lab: Any) -> None:
+    """Each PCI function is translated on s390x, with the simulation as without."""
+    behind = lab.backend("vhost-user-fs")
+    guest = start()
+    guest.machine.add_socket("behind", behind.path)
+    device = {"driver": "vhost-user-fs-pci", "chardev": "behind", "tag": "share"}
+    with pytest.raises(QmpRefused, match="is behind an IOMMU"):
+        guest.machine.plug({**device, "iommu_platform": True})
+
+
+def test_back_end_touches_shared_pages_alone(
+    plugged: Callable[[str], tuple[Guest, Backend]],
+) -> None:
+    guest, behind = plugged("vhost-user-blk")
+    behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
+    queue, driver = working(guest)
+    driver.serve(queue, guest.chain())
+    assert behind.touched
+    assert private_touched(behind, Shared.of(guest.machine)) == []
+
+
+def test_record_of_a_back_end_shows_a_page_that_is_private(
+    plugged: Callable[[str], tuple[Guest, Backend]],
+) -> None:
+    guest, behind = plugged("vhost-user-blk")
+    behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
+    queue, driver = working(guest)
+    chain = guest.chain()
+    guest.ultravisor.unshare(chain[1].address)
+    driver.serve(queue, chain)
+    private = private_touched(behind, Shared.of(guest.machine))
+    assert {(one.address, one.what, one.write) for one in private} == {
+        (chain[1].address, "buffer", True)
+    }
+
+
+def working(guest: Guest) -> tuple[Queue, Driver]:
+    """The first queue of the vhost-user device, shared, and its driver at DRIVER_OK."""
+    guest.ultravisor.share(PROGRAMS)
+    guest.ultravisor.share(INDICATORS)
+    driver = Driver(Ccw(ChannelSubsystem(guest.cpu).find(6), 2), guest.memory)
+    driver.negotiate()
+    return guest.queue(driver), driver

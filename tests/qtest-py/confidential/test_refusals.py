@@ -1,0 +1,110 @@
+"""What x-confidential-sim can't be used with, and what it says."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from qap.confidential import ID
+from qap.machine import Machine, QemuDied, Spec
+from qap.qmp import QmpRefused
+from qap.se_guest import MEMORY, Start
+from qap.sev_guest import sim_options
+
+REFUSED = {
+    "32 bits": ("qemu32", "needs a 64-bit CPU with RDRAND"),
+    "no long mode": ("max,lm=off", "needs a 64-bit CPU with RDRAND"),
+    "no RDRAND": ("qemu64", "needs a 64-bit CPU with RDRAND"),
+    "40 bits": ("max,phys-bits=40", "phys-bits=40 leaves no room for the C-bit"),
+    "47 bits": ("max,phys-bits=47", "phys-bits=47 leaves no room for the C-bit"),
+}
+VIOMMUS = ["intel-iommu", "amd-iommu", "virtio-iommu-pci"]
+
+
+def test_other_accelerators_are_refused(refused: Callable[..., str]) -> None:
+    assert "works under TCG alone" in refused(accel="qtest", cpu="qemu")
+
+
+def test_memory_that_could_be_plugged_is_refused(refused: Callable[..., str]) -> None:
+    assert "drop maxmem" in refused(extra=("-m", f"{MEMORY},slots=2,maxmem=1G"))
+
+
+def test_cpu_without_a_facility_list_is_refused(refused: Callable[..., str]) -> None:
+    assert "facility 158" in refused(cpu="max,stfle=off")
+
+
+def test_incoming_migration_is_refused(refused: Callable[..., str]) -> None:
+    assert "can't be migrated" in refused(extra=("-incoming", "defer"))
+
+
+def test_outgoing_migration_is_refused(start: Start) -> None:
+    guest = start()
+    with pytest.raises(QmpRefused, match="can't be migrated"):
+        guest.machine.qmp.execute("migrate", uri="exec:cat >/dev/null")
+
+
+def test_snapshot_is_refused(start: Start) -> None:
+    guest = start()
+    assert "can't be migrated" in guest.machine.qmp.hmp("savevm one")
+    assert "can't be used with x-confidential-sim" in guest.machine.qmp.hmp("loadvm one")
+
+
+def test_kernel_vhost_is_refused(refused: Callable[..., str]) -> None:
+    # Nothing is asked of the file before the refusal, so any will do.
+    vsock = {"driver": "vhost-vsock-ccw", "guest-cid": 3, "vhostfd": "0"}
+    assert "vhost can't be used with x-confidential-sim" in refused(vsock)
+
+
+def test_host_device_is_refused(start: Start) -> None:
+    guest = start()
+    with pytest.raises(QmpRefused, match="vfio can't be used with x-confidential-sim"):
+        guest.machine.plug({"driver": "vfio-pci", "sysfsdev": "/sys/devices/none"})
+
+
+def test_object_in_use_cannot_be_deleted(start: Start) -> None:
+    guest = start()
+    with pytest.raises(QmpRefused, match="in use"):
+        guest.machine.qmp.execute("object-del", id="cg0")
+
+
+def test_it_warns_that_it_protects_nothing(start: Start) -> None:
+    guest = start()
+    assert "protects nothing" in guest.machine.child.tail()
+
+
+@pytest.mark.parametrize(("cpu", "said"), REFUSED.values(), ids=REFUSED)
+def test_cpu_that_can_not_is_refused(lab: Any, cpu: str, said: str) -> None:
+    refuses(lab, "q35", cpu, said)
+
+
+def test_no_machine_is_refused(lab: Any) -> None:
+    refuses(lab, "none", "max", "can't be used with machine type none-machine")
+
+
+def refuses(lab: Any, machine: str, cpu: str, said: str) -> None:
+    spec = Spec(f"{machine},confidential-guest-support={ID}", cpu=cpu, extra=sim_options())
+    with pytest.raises(QemuDied) as died:
+        lab.owned.enter_context(Machine(lab.build.path("qemu-system-x86_64"), spec))
+    assert died.value.status == 1
+    assert said in died.value.said
+
+
+@pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="/dev/net/tun is not for us")
+def test_kernel_vhost_behind_a_netdev_is_refused(lab: Any) -> None:
+    """-netdev makes it before there is a machine."""
+    tap = "tap,id=net,script=no,downscript=no,vhost=on,vhostforce=on,vhostfd=0"
+    extra = [*sim_options(), "-netdev", tap]
+    spec = Spec(f"q35,confidential-guest-support={ID}", cpu="max", extra=extra)
+    with pytest.raises(QemuDied) as died:
+        lab.owned.enter_context(Machine(lab.build.path("qemu-system-x86_64"), spec))
+    assert "vhost can't be used with x-confidential-sim" in died.value.said
+
+
+@pytest.mark.parametrize("viommu", VIOMMUS)
+def test_viommu_is_refused(lab: Any, viommu: str) -> None:
+    machine = f"q35,confidential-guest-support={ID}"
+    spec = Spec(machine, cpu="max", extra=sim_options(), devices=[{"driver": viommu}])
+    with pytest.raises(QemuDied) as died:
+        lab.owned.enter_context(Machine(lab.build.path("qemu-system-x86_64"), spec))
+    assert "A vIOMMU can't be used with x-confidential-sim" in died.value.said
