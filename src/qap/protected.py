@@ -215,7 +215,7 @@ class ProtectedTest(GuestTest):
     def prove_virtiofs_comes_and_goes(self) -> None:
         """In, 64 MiB, out, and in again with a fresh virtiofsd, while a disk is read.
 
-        One CPU: with two, one guest in some 30 hangs at a hot plug, confidential or not.
+        One CPU: with two, a guest was seen to hang at a hot plug now and then, confidential or not.
         """
         disk, blockdevs = self.disk
         modules = [*BLOCK_MODULES, "virtiofs"]
