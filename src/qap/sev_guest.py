@@ -58,7 +58,6 @@ def started(
     """A machine with the simulation, or without."""
     machine = f"{board},confidential-guest-support={ID}" if sim else board
     extra = [*(sim_options() if sim else []), *firmware_option(folder)]
-    extra += ["-global", "virtio-mmio.force-legacy=off"] if board == "microvm" else []
     spec = Spec(machine, cpu=cpu, memory=MEMORY, devices=devices, extra=extra, qtest=True)
     with Machine(build_under_test().path("qemu-system-x86_64"), spec) as vm:
         yield boot(vm, mode)

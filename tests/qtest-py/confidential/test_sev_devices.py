@@ -71,7 +71,7 @@ def test_device_that_firmware_left_running_stops(tmp_path: Path) -> None:
 
 
 def test_event_names_the_device_behind_virtio_mmio(tmp_path: Path) -> None:
-    """Whose transport nobody has named."""
+    """Whose transport nobody has named; a confidential machine makes it modern by itself."""
     rng = {"driver": "virtio-rng-device", "id": "dut", "iommu_platform": True}
     with started(tmp_path, Mode.LONG, board="microvm", devices=[rng]) as guest:
         vm, at = guest.machine, FREE[Mode.LONG]
