@@ -89,7 +89,7 @@ class ProtectedTest(GuestTest):
             place.name,
             cpu=rest.pop("cpu", settings.cpu),
             memory=settings.memory,
-            devices=[*([dict(place.port)] if place.port else []), *devices],
+            devices=[*place.ports, *devices],
             boot=Boot(settings, tuple(modules), append, packaged),
             extra=["-smp", str(cpus), *rest.pop("extra", ())],
             **rest,

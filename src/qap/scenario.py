@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from qap import config, oracle
 from qap.config import Model, checked, read
 from qap.errors import UsageError, unknown_name
+from qap.machine import Device
 from qap.paths import CONFIGS
 
 Plug = Literal["cold", "hot", "replug"]
@@ -49,6 +50,11 @@ class MachineType(Model):
     viommus: tuple[str, ...] = ()
     bypass: bool = False
     properties: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def ports(self) -> list[Device]:
+        """What it needs on its command line for a device to be plugged: a root port, or nothing."""
+        return [dict(self.port)] if self.port else []
 
 
 @cache

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.confidential import ID
+from qap.confidential import ID, Shared
 from qap.machine import Device, Machine, Spec
 from qap.under_test import build_under_test
 from qap.x86_cpu import Cpu, Mode, firmware_option
@@ -30,14 +30,12 @@ class Guest:
 
     def shared(self, address: int) -> bool:
         """Whether QEMU has this page for shared."""
-        seen = self.machine.qmp.execute("x-query-confidential-sim")
-        spans = ((one["start"], one["start"] + one["size"]) for one in seen["shared"])
-        return any(start <= address < end for start, end in spans)
+        return Shared.of(self.machine).holds(address, 1)
 
     @property
     def protecting(self) -> bool:
         """Whether the guest has asked for protection."""
-        return bool(self.machine.qmp.execute("x-query-confidential-sim")["protecting"])
+        return Shared.of(self.machine).protecting
 
 
 def sim_options() -> list[str]:

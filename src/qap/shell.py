@@ -105,7 +105,7 @@ class Shell:
             memory=guest.memory,
             chardevs=[f"socket,id={TAG},path={fs.socket}"],
             blockdevs=[f"driver=file,node-name=disk,filename={stuff.image}"],
-            devices=[*([dict(place.port)] if place.port else []), *devices],
+            devices=[*place.ports, *devices],
             boot=Boot(guest, MODULES, "qap.shell"),
         )
         return confidential.simulated(spec) if self.kind else spec

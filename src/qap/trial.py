@@ -81,7 +81,7 @@ class Trial:
         if scenario.bypass:
             machine += ",default-bus-bypass-iommu=on"
         viommu = viommus()[scenario.viommu]
-        devices: list[Device] = [dict(place.port)] if place.port else []
+        devices: list[Device] = place.ports
         chardevs: list[str] = []
         if scenario.plug == "cold":
             devices.append(self.device(service))

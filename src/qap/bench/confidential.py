@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from qap.bench.cost import others
 from qap.bench.gauge import Gauge
 from qap.bench.io import shown
 from qap.bench.row import QUIET, Verdict
+from qap.bench.stats import median
 from qap.bench.walks import PAGES, Walks
 from qap.build import Build
 from qap.each import Prefix, scratch_tree
@@ -46,12 +47,12 @@ class Guest:
     Attributes:
         name: of the kind.
         guest: a name of configs/guests.toml.
-        plain: kernel parameters of the guest that is not protected.
+        bounces: its kernel can be told to bounce its I/O where it is not protected.
     """
 
     name: str
     guest: str
-    plain: str
+    bounces: bool
 
     def spec(self, protected: bool) -> Spec:
         """A machine with a disk that holds nothing and takes no time."""
@@ -63,16 +64,16 @@ class Guest:
             cpu=settings.cpu,
             memory=settings.memory,
             blockdevs=[null_disk(DISK)],
-            devices=[*([dict(place.port)] if place.port else []), {**disk, "iommu_platform": True}],
+            devices=[*place.ports, {**disk, "iommu_platform": True}],
             boot=Boot(settings, kinds()["virtio-blk"].modules),
         )
         if protected:
             return confidential.simulated(spec)
-        return replace(spec, boot=replace(spec.boot, append=self.plain)) if spec.boot else spec
+        return confidential.bounced(spec) if self.bounces else spec
 
 
 # Linux on s390x makes no bounce buffers in a guest that is not protected, whatever it is told.
-GUESTS = (Guest("SEV", "x86_64", "swiotlb=force"), Guest("SE", "s390x", ""))
+GUESTS = (Guest("SEV", "x86_64", bounces=True), Guest("SE", "s390x", bounces=False))
 
 
 def bench(build: Build, parts: Sequence[Part]) -> Report:
@@ -134,7 +135,7 @@ def without_topic(profile: str) -> Iterator[Build]:
 def on(guest: Guest, build: Build) -> list[Gauge]:
     """A protected guest beside one that is not: boots, and reads of a disk, in turns."""
     boots = Gauge(f"{guest.name}: a boot", "seconds", MOST_BOOT)
-    least = LEAST_READ if guest.plain else None
+    least = LEAST_READ if guest.bounces else None
     reads = Gauge(f"{guest.name}: reads of 64 KiB", "MiB a second", least)
     with bar(guest.name) as progress, others() as found:
         for turn in range(BOOTS):
@@ -198,7 +199,7 @@ def _print(gauges: Sequence[Gauge], seconds: float) -> None:
     for one in gauges:
         mark = bad if one.verdict == Verdict.WORSE else good
         decimals = 4 if one.exact else 2
-        values = (f"{_median(values):,.1f}" for values in (one.with_it, one.without))
+        values = (f"{median(values).value:,.1f}" for values in (one.with_it, one.without))
         lines.append(
             [one.name, *values, one.unit, mark(shown(one.ratio, decimals)), one.asked, one.verdict]
         )
@@ -210,7 +211,3 @@ def _print(gauges: Sequence[Gauge], seconds: float) -> None:
             wide = "the interval goes to either side of what is asked: try again"
             said = f"{one.name}: {busy if one.others > QUIET else wide}"
             Console().print(escape(said), highlight=False)
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]

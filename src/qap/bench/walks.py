@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qap import config, x86_cpu
-from qap.bench.callgrind import total
+from qap.bench.callgrind import total, valgrind_argv
 from qap.build import Build
 from qap.errors import QapError
 from qap.machine import Machine, Spec
@@ -50,6 +50,8 @@ def _code(words: int) -> bytes:
         "75dc"  # jnz 1b
         f"b0{EXIT_VALUE:02x}"  # mov $EXIT_VALUE, %al
         f"e6{EXIT_PORT:02x}"  # out %al, $EXIT_PORT
+        # QEMU's main loop ends it some time later: nothing is to be counted until then.
+        "f4"  # hlt
     )
 
 
@@ -82,13 +84,11 @@ class Walks:
         with tempfile.TemporaryDirectory(prefix="qap-") as scratch:
             folder = Path(scratch)
             profile = folder / "callgrind"
-            valgrind = ["valgrind", "--tool=callgrind", "--quiet", "--vgdb=no"]
-            valgrind += [f"--toggle-collect={EXECUTE_FUNCTION}"]
             machine = Machine(
                 self.build.path("qemu-system-x86_64"),
                 self._spec(folder),
                 log=folder / "qemu.log",
-                wrapper=[*valgrind, f"--callgrind-out-file={profile}"],
+                wrapper=valgrind_argv(profile, [EXECUTE_FUNCTION]),
             )
             with machine:
                 self._load(machine)
