@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from qap import apt, config
+from qap import config
+from qap.debian.bundle import Bundle
+from qap.debian.place import Place
+from qap.debian.sums import check
 from qap.errors import MissingError, QapError, UsageError
 from qap.git import Git
 from qap.paths import QEMU
@@ -76,10 +79,17 @@ def ensure(source: str | None = None) -> BaseInfo:
     return _from_path(Path(source).resolve())
 
 
+def bundle() -> Bundle:
+    """The source package that qemu/base.toml names."""
+    wanted = config.base()
+    places = tuple(Place(suite=suite) for suite in wanted.suites)
+    return Bundle("qemu:source", (f"{wanted.package}:source",), places)
+
+
 def _from_debian() -> BaseInfo:
     wanted = config.base()
-    dsc = apt.Archive(wanted.suite).source(wanted.package)
-    apt.check(dsc)
+    place = bundle().take().place
+    (dsc,) = map(check, bundle().files())
     version = next(
         line.split(": ", 1)[1]
         for line in dsc.read_text().splitlines()
@@ -88,7 +98,7 @@ def _from_debian() -> BaseInfo:
     upstream = version.split(":")[-1]
     if not upstream.startswith(f"{wanted.series}."):
         raise QapError(
-            f"Debian {wanted.suite} now has {wanted.package} {version}, and the patches are for "
+            f"Debian {place} now has {wanted.package} {version}, and the patches are for "
             f"{wanted.series}: bring such a tree with --source DIR|TARBALL"
         )
     with tempfile.TemporaryDirectory(dir=QEMU, prefix=".unpack-") as scratch:
@@ -99,7 +109,7 @@ def _from_debian() -> BaseInfo:
         )
         if done.returncode:
             raise QapError(f"dpkg-source could not unpack {dsc.name}", done.stderr.strip())
-        return _adopt(unpacked, f"Debian {wanted.suite}", version)
+        return _adopt(unpacked, f"Debian {place}", version)
 
 
 def _from_path(path: Path) -> BaseInfo:

@@ -93,6 +93,7 @@ def run(
     json: Json = None,
 ) -> None:
     """The main job: boot every scenario on base and fork, and compare."""
+    from qap import archive
     from qap import run as running
     from qap.build import Build
     from qap.progress import make
@@ -100,6 +101,7 @@ def run(
 
     chosen = [scenario(name) for name in names] if names else list(scenarios().values())
     fork, base = Build(profile), Build(profile, is_base=True)
+    archive.bring_for_guests()
     make(base)
     make(fork)
     report = running.run(chosen, fork, base, jobs)
@@ -171,6 +173,26 @@ def shell(
 
 
 @app.command()
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="What to bring, as fetch lists it; all if none.")
+    ] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Try again where a better suite lacked something.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Bring and check what the verbs take from the Debian archive, to be offline afterwards."""
+    from qap import archive
+    from qap import fetch as fetching
+
+    report = fetching.fetch(archive.chosen(names or []), renew=renew)
+    if json:
+        report.write(json, [])
+    raise typer.Exit(Exit.OK if report.ok else Exit.MISSING)
+
+
+@app.command()
 def doctor() -> None:
     """Show what this machine has and what has been built from what."""
     from qap import doctor as examined
@@ -194,7 +216,7 @@ def test(
     json: Json = None,
 ) -> None:
     """Run the checkers and the test suites on the fork; builds what is missing."""
-    from qap import testing, upstream_suite
+    from qap import archive, testing, upstream_suite
     from qap.build import Build
     from qap.progress import make
 
@@ -205,6 +227,7 @@ def test(
     fork, base = Build(profile), Build(profile, is_base=True)
     extra = upstream_suite.ninja_targets() if upstream else []
     if upstream or any(suite in testing.NEED_BUILDS for suite in chosen):
+        archive.bring_for_guests()
         make(base, *extra)
         make(fork, *extra)
     report = upstream_suite.upstream(fork, base) if upstream else testing.test(chosen, fork)
@@ -225,6 +248,7 @@ def prove(
     json: Json = None,
 ) -> None:
     """Run the tests that the patches name: they must fail on base and pass on the fork."""
+    from qap import archive
     from qap import prove as proving
     from qap.build import Build
     from qap.progress import make
@@ -238,6 +262,7 @@ def prove(
         if json:
             report.write(json, [])
         raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    archive.bring_for_guests()
     make(base)
     make(fork)
     report = proving.prove(chosen, fork, base)

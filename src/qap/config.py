@@ -21,7 +21,7 @@ class Base(Model):
     """Which upstream source the patches apply to (qemu/base.toml)."""
 
     package: str
-    suite: str
+    suites: tuple[str, ...]
     series: str
     tested: list[str]
     leave_out: list[str] = []
@@ -46,12 +46,12 @@ class Profile(Model):
 
 
 class Guest(Model):
-    """A guest that boots: Debian's kernel and busybox (configs/guests.toml).
+    """A guest that boots a Debian kernel (configs/guests.toml).
 
     Attributes:
         qemu: the emulator's target, as in qemu-system-TARGET.
         architecture: Debian's name for it.
-        suite: the Debian suite that the kernel and busybox come from.
+        suites: the Debian suites that the kernel may come from, the best one first.
         console: the kernel's name for its console.
         machine: the machine type that boots it unless a scenario names another.
         cpu: QEMU's CPU model.
@@ -64,9 +64,8 @@ class Guest(Model):
     name: str
     qemu: str
     architecture: str
-    suite: str
+    suites: tuple[str, ...]
     kernel: str
-    busybox: str = "busybox-static"
     console: str
     machine: str
     cpu: str

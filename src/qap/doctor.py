@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from qap import __version__, base, config, series
+from qap import __version__, archive, base, config, series
 from qap.build import Build
+from qap.debian.bundle import Bundle
+from qap.fetch import origin
 from qap.paths import cache
 from qap.report import bad, good, table
 
@@ -54,6 +56,11 @@ def _builds() -> list[list[str]]:
     return rows
 
 
+def _fetched(bundle: Bundle) -> list[str]:
+    taken = bundle.taken()
+    return [bundle.name, origin(taken) if taken else "[dim]not brought yet: ./qap fetch[/]"]
+
+
 def show() -> bool:
     """Print it all; returns whether everything that is needed is there."""
     found = base.info()
@@ -64,6 +71,7 @@ def show() -> bool:
         ["queue", f"{len(series.patches())} patches, sha256 {series.digest()[:12]}"],
         *_builds(),
         ["cache", f"{escape(str(cache()))}, {_size(cache()) if cache().exists() else 'empty'}"],
+        *map(_fetched, archive.everything()),
         ["accelerator", "TCG; KVM is never probed, only used where asked for by name"],
     ]
     fine = True

@@ -12,6 +12,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from qap.build import Build
 from qap.build import Progress as Report
@@ -21,24 +22,24 @@ console = Console(stderr=True)
 
 @contextlib.contextmanager
 def bar(title: str) -> Iterator[Report]:
-    """A progress bar with steps, time so far and time left."""
+    """A progress bar with steps, time so far and time left; fits into 80 columns."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[what]}"),
+        TextColumn("[dim]{task.fields[what]}", table_column=Column(ratio=1, no_wrap=True)),
     )
     if not console.is_terminal:
         yield _lines(title)
         return
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, expand=True) as progress:
         task = progress.add_task(title, total=None, what="")
 
         def report(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total or None, what=what[-40:])
+            progress.update(task, completed=done, total=total or None, what=what.rpartition("/")[2])
 
         yield report
 

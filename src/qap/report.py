@@ -12,6 +12,7 @@ from rich.table import Table
 
 from qap import __version__, base, series
 from qap.build import Build
+from qap.debian.bundle import everything_taken
 
 SCHEMA = 1
 
@@ -41,6 +42,7 @@ class Report:
             "base": asdict(found) if found else None,
             "queue": {"sha256": series.digest(), "patches": [p.name for p in series.patches()]},
             "builds": [build.provenance() for build in builds],
+            "packages": [taken.model_dump(mode="json") for taken in everything_taken()],
             "verb": self.verb,
             "ok": self.ok,
             "seconds": self.seconds,

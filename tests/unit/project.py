@@ -11,7 +11,7 @@ from qap.git import Git
 
 BASE_TOML = """\
 package = "qemu"
-suite = "trixie"
+suites = ["trixie"]
 series = "10.0"
 tested = ["1:10.0.13+ds-0+deb13u1"]
 leave_out = ["roms"]

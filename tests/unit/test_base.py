@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from qap import apt, base
+from qap import base
+from qap.debian.apt import Archive
+from qap.debian.sums import write_sums
 from qap.errors import MissingError, QapError, UsageError
 from qap.git import Git
 
@@ -25,14 +27,17 @@ def debian(project: Project, monkeypatch: pytest.MonkeyPatch, version: str) -> l
     """Let Debian have a source package of this version; returns what is fetched."""
     fetched: list[str] = []
 
-    def source(archive: apt.Archive, package: str) -> Path:
-        fetched.append(f"{archive.suite} {package}")
-        dsc = project.root / f"{package}.dsc"
-        dsc.write_text(f"Format: 3.0 (quilt)\nSource: {package}\nVersion: {version}\n")
-        return dsc
+    def bring(archive: Archive, names: list[str]) -> list[Path]:
+        (name,) = names
+        if not archive.has(names):
+            fetched.append(f"{archive.suite} {name}")
+        folder = archive.home / "files" / name.replace(":", "_")
+        dsc = folder / f"qemu_{version.partition(':')[2]}.dsc"
+        write(dsc, f"Format: 3.0 (quilt)\nSource: qemu\nVersion: {version}\n")
+        write_sums(folder)
+        return [dsc]
 
-    monkeypatch.setattr(apt.Archive, "source", source)
-    monkeypatch.setattr(apt, "check", lambda _: None)
+    monkeypatch.setattr(Archive, "bring", bring)
     return fetched
 
 
@@ -108,7 +113,7 @@ def test_base_comes_from_debian(
     fetched = debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
     programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
     found = base.ensure()
-    assert fetched == ["trixie qemu"]
+    assert fetched == ["trixie qemu:source"]
     assert (found.source, found.package_version) == ("Debian trixie", "1:10.0.13+ds-0+deb13u1")
     (call,) = programs.calls()
     assert "--require-strong-checksums" in call
@@ -158,7 +163,7 @@ def test_dpkg_source_that_fails_is_quoted(
 ) -> None:
     debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
     programs.add("dpkg-source", "echo 'dpkg-source: error: bad checksum' >&2; exit 25")
-    with pytest.raises(QapError, match=r"could not unpack qemu\.dsc") as failed:
+    with pytest.raises(QapError, match=r"could not unpack qemu_.*\.dsc") as failed:
         base.ensure()
     assert failed.value.detail == "dpkg-source: error: bad checksum"
 

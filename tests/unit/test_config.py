@@ -11,7 +11,7 @@ GUEST_TOML = """\
 [x86_64]
 qemu = "x86_64"
 architecture = "amd64"
-suite = "trixie"
+suites = ["trixie"]
 kernel = "linux-image-amd64"
 console = "ttyS0"
 machine = "q35"
@@ -91,8 +91,8 @@ def test_name_like_no_other_lists_them_all(project: Project) -> None:
 
 
 def test_base_names_its_file(project: Project) -> None:
-    write(project.qemu / "base.toml", 'package = "qemu"\nsuite = 13\n')
-    with pytest.raises(UsageError, match=r"^qemu/base\.toml: suite: "):
+    write(project.qemu / "base.toml", 'package = "qemu"\nsuites = 13\n')
+    with pytest.raises(UsageError, match=r"^qemu/base\.toml: suites: "):
         config.base()
 
 

@@ -52,6 +52,7 @@ def test_report_has_the_documented_keys(project: Project, tmp_path: Path) -> Non
         },
         "queue": {"sha256": series.digest(), "patches": ["fence/0001-b.patch"]},
         "builds": [{"build": "fork"}],
+        "packages": [],
         "verb": "run",
         "ok": False,
         "seconds": 1.5,

@@ -165,7 +165,16 @@ def test_missing_packages_are_installed(wrapper: Wrapper) -> None:
     assert wrapper("doctor").returncode == 0
     update, install, *_ = wrapper.calls()
     assert update == "apt-get update -q"
-    assert install == "apt-get install -q -y --no-install-recommends python3-venv gcc"
+    options = "-q -y -o DPkg::Lock::Timeout=300 --no-install-recommends"
+    assert install == f"apt-get install {options} python3-venv gcc"
+
+
+def test_lists_that_are_there_will_do(wrapper: Wrapper) -> None:
+    wrapper.installed("python3", "python3-venv", "libglib2.0-dev")
+    wrapper.programs.add("apt-get", "[ $1 = install ]")
+    done = wrapper("doctor")
+    assert (done.returncode, wrapper.calls()[-1]) == (0, "python -m qap doctor")
+    assert "qap: apt-get update failed, going on\n" in done.stderr
 
 
 def test_package_that_provides_the_name_will_do(wrapper: Wrapper) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import libarchive
 from libarchive.write import ArchiveWrite
 
-from qap import config, deb
+from qap import config
+from qap.debian.bundles import bundle
+from qap.debian.package import unpacked
 from qap.guest.kernel import Kernel, module_content, module_name
 from qap.guest.program import program
 from qap.lock import locked
@@ -30,7 +32,7 @@ def initramfs(
         modules: names of kernel modules to load at boot, besides their dependencies.
         programs: names for qap.guest.program of what is in /bin beside busybox.
     """
-    busybox = deb.unpacked(guest.suite, [f"{guest.busybox}:{guest.architecture}"])
+    busybox = unpacked(bundle("busybox", guest.architecture))
     files = kernel.modules(modules)
     ours = {f"bin/{name}": program(name, guest.architecture) for name in programs}
     state = hashlib.sha256()

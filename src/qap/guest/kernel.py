@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from qap import config, deb
-from qap.apt import Archive, check
+from qap import config
+from qap.debian.bundle import Bundle
+from qap.debian.package import unpacked
+from qap.debian.place import Place
 from qap.errors import MissingError, QapError, unknown_name
 from qap.guest.bzimage import vmlinux
 
-# From Debian forky on, the image package has nothing itself, but needs the other three.
+# Prefixes. From Debian forky on, the image package has nothing itself, but needs the others.
 PARTS = ("linux-image-", "linux-base-", "linux-binary-", "linux-modules-")
 
 
@@ -93,23 +95,14 @@ def module_content(path: Path) -> bytes:
 
 def kernel(guest: config.Guest) -> Kernel:
     """The guest's kernel, brought unless it is cached."""
-    return Kernel(deb.unpacked(guest.suite, _packages(guest), finish=_finish))
+    return Kernel(unpacked(bundle(guest), finish=_finish))
 
 
-def _packages(guest: config.Guest) -> list[str]:
-    """What the guest's metapackage leads to: the image, and its parts if it has any."""
-    archive = Archive(guest.suite)
-    found: dict[str, None] = {}
-    ahead = [guest.kernel]
-    while ahead:
-        name = ahead.pop()
-        package = archive.download(name, guest.architecture)
-        check(package)
-        needs = [need.split(":")[0] for need in deb.depends(package)]
-        ahead += [need for need in needs if need.startswith(PARTS) and need not in found]
-        if name != guest.kernel:
-            found[name] = None
-    return [f"{name}:{guest.architecture}" for name in found]
+def bundle(guest: config.Guest) -> Bundle:
+    """The guest's kernel package, and what it leads to: the image, and its parts if it has any."""
+    name = f"{guest.kernel}:{guest.architecture}"
+    places = tuple(Place(suite=suite) for suite in guest.suites)
+    return Bundle(f"kernel:{guest.name}", (name,), places, follow=PARTS)
 
 
 def _finish(root: Path) -> None:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from qap import deb
+from qap.debian.bundles import bundle
+from qap.debian.package import merge_usr, unpacked
 
-SUITE = "trixie"
-PACKAGES = ("perl-base", "libc6", "libcrypt1")
 # What a guest needs to mount the folder.
 MODULES = ("9p", "9pnet_virtio")
 
@@ -18,10 +17,9 @@ def tools(architecture: str) -> Path:
     Raises:
         MissingError: a package is not cached and can't be brought.
     """
-    names = [f"{name}:{architecture}" for name in PACKAGES]
-    return deb.unpacked(SUITE, names, finish=_finish)
+    return unpacked(bundle("perl", architecture), finish=_finish)
 
 
 def _finish(root: Path) -> None:
-    deb.merge_usr(root)
+    merge_usr(root)
     (root / "dev").mkdir()

@@ -12,12 +12,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap import deb
 from qap.child import Child
+from qap.debian.bundles import bundle
+from qap.debian.package import merge_usr, unpacked
 from qap.vhost_user.relay import ByteOrderRelay
 
-SUITE = "trixie"
-LIBRARIES = ("libc6", "libcap-ng0", "libseccomp2", "libgcc-s1")
 HOST = "amd64"
 # Where Debian's libc6 puts the dynamic loader, by architecture.
 LOADERS = {"amd64": "usr/lib64/ld-linux-x86-64.so.2", "s390x": "usr/lib/ld64.so.1"}
@@ -76,14 +75,13 @@ def virtiofsd_argv(architecture: str) -> list[str]:
     A foreign one runs under qemu-user; the host's runs with the libraries it was built
     for.
     """
-    names = [f"{name}:{architecture}" for name in ("virtiofsd", *LIBRARIES)]
-    root = deb.unpacked(SUITE, names, finish=deb.merge_usr)
+    root = unpacked(bundle("virtiofsd", architecture), finish=merge_usr)
     program = root / "usr/libexec/virtiofsd"
     if architecture == HOST:
         argv = [*loader_argv(root), str(program)]
     else:
         emulator = f"./usr/bin/qemu-{architecture}"
-        user = deb.unpacked(SUITE, [f"qemu-user:{HOST}"], members=[emulator])
+        user = unpacked(bundle("qemu-user", HOST), members=[emulator])
         argv = [str(user / emulator), "-L", str(root), str(program)]
     return argv
 

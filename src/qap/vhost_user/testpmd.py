@@ -12,33 +12,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from qap import deb
 from qap.child import Child
+from qap.debian.bundles import bundle
+from qap.debian.package import unpacked
 from qap.errors import QapError
-from qap.vhost_user.real import HOST, SUITE, Service, loader_argv
+from qap.vhost_user.real import HOST, Service, loader_argv
 
 START_S = 30.0
 PROMPT = b"testpmd> "
 
-# The ABI of the DPDK in SUITE, which is in the names of packages, libraries and folders.
+# The ABI of DPDK 24.11, which is in the names of its packages, libraries and folders.
 ABI = 25
 DRIVERS = f"dpdk/pmds-{ABI}.0"
 # What testpmd finds at run time, where no folder of plugins is given: by their names.
 PLUGINS = ("mempool_ring", "net_vhost")
-# What the program and these plugins are linked with, of DPDK and of others.
-PARTS = """
-    bitratestats bpf bus-auxiliary bus-dpaa bus-pci bus-vdev cmdline common-dpaax common-iavf
-    common-mlx5- crypto-scheduler cryptodev dmadev eal ethdev eventdev gro gso hash ip-frag
-    kvargs latencystats log mbuf mempool mempool-dpaa mempool-ring meter metrics net net-bnxt
-    net-bond net-dpaa net-i40e net-iavf net-ice net-ixgbe net-mlx5- net-vhost pcapng pci pdump
-    rcu reorder ring sched security telemetry timer vhost
-"""
-LIBRARIES = """
-    ibverbs-providers libbsd0 libc6 libcap2 libdbus-1-3 libelf1t64 libfdt1 libgcc-s1 libibverbs1
-    libjansson4 libmd0 libnl-3-200 libnl-route-3-200 libnuma1 libpcap0.8t64 libsystemd0 libzstd1
-    zlib1g
-"""
-
 # The least that testpmd accepts: MiB of memory, and buffers of which it takes 1025 and more.
 MEMORY_MIB = 24
 BUFFERS = 2048
@@ -50,8 +37,7 @@ def testpmd_argv() -> list[str]:
     Raises:
         MissingError: a package is not cached and can't be brought.
     """
-    names = ["dpdk-dev", *(f"librte-{part}{ABI}" for part in PARTS.split()), *LIBRARIES.split()]
-    root = deb.unpacked(SUITE, [f"{name}:{HOST}" for name in names])
+    root = unpacked(bundle("testpmd", HOST))
     plugins = " ".join(f"librte_{name}.so.{ABI}" for name in PLUGINS)
     loader = loader_argv(root, DRIVERS)
     return [*loader, "--preload", plugins, str(root / "usr/bin/dpdk-testpmd")]

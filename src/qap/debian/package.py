@@ -7,31 +7,28 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qap.apt import Archive, check
+from qap.debian.bundle import Bundle
+from qap.debian.sums import check
 from qap.errors import MissingError, QapError
 from qap.lock import locked
 from qap.paths import cache
 
 
 def unpacked(
-    suite: str,
-    packages: Sequence[str],
+    bundle: Bundle,
     members: Sequence[str] = (),
     finish: Callable[[Path], None] | None = None,
 ) -> Path:
-    """A folder with the content of some packages, made once and kept in the cache.
+    """A folder with the content of a bundle's packages, made once and kept in the cache.
 
     Args:
-        suite: the Debian suite they come from.
-        packages: names with architecture, such as "busybox-static:s390x".
         members: unpack only these files, such as "./usr/bin/qemu-s390x"; all if empty.
         finish: does once to the folder what the packages' own scripts would do.
     Raises:
-        MissingError: a package is not cached and can't be brought.
+        MissingError: no suite of the bundle has it, or none can be reached.
         QapError: a download is corrupted; it has been removed.
     """
-    archive = Archive(suite)
-    debs = archive.download_all(packages)
+    debs = bundle.files()
     home = cache() / "unpacked"
     names = "\n".join(sorted(f"{deb.name} {deb.stat().st_mtime_ns}" for deb in debs))
     target = home / f"{debs[0].stem}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
@@ -67,10 +64,3 @@ def merge_usr(root: Path) -> None:
     for name in ("lib", "lib64"):
         if not (root / name).exists():
             (root / name).symlink_to(f"usr/{name}")
-
-
-def depends(deb: Path) -> list[str]:
-    """The names of the packages that a .deb depends on, without versions."""
-    argv = ["dpkg-deb", "--field", str(deb), "Depends"]
-    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    return [need.split()[0] for need in said.strip().split(", ") if need]

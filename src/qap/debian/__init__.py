@@ -1,0 +1,1 @@
+"""Packages of the Debian archive, whatever a mirror lacks, and never installed."""

@@ -1,0 +1,69 @@
+"""The bundles that configs/archive.toml names."""
+
+from functools import cache
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from qap import config
+from qap.debian.bundle import Bundle
+from qap.debian.place import Place
+from qap.errors import unknown_name
+from qap.paths import CONFIGS
+
+
+class Entry(config.Model):
+    """A section of configs/archive.toml.
+
+    Attributes:
+        packages: Debian's names.
+        architectures: Debian's names of those that it is wanted for.
+        places: where to take the packages from, the best place first.
+    """
+
+    packages: tuple[str, ...]
+    architectures: tuple[str, ...]
+    places: tuple[Place, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for place in self.places:
+            for name in place.mixed:
+                if name not in self.packages:
+                    raise ValueError(f"{name} is no package of it")
+            for name in place.only:
+                if name not in self.architectures:
+                    raise ValueError(f"{name} is no architecture of it")
+        return self
+
+
+@cache
+def _entries() -> dict[str, Entry]:
+    path = CONFIGS / "archive.toml"
+    return {name: config.checked(Entry, values, path) for name, values in config.read(path).items()}
+
+
+def bundle(name: str, architecture: str) -> Bundle:
+    """A bundle by name.
+
+    Args:
+        architecture: Debian's name of the one to take it for.
+    Raises:
+        UsageError: configs/archive.toml has no such bundle.
+    """
+    known = _entries()
+    if name not in known or architecture not in known[name].architectures:
+        names = [f"{key}:{one}" for key, entry in known.items() for one in entry.architectures]
+        raise unknown_name("bundle", f"{name}:{architecture}", names)
+    packages = tuple(f"{package}:{architecture}" for package in known[name].packages)
+    places = tuple(place for place in known[name].places if place.serves(architecture))
+    return Bundle(f"{name}:{architecture}", packages, places)
+
+
+def bundles() -> list[Bundle]:
+    """All of them."""
+    return [
+        bundle(name, architecture)
+        for name, entry in _entries().items()
+        for architecture in entry.architectures
+    ]

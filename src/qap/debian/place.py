@@ -1,0 +1,38 @@
+"""One place to take packages from: a suite, or a mix of suites that was seen to work."""
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from qap.config import Model
+
+
+class Place(Model):
+    """A suite of the archive.
+
+    Attributes:
+        suite: Debian's codename, such as "trixie".
+        mixed: packages, without architecture, that come from another suite.
+        only: the architectures that it is good for; all if empty.
+    """
+
+    suite: str
+    mixed: dict[str, str] = Field(default_factory=dict)
+    only: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """In words: "trixie with libc6 of forky"."""
+        parts = [f"{package} of {suite}" for package, suite in self.mixed.items()]
+        return " with ".join([self.suite, ", ".join(parts)] if parts else [self.suite])
+
+    def serves(self, architecture: str) -> bool:
+        return not self.only or architecture in self.only
+
+    def by_suite(self, names: Sequence[str]) -> dict[str, list[str]]:
+        """These packages (with architecture) by the suite that each comes from."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            suite = self.mixed.get(name.partition(":")[0], self.suite)
+            found.setdefault(suite, []).append(name)
+        return found

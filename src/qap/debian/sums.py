@@ -1,0 +1,47 @@
+"""Checksums of what was downloaded: apt checked it then, and this finds what happened since."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from qap.errors import QapError
+
+SUMS = "SHA256SUMS"
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.iterdir() if path.name != SUMS)
+    return {path.name: file_sha256(path) for path in files}
+
+
+def write_sums(folder: Path) -> None:
+    """Record the content of `folder`, for `check`."""
+    lines = [f"{value}  {name}\n" for name, value in _sums(folder).items()]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def check(download: Path) -> Path:
+    """The same download, if it is as it was when apt had checked it; for use before its use.
+
+    Raises:
+        QapError: it is not the same; it has been removed.
+    """
+    folder = download.parent
+    sums = folder / SUMS
+    lines = sums.read_text().splitlines() if sums.exists() else []
+    wanted = {name: value for value, name in (line.split("  ", 1) for line in lines)}
+    found = _sums(folder)
+    bad = sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+    if bad:
+        shutil.rmtree(folder)
+        raise QapError(
+            f"the cached {bad[0]} is corrupted (its SHA-256 is not the one it had when apt "
+            "checked it): removed, run this again to download it anew"
+        )
+    return download

@@ -1,0 +1,46 @@
+"""`qap fetch`: everything that comes from the Debian archive, brought and checked at once."""
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+
+from qap.debian.bundle import Bundle, Taken
+from qap.debian.sums import check
+from qap.errors import QapError
+from qap.report import Report, bad, good, table
+
+
+def fetch(wanted: Sequence[Bundle], *, renew: bool) -> Report:
+    """Bring and check bundles, and print where each was taken from.
+
+    Args:
+        renew: try the better places again where another one was taken.
+    """
+    start = time.monotonic()
+    rows, results = [], []
+    for bundle in wanted:
+        error, taken = "", None
+        try:
+            with Console(stderr=True).status(f"fetching {bundle.name}"):
+                taken = bundle.take(renew=renew)
+                for file in bundle.files():
+                    check(file)
+        except QapError as exc:
+            error = str(exc)
+        rows.append([bundle.name, origin(taken) if taken and not error else bad(error)])
+        found = taken.model_dump(mode="json") if taken else None
+        results.append({"bundle": bundle.name, "error": error, "taken": found})
+    seconds = time.monotonic() - start
+    table(f"qap fetch ({seconds:.0f} s)", ["what", "from"], rows)
+    return Report("fetch", not any(row["error"] for row in results), seconds, results)
+
+
+def origin(taken: Taken) -> str:
+    """Where a bundle was taken from, why not from a better place, and its first version."""
+    first = taken.packages[0]
+    more = len(taken.packages) - 1
+    what = f"{first.name.partition(':')[0]} {first.version}" + (f" and {more} more" if more else "")
+    passed = "".join(f"\nnot {one.place}: {one.why}" for one in taken.passed_over)
+    return good(f"{taken.place}: {what}") + (f"[yellow]{escape(passed)}[/]" if passed else "")

@@ -1,0 +1,89 @@
+"""What there is to bring from the archive, and bringing it before the work starts."""
+
+import pytest
+
+from qap import archive
+from qap.debian import bundles
+from qap.debian.bundle import Bundle
+from qap.debian.place import Place
+from qap.errors import MissingError, UsageError
+from qap.paths import CONFIGS
+
+from .project import Project
+
+ARCHIVE_TOML = """\
+[tool]
+packages = ["tool", "library"]
+architectures = ["amd64", "s390x"]
+places = [
+    { suite = "trixie" },
+    { suite = "trixie", mixed = { library = "forky" }, only = ["s390x"] },
+]
+"""
+
+
+@pytest.fixture
+def configured(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project whose archive.toml has one bundle, for two architectures."""
+    monkeypatch.setattr(bundles, "CONFIGS", project.configs)
+    monkeypatch.setattr(bundles, "_entries", bundles._entries.__wrapped__)
+    (project.configs / "archive.toml").write_text(ARCHIVE_TOML)
+    (project.configs / "guests.toml").touch()
+    return project
+
+
+def test_bundle_has_an_architecture_and_the_places_for_it(configured: Project) -> None:
+    mix = Place(suite="trixie", mixed={"library": "forky"}, only=("s390x",))
+    assert bundles.bundle("tool", "s390x") == Bundle(
+        "tool:s390x", ("tool:s390x", "library:s390x"), (Place(suite="trixie"), mix)
+    )
+    assert bundles.bundle("tool", "amd64").places == (Place(suite="trixie"),)
+    assert mix.title == "trixie with library of forky"
+
+
+def test_everything_is_the_source_and_what_the_guests_need(configured: Project) -> None:
+    assert [one.name for one in archive.everything()] == ["qemu:source", "tool:amd64", "tool:s390x"]
+    assert [one.name for one in archive.chosen(["tool:s390x"])] == ["tool:s390x"]
+
+
+@pytest.mark.parametrize("name", ["tool:s390", "tool"])
+def test_unknown_bundle_is_answered_with_near_ones(configured: Project, name: str) -> None:
+    with pytest.raises(UsageError, match=rf"unknown bundle '{name}': did you mean .*tool:s390x"):
+        archive.chosen([name])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('suite = "trixie" }', "suit = 1 }", r"archive\.toml: places\.0\.suite: Field required"),
+        ("library = ", "libary = ", r"archive\.toml: .*libary is no package of it"),
+        ('only = ["s390x"]', 'only = ["riscv64"]', r"archive\.toml: .*riscv64 is no architecture"),
+    ],
+)
+def test_mistake_in_the_file_is_named(configured: Project, old: str, new: str, said: str) -> None:
+    path = configured.configs / "archive.toml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UsageError, match=said):
+        bundles.bundles()
+
+
+def test_what_can_not_be_had_is_said_and_the_rest_brought(
+    configured: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    brought = []
+
+    def take(bundle: Bundle) -> None:
+        if bundle.name == "tool:amd64":
+            raise MissingError("cannot bring it")
+        brought.append(bundle.name)
+
+    monkeypatch.setattr(Bundle, "take", take)
+    archive.bring_for_guests()
+    assert brought == ["tool:s390x"]
+    assert capfd.readouterr().err == "qap: cannot bring it\n"
+
+
+def test_every_bundle_of_this_repository_has_a_place() -> None:
+    assert (CONFIGS / "archive.toml").exists()
+    for bundle in archive.everything():
+        assert bundle.packages and bundle.places, bundle.name
