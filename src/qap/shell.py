@@ -17,7 +17,7 @@ from qap import confidential, config, workload
 from qap.build import Build
 from qap.errors import QapError, UsageError
 from qap.machine import Boot, Device, Spec, device_option
-from qap.scenario import MachineType, machine_types
+from qap.scenario import MachineType, kinds, machine_types
 from qap.vhost_user.real import Service, virtiofsd
 
 MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
@@ -114,6 +114,10 @@ class Shell:
         fs = {"driver": f"vhost-user-fs-{self.place.transport}", "id": "fs", **self.place.place}
         return {**fs, "chardev": TAG, "tag": TAG, "iommu_platform": True}
 
+    def _mount(self) -> str:
+        """What mounts virtiofs once a driver has taken the device."""
+        return f"virtio-device {kinds()['vhost-user-fs'].device_id} && mount -t virtiofs {TAG} /mnt"
+
     def _explain(self, folder: Path, share: Path) -> None:
         kind = self.kind
         what = f"{NAMES[kind]}, simulated: nothing is protected" if kind else "not confidential"
@@ -122,7 +126,8 @@ class Shell:
             ("guest", f"{self.guest.name}, {what}"),
             ("keys", "Ctrl-A C: QEMU's monitor, and back; Ctrl-A X: the end"),
             ("hot-plug", f"in the monitor: device_add {device_option(self._fs())}"),
-            ("then", f"in the guest: mount -t virtiofs {TAG} /mnt shows {share}"),
+            ("then", f"in the guest: {self._mount()}"),
+            ("", f"/mnt shows {share}"),
             ("ask", f"in the monitor: info {'confidential-sim' if kind else 'qtree'}"),
             ("QMP", f"{folder}/qmp.sock"),
         ):

@@ -46,6 +46,7 @@ def test_virtiofs_is_plugged_by_hand(kind: Kind | None, tmp_path: Path) -> None:
     options = ["--confidential", kind] if kind else []
     with shell(*options, "--share", str(tmp_path)) as (line, said):
         plugs = re.findall("device_add [^\r]*", said)
+        mounts = re.findall("in the guest: ([^\r]*)", said)
         if kind:
             line.sendline(f"{PROTECTED[GUESTS[kind]]} && echo protected=$?")
             line.expect("protected=0\r")
@@ -54,7 +55,7 @@ def test_virtiofs_is_plugged_by_hand(kind: Kind | None, tmp_path: Path) -> None:
         line.sendline(plugs[0])
         line.expect(r"\n.*" + MONITOR)
         line.send(TO_GUEST)
-        line.sendline("mount -t virtiofs share /mnt && cat /mnt/from-host")
+        line.sendline(f"{mounts[0]} && cat /mnt/from-host")
         line.expect("hello\r")
         line.sendline("poweroff -f")
         line.expect(pexpect.EOF)

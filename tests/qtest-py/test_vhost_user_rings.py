@@ -178,6 +178,7 @@ def test_device_starts_again_after_a_reset(lab: Any, kind: str) -> None:
 def test_forgetting_empties_every_record(lab: Any) -> None:
     backend, willing, queue = served(lab, RNG)
     exchange(willing, queue, b"?", 8)
+    backend.settle()
     assert backend.received
     assert backend.touched
     assert backend.served
@@ -222,6 +223,7 @@ def test_driver_writes_configuration_space(lab: Any) -> None:
     willing = driver(plugged(lab, "vhost-user-snd", backend))
     willing.transport.config_write(4, b"\x01\x02\x03\x04")
     backend.wait_for(FrontendRequest.SET_CONFIG, 10)
+    backend.settle()
     assert backend.config == bytes(4) + b"\x01\x02\x03\x04" + bytes(4)
 
 
@@ -243,8 +245,10 @@ def test_status_is_told_on_request(lab: Any) -> None:
     willing = driver(plugged(lab, "vhost-user-net", backend))
     willing.queue(0)
     willing.start()
+    backend.settle()
     assert backend.status == willing.transport.status
     willing.transport.reset()
+    backend.settle()
     assert backend.status == 0
 
 
