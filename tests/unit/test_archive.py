@@ -13,7 +13,7 @@ from .project import Project
 
 ARCHIVE_TOML = """\
 [tool]
-packages = ["tool", "library"]
+packages = ["tool", "library", "emulator:amd64"]
 architectures = ["amd64", "s390x"]
 places = [
     { suite = "trixie" },
@@ -35,7 +35,9 @@ def configured(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 def test_bundle_has_an_architecture_and_the_places_for_it(configured: Project) -> None:
     mix = Place(suite="trixie", mixed={"library": "forky"}, only=("s390x",))
     assert bundles.bundle("tool", "s390x") == Bundle(
-        "tool:s390x", ("tool:s390x", "library:s390x"), (Place(suite="trixie"), mix)
+        "tool:s390x",
+        ("tool:s390x", "library:s390x", "emulator:amd64"),
+        (Place(suite="trixie"), mix),
     )
     assert bundles.bundle("tool", "amd64").places == (Place(suite="trixie"),)
     assert mix.title == "trixie with library of forky"

@@ -16,7 +16,7 @@ class Entry(config.Model):
     """A section of configs/archive.toml.
 
     Attributes:
-        packages: Debian's names.
+        packages: Debian's names, with an architecture where it is another one.
         architectures: Debian's names of those that it is wanted for.
         places: where to take the packages from, the best place first.
     """
@@ -29,7 +29,7 @@ class Entry(config.Model):
     def _known(self) -> Self:
         for place in self.places:
             for name in place.mixed:
-                if name not in self.packages:
+                if name not in [package.partition(":")[0] for package in self.packages]:
                     raise ValueError(f"{name} is no package of it")
             for name in place.only:
                 if name not in self.architectures:
@@ -55,7 +55,10 @@ def bundle(name: str, architecture: str) -> Bundle:
     if name not in known or architecture not in known[name].architectures:
         names = [f"{key}:{one}" for key, entry in known.items() for one in entry.architectures]
         raise unknown_name("bundle", f"{name}:{architecture}", names)
-    packages = tuple(f"{package}:{architecture}" for package in known[name].packages)
+    packages = tuple(
+        package if ":" in package else f"{package}:{architecture}"
+        for package in known[name].packages
+    )
     places = tuple(place for place in known[name].places if place.serves(architecture))
     return Bundle(f"{name}:{architecture}", packages, places)
 

@@ -4,8 +4,9 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from qap.debian.bundle import Bundle
 from qap.debian.sums import check
@@ -16,13 +17,13 @@ from qap.paths import cache
 
 def unpacked(
     bundle: Bundle,
-    members: Sequence[str] = (),
+    members: Mapping[str, Sequence[str]] = MappingProxyType({}),
     finish: Callable[[Path], None] | None = None,
 ) -> Path:
     """A folder with the content of a bundle's packages, made once and kept in the cache.
 
     Args:
-        members: unpack only these files, such as "./usr/bin/qemu-s390x"; all if empty.
+        members: by package, without architecture, the only files to unpack of it.
         finish: does once to the folder what the packages' own scripts would do.
     Raises:
         MissingError: no suite of the bundle has it, or none can be reached.
@@ -40,7 +41,7 @@ def unpacked(
                 root = Path(scratch) / "root"
                 root.mkdir()
                 for deb in debs:
-                    _unpack(deb, root, members)
+                    _unpack(deb, root, members.get(deb.name.partition("_")[0], ()))
                 if finish is not None:
                     finish(root)
                 root.rename(target)

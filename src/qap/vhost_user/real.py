@@ -75,15 +75,14 @@ def virtiofsd_argv(architecture: str) -> list[str]:
     A foreign one runs under qemu-user; the host's runs with the libraries it was built
     for.
     """
-    root = unpacked(bundle("virtiofsd", architecture), finish=merge_usr)
-    program = root / "usr/libexec/virtiofsd"
+    program = "usr/libexec/virtiofsd"
     if architecture == HOST:
-        argv = [*loader_argv(root), str(program)]
-    else:
-        emulator = f"./usr/bin/qemu-{architecture}"
-        user = unpacked(bundle("qemu-user", HOST), members=[emulator])
-        argv = [str(user / emulator), "-L", str(root), str(program)]
-    return argv
+        root = unpacked(bundle("virtiofsd", architecture), finish=merge_usr)
+        return [*loader_argv(root), str(root / program)]
+    emulator = f"usr/bin/qemu-{architecture}"
+    foreign = bundle("virtiofsd-foreign", architecture)
+    root = unpacked(foreign, members={"qemu-user": [f"./{emulator}"]}, finish=merge_usr)
+    return [str(root / emulator), "-L", str(root), str(root / program)]
 
 
 @contextmanager
