@@ -259,9 +259,15 @@ class Machine:
 
         Raises:
             TimeoutError: the guest didn't let go.
+            QemuDied: QEMU ended.
         """
-        self.qmp.execute("device_del", id=device_id)
-        self.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout)
+        try:
+            self.qmp.execute("device_del", id=device_id)
+            self.qmp.wait_event(
+                "DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout
+            )
+        except QmpLost:
+            raise self.died() from None
 
     @property
     def alive(self) -> bool:

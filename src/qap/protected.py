@@ -215,13 +215,10 @@ class ProtectedTest(GuestTest):
                 self.assertEqual(private, [])
 
     def prove_virtiofs_comes_and_goes(self) -> None:
-        """In, 64 MiB, out, and in again with a fresh virtiofsd, while a disk is read.
-
-        One CPU: with two, a guest was seen to hang at a hot plug now and then, confidential or not.
-        """
+        """In, 64 MiB, out, and in again with a fresh virtiofsd, while a disk is read."""
         disk, blockdevs = self.disk
         modules = [*BLOCK_MODULES, "virtiofs"]
-        with self.booted([disk], modules, blockdevs=blockdevs) as machine:
+        with self.booted([disk], modules, cpus=2, blockdevs=blockdevs) as machine:
             console = machine.console
             name = workload.find(console, BLOCK)
             node = console.check(f"ls /sys/bus/virtio/devices/{name}/block")

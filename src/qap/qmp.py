@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Self, cast
 
-from qemu.qmp import ExecInterruptedError, QMPClient
+from qemu.qmp import ExecInterruptedError, Message, QMPClient, Runstate
 from qemu.qmp import QMPError as LibraryError
 from qemu.qmp.events import EventListener
 from qemu.qmp.qmp_client import ExecuteError
@@ -102,17 +102,35 @@ class Qmp:
 
         Raises:
             TimeoutError: it didn't come; says which event was waited for.
+            QmpLost: QEMU ended.
         """
 
         async def next_match() -> dict[str, Any]:
             while True:
-                event = await self._events.get()
+                event = await self._next_event()
                 data = cast("dict[str, Any]", event.get("data", {}))
                 if event["event"] == name and matches(data):
                     return data
 
         found: dict[str, Any] = self._run(next_match(), timeout, f"the QMP event {name}")
         return found
+
+    async def _next_event(self) -> Message:
+        """The next event; raises EOFError where QEMU ends before there is one."""
+        if not self._events.empty():
+            return await self._events.get()
+        if self._client.runstate != Runstate.RUNNING:
+            raise EOFError
+        ended = asyncio.create_task(self._client.runstate_changed())
+        event = asyncio.create_task(self._events.get())
+        try:
+            await asyncio.wait({ended, event}, return_when=asyncio.FIRST_COMPLETED)
+            if not event.done():
+                raise EOFError
+            return event.result()
+        finally:
+            ended.cancel()
+            event.cancel()
 
     def close(self) -> None:
         """End the session; safe after QEMU has gone."""

@@ -136,11 +136,15 @@ class Cpu:
             TimeoutError: it doesn't end.
         """
         self.begin(code, cr3, registers)
+        return self.end()
+
+    def end(self) -> list[int]:
+        """Wait for the code that was begun to end; as `run`."""
 
         def done() -> bytes | None:
             return None if self.qtest.readl(GO) else self.qtest.read(REGISTERS, 7 * 8)
 
-        left = poll_until(done, RUN_S, lambda: f"the CPU to run {code.hex()}")
+        left = poll_until(done, RUN_S, lambda: "the CPU to run its code")
         *results, vector, error, address = struct.unpack("<7Q", left)
         # Of a slot of 8 bytes, 32-bit code writes 4.
         if vector & 0xFFFF_FFFF != NO_FAULT:

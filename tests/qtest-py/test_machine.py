@@ -1,0 +1,32 @@
+"""A machine's life, and what is said of its end."""
+
+import time
+from typing import Any
+
+import pytest
+
+from qap.machine import QemuDied
+from qap.qmp import QmpLost
+
+
+def test_wait_for_an_event_ends_with_qemu(lab: Any) -> None:
+    machine = lab.machine()
+    start = time.monotonic()
+    machine.qmp.execute("quit")
+    with pytest.raises(QmpLost, match="while qap waited for the QMP event DEVICE_DELETED"):
+        machine.qmp.wait_event("DEVICE_DELETED", lambda data: True, 60)
+    assert time.monotonic() - start < 30
+
+
+def test_unplug_tells_that_qemu_ended(lab: Any) -> None:
+    """A guest that never lets go, and a QEMU that is ended meanwhile."""
+    machine = lab.machine({"driver": "virtio-rng-pci", "bus": "port0", "id": "dut"})
+    machine.child.kill()
+    with pytest.raises(QemuDied):
+        machine.unplug("dut", 60)
+
+
+def test_event_from_before_the_end_is_still_there(lab: Any) -> None:
+    machine = lab.machine()
+    machine.qmp.execute("quit")
+    assert machine.qmp.wait_event("SHUTDOWN", lambda data: True, 60)["reason"] == "host-qmp-quit"
