@@ -3,7 +3,7 @@
 import hashlib
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -186,25 +186,27 @@ class Bundle:
 
     def _bring(self, place: Place, away: Unavailable | None) -> list[Package]:
         found: dict[str, Package] = {}
-        ahead = list(self.packages)
+        ahead = self.packages
         while ahead:
+            debs: dict[str, Path] = {}
             for suite, names in place.by_suite(ahead).items():
                 archive = Archive(suite)
                 if away is not None and not archive.has(names):
                     raise away
-                for name, deb in zip(names, archive.bring(names), strict=True):
-                    found[name] = Package(name=name, version=_version(deb), suite=suite)
-            debs = [Archive(found[name].suite).bring([name])[0] for name in ahead]
-            followed = dict.fromkeys(self._followed(ahead, debs))
-            ahead = [name for name in followed if name not in found]
+                debs |= zip(names, archive.bring(names), strict=True)
+            for name in ahead:
+                suite = place.suite_of(name)
+                found[name] = Package(name=name, version=_version(debs[name]), suite=suite)
+            followed = dict.fromkeys(self._followed(debs))
+            ahead = tuple(name for name in followed if name not in found)
         return list(found.values())
 
-    def _followed(self, names: Sequence[str], debs: Sequence[Path]) -> list[str]:
+    def _followed(self, debs: Mapping[str, Path]) -> list[str]:
         if not self.follow:
             return []
         return [
             f"{need}:{name.partition(':')[2]}"
-            for name, deb in zip(names, debs, strict=True)
+            for name, deb in debs.items()
             for need in _depends(check(deb))
             if need.startswith(self.follow)
         ]

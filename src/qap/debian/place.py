@@ -29,10 +29,13 @@ class Place(Model):
     def serves(self, architecture: str) -> bool:
         return not self.only or architecture in self.only
 
+    def suite_of(self, name: str) -> str:
+        """The suite that a package (with architecture) comes from."""
+        return self.mixed.get(name.partition(":")[0], self.suite)
+
     def by_suite(self, names: Sequence[str]) -> dict[str, list[str]]:
         """These packages (with architecture) by the suite that each comes from."""
         found: dict[str, list[str]] = {}
         for name in names:
-            suite = self.mixed.get(name.partition(":")[0], self.suite)
-            found.setdefault(suite, []).append(name)
+            found.setdefault(self.suite_of(name), []).append(name)
         return found
