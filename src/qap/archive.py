@@ -1,13 +1,15 @@
 """Everything that any verb takes from the Debian archive."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 
 from qap import base, config
-from qap.debian.bundle import Bundle
+from qap.debian import taken
+from qap.debian.bundle import Bundle, NotBrought
 from qap.debian.bundles import bundles
+from qap.debian.failure import Unavailable
 from qap.errors import QapError, unknown_name
 from qap.guest import kernel
 
@@ -34,16 +36,45 @@ def chosen(names: Sequence[str]) -> list[Bundle]:
     return [known[name] for name in names or known]
 
 
+def take_each(
+    wanted: Sequence[Bundle], *, renew: bool = False
+) -> Iterator[tuple[Bundle, QapError | OSError | None]]:
+    """Bring bundles, and say of each why it can't be had; None if it is there.
+
+    What keeps everything away is waited for once; then only what is cached will do.
+
+    Args:
+        renew: as Bundle.take() has it.
+    """
+    away: Unavailable | None = None
+    for bundle in wanted:
+        failed: QapError | OSError | None = None
+        try:
+            with Console(stderr=True).status(f"fetching {bundle.name}"):
+                bundle.take(renew=renew, away=away)
+        except (QapError, OSError) as exc:
+            failed = exc
+            if isinstance(exc, NotBrought) and exc.chief.everywhere:
+                away = exc.chief
+        yield bundle, failed
+
+
 def bring_for_guests() -> None:
     """Bring what guests and back-ends need before the work starts.
 
     What can't be had is said and no more: what needs it fails by itself, the rest can be done.
     """
+    missing = [bundle for bundle in _for_guests() if bundle.taken() is None]
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    for bundle in _for_guests():
-        if bundle.taken() is None:
-            try:
-                with console.status(f"fetching {bundle.name}"):
-                    bundle.take()
-            except QapError as exc:
-                console.print(f"qap: {escape(str(exc))}")
+    for _, failed in take_each(missing):
+        if failed is not None:
+            console.print(f"qap: {escape(str(failed))}")
+    forget_others()
+
+
+def forget_others() -> None:
+    """Remove the records of bundles that are no longer in configs/."""
+    known = {taken.home(bundle.name) for bundle in everything()}
+    for record in taken.records():
+        if record.parent not in known:
+            record.unlink()

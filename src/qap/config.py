@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qap.errors import UsageError, unknown_name
 from qap.paths import CONFIGS, QEMU, shown
@@ -21,7 +21,7 @@ class Base(Model):
     """Which upstream source the patches apply to (qemu/base.toml)."""
 
     package: str
-    suites: tuple[str, ...]
+    suites: tuple[str, ...] = Field(min_length=1)
     series: str
     tested: list[str]
     leave_out: list[str] = []
@@ -64,7 +64,7 @@ class Guest(Model):
     name: str
     qemu: str
     architecture: str
-    suites: tuple[str, ...]
+    suites: tuple[str, ...] = Field(min_length=1)
     kernel: str
     console: str
     machine: str

@@ -3,11 +3,12 @@
 import time
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.markup import escape
 
-from qap.debian.bundle import Bundle, Taken
+from qap import archive
+from qap.debian.bundle import Bundle
 from qap.debian.sums import check
+from qap.debian.taken import Taken
 from qap.errors import QapError
 from qap.report import Report, bad, good, table
 
@@ -20,18 +21,17 @@ def fetch(wanted: Sequence[Bundle], *, renew: bool) -> Report:
     """
     start = time.monotonic()
     rows, results = [], []
-    for bundle in wanted:
-        error, taken = "", None
+    for bundle, failed in archive.take_each(wanted, renew=renew):
+        taken, error = bundle.taken(), str(failed or "")
         try:
-            with Console(stderr=True).status(f"fetching {bundle.name}"):
-                taken = bundle.take(renew=renew)
-                for file in bundle.files():
-                    check(file)
+            for file in taken.files if taken else []:
+                check(file)
         except QapError as exc:
             error = str(exc)
         rows.append([bundle.name, origin(taken) if taken and not error else bad(error)])
         found = taken.model_dump(mode="json") if taken else None
         results.append({"bundle": bundle.name, "error": error, "taken": found})
+    archive.forget_others()
     seconds = time.monotonic() - start
     table(f"qap fetch ({seconds:.0f} s)", ["what", "from"], rows)
     return Report("fetch", not any(row["error"] for row in results), seconds, results)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from qap import __version__, base, series
 from qap.build import Build
-from qap.debian.bundle import everything_taken
+from qap.debian.taken import everything_taken
 
 SCHEMA = 1
 

@@ -126,19 +126,21 @@ class Mirror:
     Attributes:
         port: where it listens, on loopback.
         root: the folder it serves.
-        missing: files that it says are not there.
+        statuses: files that it answers with an HTTP status instead.
         short: files of which it sends the first half, as if that were all.
         changed: files of which it sends the last byte changed.
         silent: files that it begins no answer for until it ends.
+        stalled: files of which it sends the first half, and then nothing until it ends.
         asked: paths that were asked for.
     """
 
     port: int
     root: Path
-    missing: set[str] = field(default_factory=set)
+    statuses: dict[str, int] = field(default_factory=dict)
     short: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     silent: set[str] = field(default_factory=set)
+    stalled: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -148,23 +150,31 @@ class Mirror:
 
     def honest(self) -> None:
         """Lie no more."""
-        for lies in (self.missing, self.short, self.changed, self.silent):
+        self.statuses.clear()
+        for lies in (self.short, self.changed, self.silent, self.stalled):
             lies.clear()
 
-    def answer(self, path: str) -> bytes | None:
-        """The content of a file as the mirror tells it; None for 404."""
+    def lack(self, pattern: str) -> None:
+        """Answer 404 for these files."""
+        self.statuses[pattern] = 404
+
+    def answer(self, path: str) -> tuple[int, bytes]:
+        """The HTTP status and the content of a file as the mirror tells it."""
         self.asked.append(path)
         if _listed(path, self.silent):
             self.ended.wait()
         file = self.root / path
-        if _listed(path, self.missing) or not file.is_file():
-            return None
+        for pattern, status in self.statuses.items():
+            if fnmatch.fnmatch(path, pattern):
+                return status, b""
+        if not file.is_file():
+            return 404, b""
         content = file.read_bytes()
         if _listed(path, self.short):
             content = content[: len(content) // 2]
         if _listed(path, self.changed):
             content = content[:-1] + bytes([content[-1] ^ 1])
-        return content
+        return 200, content
 
 
 def _listed(path: str, patterns: set[str]) -> bool:
@@ -180,11 +190,15 @@ def mirror(root: Path) -> Iterator[Mirror]:
 
         def do_GET(self) -> None:
             path = unquote(urlsplit(self.path).path).removeprefix("/debian/")
-            content = made.answer(path)
-            self.send_response(404 if content is None else 200)
-            self.send_header("Content-Length", str(len(content or b"")))
+            status, content = made.answer(path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content or b"")
+            if _listed(path, made.stalled):
+                self.wfile.write(content[: len(content) // 2])
+                made.ended.wait()
+            else:
+                self.wfile.write(content)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

@@ -1,11 +1,15 @@
 """What there is to bring from the archive, and bringing it before the work starts."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from qap import archive
-from qap.debian import bundles
+from qap.debian import bundles, taken
 from qap.debian.bundle import Bundle
+from qap.debian.failure import Reason, Unavailable
 from qap.debian.place import Place
+from qap.debian.suite import Suite
 from qap.errors import MissingError, UsageError
 from qap.paths import CONFIGS
 
@@ -60,6 +64,8 @@ def test_unknown_bundle_is_answered_with_near_ones(configured: Project, name: st
         ('suite = "trixie" }', "suit = 1 }", r"archive\.toml: places\.0\.suite: Field required"),
         ("library = ", "libary = ", r"archive\.toml: .*libary is no package of it"),
         ('only = ["s390x"]', 'only = ["riscv64"]', r"archive\.toml: .*riscv64 is no architecture"),
+        ('suite = "trixie" }', 'suite = "sid", only = ["s390x"] }', r"no place is good for amd64"),
+        ('"library", ', '"tool", ', r"archive\.toml: .*tool is there twice"),
     ],
 )
 def test_mistake_in_the_file_is_named(configured: Project, old: str, new: str, said: str) -> None:
@@ -74,15 +80,38 @@ def test_what_can_not_be_had_is_said_and_the_rest_brought(
 ) -> None:
     brought = []
 
-    def take(bundle: Bundle) -> None:
+    def take(bundle: Bundle, *, renew: bool, away: Unavailable | None) -> None:
         if bundle.name == "tool:amd64":
             raise MissingError("cannot bring it")
-        brought.append(bundle.name)
+        brought.append((bundle.name, renew, away))
 
     monkeypatch.setattr(Bundle, "take", take)
     archive.bring_for_guests()
-    assert brought == ["tool:s390x"]
+    assert brought == [("tool:s390x", False, None)]
     assert capfd.readouterr().err == "qap: cannot bring it\n"
+
+
+def test_mirror_that_does_not_answer_is_waited_for_once(
+    configured: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def bring(suite: Suite, packages: Sequence[str]) -> None:
+        asked.append(suite)
+        raise Unavailable(Reason.NO_NETWORK, "no network")
+
+    monkeypatch.setattr(Suite, "_bring", bring)
+    failed = [str(exc) for _, exc in archive.take_each(archive.everything())]
+    assert asked == [Suite("trixie", "source")]
+    assert all("no network): connect to the network, then ./qap fetch" in one for one in failed)
+
+
+def test_records_of_bundles_that_are_gone_go(configured: Project) -> None:
+    for name in ("tool:amd64", "older:amd64"):
+        taken.home(name).mkdir(parents=True)
+        (taken.home(name) / taken.RECORD).touch()
+    archive.forget_others()
+    assert [path.parent for path in taken.records()] == [taken.home("tool:amd64")]
 
 
 def test_every_bundle_of_this_repository_has_a_place() -> None:

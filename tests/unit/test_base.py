@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qap import base
-from qap.debian.apt import Archive
+from qap.debian.suite import Suite
 from qap.debian.sums import write_sums
 from qap.errors import MissingError, QapError, UsageError
 from qap.git import Git
@@ -27,17 +27,14 @@ def debian(project: Project, monkeypatch: pytest.MonkeyPatch, version: str) -> l
     """Let Debian have a source package of this version; returns what is fetched."""
     fetched: list[str] = []
 
-    def bring(archive: Archive, names: list[str]) -> list[Path]:
-        (name,) = names
-        if not archive.has(names):
-            fetched.append(f"{archive.suite} {name}")
-        folder = archive.home / "files" / name.replace(":", "_")
-        dsc = folder / f"qemu_{version.partition(':')[2]}.dsc"
+    def bring(suite: Suite, packages: list[str]) -> None:
+        assert (suite.part, packages) == ("source", ["qemu"])
+        fetched.append(suite.name)
+        dsc = suite._files / "qemu" / f"qemu_{version.partition(':')[2]}.dsc"
         write(dsc, f"Format: 3.0 (quilt)\nSource: qemu\nVersion: {version}\n")
-        write_sums(folder)
-        return [dsc]
+        write_sums(dsc.parent)
 
-    monkeypatch.setattr(Archive, "bring", bring)
+    monkeypatch.setattr(Suite, "_bring", bring)
     return fetched
 
 
@@ -113,7 +110,7 @@ def test_base_comes_from_debian(
     fetched = debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
     programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
     found = base.ensure()
-    assert fetched == ["trixie qemu:source"]
+    assert fetched == ["trixie"]
     assert (found.source, found.package_version) == ("Debian trixie", "1:10.0.13+ds-0+deb13u1")
     (call,) = programs.calls()
     assert "--require-strong-checksums" in call

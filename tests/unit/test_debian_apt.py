@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from qap.debian import apt
-from qap.debian.apt import Archive
 from qap.debian.failure import Reason, unavailable
+from qap.debian.suite import Suite
 from qap.debian.sums import SUMS, check
 from qap.errors import MissingError, QapError
 
 from .programs import Programs
 from .project import Project
 
+OTHER = "apt failed (The package cache file is corrupted)"
 MIRROR = "http://mirror.example/debian/"
 ROWS = f"""\
 http://security.example/debian-security/ Debian Debian-Security trixie-security
@@ -40,14 +41,14 @@ esac
 
 
 @pytest.fixture
-def archive(project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> Archive:
+def trixie(project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> Suite:
     """Debian trixie with a package "tiny" of amd64, through an apt-get that only pretends."""
     keyring = project.root / "keyring.gpg"
     keyring.touch()
     monkeypatch.setattr(apt, "KEYRING", keyring)
     monkeypatch.delenv("APT_CONFIG", raising=False)
     apt_get(programs)
-    return Archive("trixie")
+    return Suite("trixie", "amd64")
 
 
 def apt_get(
@@ -57,15 +58,19 @@ def apt_get(
     programs.add("apt-get", script)
 
 
-def tiny(archive: Archive) -> Path:
-    return archive.bring(["tiny:amd64"])[0]
+def tiny(trixie: Suite) -> Path:
+    return trixie.bring(["tiny"])[0]
+
+
+def source() -> Path:
+    return Suite("trixie", "source").bring(["qemu"])[0]
 
 
 def verbs(programs: Programs) -> list[str]:
     return [call.split()[1] for call in programs.calls() if "indextargets" not in call]
 
 
-def test_mirror_is_the_one_of_debian_s_own_archive(archive: Archive) -> None:
+def test_mirror_is_the_one_of_debian_s_own_archive(trixie: Suite) -> None:
     assert apt.mirror() == MIRROR
 
 
@@ -83,23 +88,23 @@ def test_machine_without_apt_is_told_of_source(
         apt.mirror()
 
 
-def test_missing_keyring_is_named(archive: Archive) -> None:
+def test_missing_keyring_is_named(trixie: Suite) -> None:
     apt.KEYRING.unlink()
     with pytest.raises(MissingError, match="install debian-archive-keyring"):
-        archive.update()
+        tiny(trixie)
 
 
-def test_package_is_brought_once(archive: Archive, programs: Programs) -> None:
-    found = tiny(archive)
+def test_package_is_brought_once(trixie: Suite, programs: Programs) -> None:
+    found = tiny(trixie)
     assert found.read_text() == "deb\n"
     check(found)
     assert verbs(programs) == ["update", "download"]
-    assert tiny(archive) == found
+    assert tiny(trixie) == found
     assert programs.calls() == []
 
 
-def test_source_package_is_its_dsc(archive: Archive) -> None:
-    found = archive.bring(["qemu:source"])[0]
+def test_source_package_is_its_dsc(trixie: Suite) -> None:
+    found = source()
     assert found.name == "qemu_1.dsc"
     assert (found.parent / "qemu_1.orig.tar.xz").exists()
     check(found)
@@ -107,9 +112,9 @@ def test_source_package_is_its_dsc(archive: Archive) -> None:
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "added"])
 def test_corrupted_download_is_refused_and_removed(
-    archive: Archive, programs: Programs, damage: str
+    trixie: Suite, programs: Programs, damage: str
 ) -> None:
-    found = archive.bring(["qemu:source"])[0]
+    found = source()
     bad = found.parent / ("evil.patch" if damage == "added" else "qemu_1.orig.tar.xz")
     if damage == "gone":
         bad.unlink()
@@ -119,7 +124,7 @@ def test_corrupted_download_is_refused_and_removed(
         check(found)
     assert not found.parent.exists()
     programs.calls()
-    check(archive.bring(["qemu:source"])[0])
+    check(source())
     assert verbs(programs) == ["source"]
 
 
@@ -153,7 +158,7 @@ def test_corrupted_download_is_refused_and_removed(
             Reason.NO_SPACE,
             "the disk is full",
         ),
-        ("E: The package cache file is corrupted", Reason.OTHER, "apt failed"),
+        ("E: The package cache file is corrupted", Reason.OTHER, OTHER),
     ],
 )
 def test_what_apt_says_is_told_apart(line: str, reason: Reason, why: str) -> None:
@@ -162,36 +167,36 @@ def test_what_apt_says_is_told_apart(line: str, reason: Reason, why: str) -> Non
     assert (found.reason, found.why, found.detail) == (reason, why, line)
 
 
-def test_no_network_is_no_matter_once_it_is_cached(archive: Archive, programs: Programs) -> None:
-    found = tiny(archive)
+def test_no_network_is_no_matter_once_it_is_cached(trixie: Suite, programs: Programs) -> None:
+    found = tiny(trixie)
     apt_get(programs, update="exit 100", download="exit 100")
-    assert tiny(archive) == found
+    assert tiny(trixie) == found
 
 
 def test_every_change_goes_through_the_private_configuration(
-    archive: Archive, programs: Programs
+    trixie: Suite, programs: Programs
 ) -> None:
-    tiny(archive)
+    tiny(trixie)
     given = programs.record.with_suffix(".calls.config").read_text().splitlines()
     private = [line for line in given if line]
     # Only the question which mirror the machine uses goes to its own apt.
     assert len(private) == len(verbs(programs)) == 2
-    assert set(private) == {str(archive.home / "apt.conf")}
+    assert set(private) == {str(trixie._apt.home / "apt.conf")}
 
 
 @pytest.mark.skipif(shutil.which("apt-config") is None, reason="only apt itself can tell")
-def test_apt_itself_takes_its_folders_from_the_private_configuration(archive: Archive) -> None:
-    archive.update()
+def test_apt_itself_takes_its_folders_from_the_private_configuration(trixie: Suite) -> None:
+    tiny(trixie)
     said = subprocess.run(
         ["apt-config", "dump", "--format", "%f %v%n"],
-        env={**os.environ, "APT_CONFIG": str(archive.home / "apt.conf")},
+        env={**os.environ, "APT_CONFIG": str(trixie._apt.home / "apt.conf")},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
     values = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
     for name in ("Dir::State", "Dir::State::status", "Dir::Cache", "Dir::Etc::sourcelist"):
-        assert Path(values[name]).is_relative_to(archive.home), name
+        assert Path(values[name]).is_relative_to(trixie._apt.home), name
     assert not Path(values["Dir::Etc::sourceparts"]).exists()
     sources = Path(values["Dir::Etc::sourcelist"]).read_text()
     assert re.findall(r"^(?:URIs|Suites|Signed-By): (.*)$", sources, re.MULTILINE) == [
@@ -201,9 +206,9 @@ def test_apt_itself_takes_its_folders_from_the_private_configuration(archive: Ar
     ]
 
 
-def test_download_that_was_interrupted_is_refused(archive: Archive) -> None:
+def test_download_that_was_interrupted_is_refused(trixie: Suite) -> None:
     """_brought() copies file by file: killed half-way, it leaves a folder without the sums."""
-    found = tiny(archive)
+    found = tiny(trixie)
     (found.parent / SUMS).unlink()
     with pytest.raises(QapError, match="removed"):
         check(found)

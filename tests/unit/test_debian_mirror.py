@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from qap.debian import apt
-from qap.debian.bundle import Bundle, Package, everything_taken
+from qap.debian import apt, suite
+from qap.debian.bundle import Bundle
 from qap.debian.failure import Reason
 from qap.debian.package import unpacked
 from qap.debian.place import Place
-from qap.errors import MissingError
+from qap.debian.sums import SUMS, check
+from qap.debian.taken import Package, everything_taken
+from qap.errors import MissingError, QapError
 
 from .debian_archive import URI, Archive, Mirror, mirror
 from .project import Project
@@ -91,7 +93,7 @@ def test_first_suite_is_taken_in_silence(served: Mirror, capfd: pytest.CaptureFi
 
 LIES: dict[str, tuple[Callable[[Mirror], None], Reason, str]] = {
     "404": (
-        lambda served: served.missing.add("pool/trixie/tiny_1_s390x.deb"),
+        lambda served: served.lack("pool/trixie/tiny_1_s390x.deb"),
         Reason.NOT_FOUND,
         NOT_FOUND,
     ),
@@ -110,13 +112,28 @@ LIES: dict[str, tuple[Callable[[Mirror], None], Reason, str]] = {
         Reason.DAMAGED,
         "the mirror's Packages has the wrong size or hash",
     ),
+    "forbidden": (
+        lambda served: served.statuses.update({"pool/trixie/*": 403}),
+        Reason.HTTP_STATUS,
+        "the mirror answers 403 for tiny_1_s390x.deb",
+    ),
+    "out of order": (
+        lambda served: served.statuses.update({"dists/trixie/*": 503}),
+        Reason.HTTP_STATUS,
+        "the mirror answers 503 for InRelease",
+    ),
+    "stalled": (
+        lambda served: served.stalled.add("pool/trixie/*"),
+        Reason.NO_NETWORK,
+        "no network, or archive.test does not answer",
+    ),
     "changed signature": (
         lambda served: served.changed.add("dists/trixie/InRelease"),
         Reason.NOT_TRUSTED,
         "its signature is missing, wrong or out of date",
     ),
     "no suite": (
-        lambda served: served.missing.add("dists/trixie/*"),
+        lambda served: served.lack("dists/trixie/*"),
         Reason.NO_SUITE,
         "the mirror has no such suite",
     ),
@@ -138,14 +155,35 @@ def test_next_suite_is_taken_and_one_line_says_why(
     assert (unpacked(TINY) / "usr/share/tiny").read_text() == "2\n"
 
 
+def test_index_that_is_broken_bars_no_other_architecture(served: Mirror) -> None:
+    served.short.add("dists/trixie/main/binary-s390x/*")
+    served.lack("dists/trixie/main/source/*")
+    assert Bundle("tiny:amd64", ("tiny:amd64",), (TRIXIE, FORKY)).take().place == "trixie"
+
+
+def test_missing_package_is_named_among_several(served: Mirror) -> None:
+    packages = ("tiny:s390x", "library:s390x", "nothere:s390x")
+    with pytest.raises(MissingError, match=r"\(it has no nothere:s390x\)"):
+        Bundle("three:s390x", packages, (TRIXIE,)).take()
+
+
+def test_language_of_the_machine_is_no_matter(
+    served: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANGUAGE", "de")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with pytest.raises(MissingError, match="no network"):
+        TINY.take()
+
+
 def test_no_such_package_is_told_from_one_that_is_not_served(served: Mirror) -> None:
     bundle = Bundle("none:s390x", ("none:s390x",), (TRIXIE, FORKY))
     with pytest.raises(
         MissingError,
-        match=r"^cannot bring none:s390x.*\(it has no none:s390x\): run `apt-cache policy`",
+        match=r"^cannot bring none:s390x.*\(it has no none:s390x\): name a suite in configs/",
     ):
         bundle.take()
-    served.missing.add("pool/*")
+    served.lack("pool/*")
     with pytest.raises(
         MissingError,
         match=r"trixie: the mirror lists tiny_1_s390x\.deb and answers 404; "
@@ -196,7 +234,7 @@ def test_cached_suite_is_taken_without_a_network(
 
 def test_lists_that_are_there_will_do(served: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
     Bundle("library", ("library:s390x",), (TRIXIE,)).take()
-    monkeypatch.setattr(apt, "LISTS_S", 0)
+    monkeypatch.setattr(suite, "LISTS_S", 0)
     served.short.add("dists/*")
     assert TINY.take().place == "trixie"
     assert any(path.startswith("dists/") for path in served.asked)
@@ -222,7 +260,7 @@ def test_lists_are_brought_anew_where_the_mirror_has_moved_on(
 def test_what_was_taken_is_kept_to_until_it_is_renewed(
     served: Mirror, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    served.missing.add("pool/trixie/*")
+    served.lack("pool/trixie/*")
     before = TINY.take()
     served.honest()
     served.asked.clear()
@@ -237,7 +275,7 @@ def test_what_was_taken_is_kept_to_until_it_is_renewed(
 def test_renewal_that_brings_nothing_better_says_nothing_new(
     served: Mirror, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    served.missing.add("pool/trixie/*")
+    served.lack("pool/trixie/*")
     before = TINY.take()
     assert TINY.take(renew=True) == before
     assert capfd.readouterr().err.count("\n") == 1
@@ -245,14 +283,14 @@ def test_renewal_that_brings_nothing_better_says_nothing_new(
 
 def test_all_packages_come_from_one_place(served: Mirror) -> None:
     both = Bundle("both:s390x", ("tiny:s390x", "library:s390x"), (TRIXIE, FORKY))
-    served.missing.add("pool/trixie/library_*")
+    served.lack("pool/trixie/library_*")
     assert {one.suite for one in both.take().packages} == {"forky"}
 
 
 def test_mix_takes_the_rest_from_its_suite(served: Mirror) -> None:
     mixed = Place(suite="trixie", mixed={"library": "forky"})
     both = Bundle("both:s390x", ("tiny:s390x", "library:s390x"), (TRIXIE, mixed))
-    served.missing.add("pool/trixie/library_*")
+    served.lack("pool/trixie/library_*")
     taken = both.take()
     assert taken.place == "trixie with library of forky"
     assert taken.packages == [
@@ -263,7 +301,7 @@ def test_mix_takes_the_rest_from_its_suite(served: Mirror) -> None:
 
 @pytest.mark.parametrize("missing", ["none", "large-data"])
 def test_dependencies_are_followed_within_a_suite(served: Mirror, missing: str) -> None:
-    served.missing.add(f"pool/trixie/{missing}*")
+    served.lack(f"pool/trixie/{missing}*")
     large = Bundle("large:s390x", ("large:s390x",), (TRIXIE, FORKY), follow=("large-",))
     version, suite = ("1", "trixie") if missing == "none" else ("2", "forky")
     assert large.take().packages == [
@@ -272,9 +310,49 @@ def test_dependencies_are_followed_within_a_suite(served: Mirror, missing: str) 
     ]
 
 
+def test_metapackage_is_brought_anew_where_its_parts_are_gone(
+    tmp_path: Path, served: Mirror, stock: Archive
+) -> None:
+    """As a kernel's, which names a version: the run that brought it may have ended there."""
+    moving = Archive(tmp_path / "moving/debian", stock.gnupg)
+    moving.root.mkdir(parents=True)
+    served.root = moving.root
+    large = Bundle("large:s390x", ("large:s390x",), (TRIXIE,), follow=("large-",))
+    moving.add("trixie", "large", "1", "s390x", "large-1")
+    moving.publish("trixie")
+    with pytest.raises(MissingError, match="it has no large-1"):
+        large.take()
+    moving.add("trixie", "large", "2", "s390x", "large-2")
+    moving.add("trixie", "large-2", "2", "s390x")
+    moving.publish("trixie")
+    assert [one.version for one in large.take().packages] == ["2", "2"]
+
+
+def test_record_of_a_package_that_was_replaced_counts_no_more(served: Mirror) -> None:
+    """Of one suite at one time packages fit together; so one that is missing renews all."""
+    first = TINY.take()
+    (file,) = first.files
+    file.rename(file.with_name("tiny_0.9_s390x.deb"))
+    assert TINY.taken() is None
+    assert everything_taken() == []
+
+
+@pytest.mark.parametrize("damage", ["empty folder", "sums"])
+def test_cache_that_is_damaged_is_mended(served: Mirror, damage: str) -> None:
+    (file,) = TINY.files()
+    if damage == "sums":
+        (file.parent / SUMS).write_bytes(b"\xff\n")
+        with pytest.raises(QapError, match="removed, run this again"):
+            check(file)
+    else:
+        file.unlink()
+    (again,) = TINY.files()
+    assert check(again) == file
+
+
 def test_source_package_falls_back_likewise(served: Mirror) -> None:
     tool = Bundle("tool:source", ("tool:source",), (TRIXIE, FORKY))
-    served.missing.add("pool/trixie/tool_*.tar.xz")
+    served.lack("pool/trixie/tool_*.tar.xz")
     (dsc,) = tool.files()
     assert dsc.name == "tool_2.dsc"
     assert tool.take().passed_over[0].why == "the mirror lists tool_1.tar.xz and answers 404"
@@ -282,7 +360,7 @@ def test_source_package_falls_back_likewise(served: Mirror) -> None:
 
 def test_everything_taken_is_there_for_reports(served: Mirror) -> None:
     assert everything_taken() == []
-    served.missing.add("pool/trixie/*")
+    served.lack("pool/trixie/*")
     TINY.take()
     (taken,) = everything_taken()
     assert taken.model_dump() == {

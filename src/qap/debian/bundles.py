@@ -21,12 +21,18 @@ class Entry(config.Model):
         places: where to take the packages from, the best place first.
     """
 
-    packages: tuple[str, ...]
-    architectures: tuple[str, ...]
+    packages: tuple[str, ...] = Field(min_length=1)
+    architectures: tuple[str, ...] = Field(min_length=1)
     places: tuple[Place, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        twice = [name for name in self.packages if self.packages.count(name) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} is there twice")
+        for architecture in self.architectures:
+            if not any(place.serves(architecture) for place in self.places):
+                raise ValueError(f"no place is good for {architecture}")
         for place in self.places:
             for name in place.mixed:
                 if name not in [package.partition(":")[0] for package in self.packages]:

@@ -1,6 +1,7 @@
 """Why apt did not bring something: told apart by what it prints, in the C locale."""
 
 import re
+from collections.abc import Sequence
 from enum import StrEnum
 from urllib.parse import unquote, urlsplit
 
@@ -11,56 +12,64 @@ class Reason(StrEnum):
     """A kind of failure, as JSON files name it."""
 
     NOT_FOUND = "not-found"
+    HTTP_STATUS = "http-status"
     DAMAGED = "damaged"
     UNRESOLVED = "unresolved"
     NO_NETWORK = "no-network"
     NO_PACKAGE = "no-package"
     NO_SUITE = "no-suite"
+    NO_MIRROR = "no-mirror"
     NOT_TRUSTED = "not-trusted"
     NO_SPACE = "no-space"
     OTHER = "other"
 
 
-# The first that matches counts: a suite that is not there is a 404, too.
+# What apt says of a file, and then of a suite or package; the first that matches counts.
 WORDS = {
-    Reason.NO_SUITE: r"does not have a Release file",
+    Reason.NOT_FOUND: r"Failed to fetch \S+ +(404|410)\b",
+    Reason.HTTP_STATUS: r"Failed to fetch \S+ +[1345]\d\d\b",
     Reason.NO_SPACE: r"No space left on device|enough free space",
+    Reason.DAMAGED: r"unexpected size|Hash Sum mismatch|Hashes of|Clearsigned file isn't valid",
+    Reason.NO_NETWORK: r"Temporary failure resolving|Could not connect|Cannot initiate the conn"
+    r"|Unable to connect|Connection (failed|timed out)|Network is unreachable|No route to host"
+    r"|Error reading from server|Undetermined Error",
+    Reason.UNRESOLVED: r"Could not resolve|Something wicked happened resolving",
+    Reason.NO_SUITE: r"does not have a Release file",
     Reason.NOT_TRUSTED: r"NO_PUBKEY|not signed|signatures? (couldn't|were invalid)|is expired"
     r"|is not valid yet|GPG error",
-    Reason.DAMAGED: r"unexpected size|Hash Sum mismatch|Hashes of|Clearsigned file isn't valid",
-    Reason.NOT_FOUND: r"\b404\b|\b410\b",
     Reason.NO_PACKAGE: r"Unable to locate package|Unable to find a source package|No packages found"
     r"|has no installation candidate|Can't select candidate",
-    Reason.UNRESOLVED: r"Could not resolve|Something wicked happened resolving",
-    Reason.NO_NETWORK: r"Temporary failure resolving|Could not connect|Cannot initiate the conn"
-    r"|Unable to connect|Connection (failed|timed out)|Network is unreachable|No route to host",
 }
 SAID = {
     Reason.NOT_FOUND: "the mirror lists {file} and answers 404",
+    Reason.HTTP_STATUS: "the mirror answers {status} for {file}",
     Reason.DAMAGED: "the mirror's {file} has the wrong size or hash",
     Reason.UNRESOLVED: "the name {host} does not resolve",
     Reason.NO_NETWORK: "no network, or {host} does not answer",
-    Reason.NO_PACKAGE: "it has no {wanted}",
+    Reason.NO_PACKAGE: "it has no {package}",
     Reason.NO_SUITE: "the mirror has no such suite",
     Reason.NOT_TRUSTED: "its signature is missing, wrong or out of date",
     Reason.NO_SPACE: "the disk is full",
-    Reason.OTHER: "apt failed",
+    Reason.OTHER: "apt failed ({line})",
 }
 REMEDY = {
     Reason.NOT_FOUND: "the mirror is incomplete: try again later or use another in apt's sources",
+    Reason.HTTP_STATUS: "try again later or use another mirror in apt's sources",
     Reason.DAMAGED: "the mirror is being changed: try again later or use another in apt's sources",
     Reason.UNRESOLVED: "correct the name in apt's sources or proxy, or the name server",
     Reason.NO_NETWORK: "connect to the network",
-    Reason.NO_PACKAGE: "run `apt-cache policy` to find a suite that has it, and add that",
-    Reason.NO_SUITE: "name a suite that the mirror has",
+    Reason.NO_PACKAGE: "name a suite in configs/ that has it",
+    Reason.NO_SUITE: "name a suite in configs/ that the mirror has",
+    Reason.NO_MIRROR: "run `apt-get update`, or add a Debian source to apt's",
     Reason.NOT_TRUSTED: "update debian-archive-keyring, and look at this machine's clock",
     Reason.NO_SPACE: "free some of it",
     Reason.OTHER: "see what it said",
 }
-# Every suite comes from one mirror: with one of these, no other suite can be brought either.
-OF_THE_MIRROR = {Reason.UNRESOLVED, Reason.NO_NETWORK, Reason.NO_SPACE}
-URL = re.compile(r"Failed to fetch (?P<url>\S+)")
+# With one of these, nothing else can be brought either.
+EVERYWHERE = {Reason.UNRESOLVED, Reason.NO_NETWORK, Reason.NO_MIRROR, Reason.NO_SPACE}
+URL = re.compile(r"Failed to fetch (?P<url>\S+)(?: +(?P<status>\d{3}) )?")
 HOST = re.compile(r"(?:resolv\w+|connect to) '?(?P<host>[^\s']+)")
+PACKAGE = re.compile(r"(?:package|source package for) (?P<package>\S+)")
 
 
 class Unavailable(MissingError):
@@ -70,19 +79,23 @@ class Unavailable(MissingError):
         reason: the kind of failure.
         why: in words, without the suite.
         detail: what apt said.
+
+    Attributes:
+        everywhere: nothing else can be brought either, from this suite or another.
     """
 
     def __init__(self, reason: Reason, why: str, detail: str = "") -> None:
         super().__init__(f"{why}: {REMEDY[reason]}", detail)
         self.reason = reason
         self.why = why
+        self.everywhere = reason in EVERYWHERE
 
 
 def unavailable(said: str, wanted: str) -> Unavailable:
     """The failure that apt printed.
 
     Args:
-        said: its standard error, LC_ALL=C.
+        said: its standard error.
         wanted: what was asked of it.
     """
     lines = said.splitlines()
@@ -90,20 +103,21 @@ def unavailable(said: str, wanted: str) -> Unavailable:
     for reason, words in WORDS.items():
         for line in errors:
             if re.search(words, line):
-                why = SAID[reason].format(wanted=wanted, file=_file(line), host=_host(line))
-                return Unavailable(reason, why, "\n".join(errors))
-    return Unavailable(Reason.OTHER, SAID[Reason.OTHER], "\n".join(errors))
+                return Unavailable(reason, _why(reason, line, wanted), "\n".join(errors))
+    return Unavailable(Reason.OTHER, _why(Reason.OTHER, _first(errors), wanted), "\n".join(errors))
 
 
-def _url(line: str) -> str:
-    found = URL.search(line)
-    return found["url"] if found else ""
+def _first(errors: Sequence[str]) -> str:
+    return errors[0].removeprefix("E:").strip() if errors else "it said nothing"
 
 
-def _file(line: str) -> str:
-    return unquote(_url(line).rpartition("/")[2]) or "file"
-
-
-def _host(line: str) -> str:
-    found = HOST.search(line)
-    return found["host"] if found else urlsplit(_url(line)).hostname or "the mirror"
+def _why(reason: Reason, line: str, wanted: str) -> str:
+    fetched, connected, named = URL.search(line), HOST.search(line), PACKAGE.search(line)
+    url = urlsplit(fetched["url"]) if fetched else None
+    return SAID[reason].format(
+        file=unquote(url.path.rpartition("/")[2]) if url else "file",
+        status=fetched["status"] if fetched else "",
+        host=connected["host"] if connected else (url and url.hostname) or "the mirror",
+        package=named["package"] if named else wanted,
+        line=line,
+    )

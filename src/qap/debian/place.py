@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from qap.config import Model
+from qap.debian.suite import Suite
 
 
 class Place(Model):
@@ -29,13 +30,14 @@ class Place(Model):
     def serves(self, architecture: str) -> bool:
         return not self.only or architecture in self.only
 
-    def suite_of(self, name: str) -> str:
-        """The suite that a package (with architecture) comes from."""
-        return self.mixed.get(name.partition(":")[0], self.suite)
+    def suite_of(self, name: str) -> Suite:
+        """Where a package (with architecture) comes from."""
+        package, _, part = name.partition(":")
+        return Suite(self.mixed.get(package, self.suite), part)
 
-    def by_suite(self, names: Sequence[str]) -> dict[str, list[str]]:
-        """These packages (with architecture) by the suite that each comes from."""
-        found: dict[str, list[str]] = {}
+    def by_suite(self, names: Sequence[str]) -> dict[Suite, list[str]]:
+        """These packages by where each comes from."""
+        found: dict[Suite, list[str]] = {}
         for name in names:
             found.setdefault(self.suite_of(name), []).append(name)
         return found

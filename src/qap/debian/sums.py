@@ -34,8 +34,8 @@ def check(download: Path) -> Path:
     """
     folder = download.parent
     sums = folder / SUMS
-    lines = sums.read_text().splitlines() if sums.exists() else []
-    wanted = {name: value for value, name in (line.split("  ", 1) for line in lines)}
+    lines = sums.read_text(errors="replace").splitlines() if sums.exists() else []
+    wanted = {name: value for value, _, name in (line.partition("  ") for line in lines)}
     found = _sums(folder)
     bad = sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
     if bad:

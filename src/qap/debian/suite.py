@@ -1,0 +1,125 @@
+"""The packages of a Debian suite, kept in the cache once apt has brought them."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qap.debian.apt import SOURCE, Apt
+from qap.debian.failure import Reason, Unavailable
+from qap.debian.sums import write_sums
+from qap.lock import locked
+from qap.paths import cache
+
+# Lists of packages are not brought again sooner than this, unless they name what is gone.
+LISTS_S = 600.0
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One part of a suite. Packages are named without their architecture here.
+
+    Args:
+        name: Debian's codename, such as "trixie".
+        part: Debian's name of an architecture, or "source".
+    """
+
+    name: str
+    part: str
+
+    @property
+    def _apt(self) -> Apt:
+        return Apt(cache() / "apt" / self.name / self.part, self.name, self.part)
+
+    @property
+    def _files(self) -> Path:
+        return self._apt.home / "files"
+
+    def file(self, package: str) -> Path | None:
+        """A package's .deb (.dsc of a source), None where it is not in the cache."""
+        pattern = "*.dsc" if self.part == SOURCE else f"{package}_*.deb"
+        return next((self._files / package).glob(pattern), None)
+
+    def bring(self, packages: Sequence[str]) -> list[Path]:
+        """Bring packages unless all of them are cached; returns the files, to `check`.
+
+        If one is missing, all are brought anew: of one suite at one time, they fit together.
+
+        Raises:
+            Unavailable: one can't be brought.
+        """
+        with locked(self._apt.home):
+            if not all(self.file(package) for package in packages):
+                self._bring(packages)
+        return [file for package in packages if (file := self.file(package))]
+
+    def forget(self, package: str) -> None:
+        """Remove a package from the cache, so that it is brought anew."""
+        with locked(self._apt.home):
+            shutil.rmtree(self._files / package, ignore_errors=True)
+
+    def _bring(self, packages: Sequence[str]) -> None:
+        self._files.mkdir(exist_ok=True)
+        for left in self._files.glob("tmp*"):
+            shutil.rmtree(left)
+        if self.part == SOURCE:
+            for package in packages:
+                words = ("source", "--download-only", "--only-source", package)
+                with self._brought(*words, wanted=package) as fresh:
+                    self._keep(fresh, package)
+            return
+        names = [f"{package}:{self.part}" for package in packages]
+        with self._brought("download", *names, wanted=names[0]) as fresh:
+            for package in packages:
+                alone = fresh / package
+                alone.mkdir()
+                # apt takes a name with a dot that no package has for a pattern.
+                deb = next(fresh.glob(f"{package}_*.deb"), None)
+                if deb is None:
+                    raise Unavailable(Reason.NO_PACKAGE, f"it has no {package}")
+                deb.rename(alone / deb.name)
+                self._keep(alone, package)
+
+    def _keep(self, folder: Path, package: str) -> None:
+        write_sums(folder)
+        shutil.rmtree(self._files / package, ignore_errors=True)
+        folder.rename(self._files / package)
+
+    @contextmanager
+    def _brought(self, verb: str, *words: str, wanted: str) -> Iterator[Path]:
+        """A folder with what apt brings, which ends with the context unless it was kept."""
+        with tempfile.TemporaryDirectory(dir=self._files) as scratch:
+            fresh = Path(scratch) / "fresh"
+
+            def bring() -> None:
+                shutil.rmtree(fresh, ignore_errors=True)
+                fresh.mkdir()
+                self._apt.run(verb, *words, cwd=fresh, wanted=wanted)
+
+            if self._apt.lists_age() < LISTS_S:
+                try:
+                    bring()
+                except Unavailable:
+                    # The mirror may have moved on since.
+                    self._bring_with_new_lists(bring)
+            else:
+                self._bring_with_new_lists(bring)
+            yield fresh
+
+    def _bring_with_new_lists(self, bring: Callable[[], None]) -> None:
+        """Old lists do where new ones don't come."""
+        stale: Unavailable | None = None
+        try:
+            self._apt.update()
+        except Unavailable as exc:
+            stale = exc
+        try:
+            bring()
+        except Unavailable as exc:
+            if stale is None:
+                # The mirror has just answered.
+                exc.everywhere = exc.reason == Reason.NO_SPACE
+                raise
+            raise (stale if exc.reason == Reason.NO_PACKAGE else exc) from exc
