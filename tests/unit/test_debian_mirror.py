@@ -60,6 +60,15 @@ def served(
         yield made
 
 
+@pytest.fixture
+def moving(served: Mirror, stock: Archive, tmp_path: Path) -> Archive:
+    """The mirror serves this one instead, which has nothing yet."""
+    made = Archive(tmp_path / "moving/debian", stock.gnupg)
+    made.root.mkdir(parents=True)
+    served.root = made.root
+    return made
+
+
 def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
     """Let the machine's own apt name this archive, with lists that it has brought before."""
     home = folder / "machine"
@@ -241,11 +250,8 @@ def test_lists_that_are_there_will_do(served: Mirror, monkeypatch: pytest.Monkey
 
 
 def test_lists_are_brought_anew_where_the_mirror_has_moved_on(
-    tmp_path: Path, served: Mirror, stock: Archive
+    moving: Archive,
 ) -> None:
-    moving = Archive(tmp_path / "moving/debian", stock.gnupg)
-    moving.root.mkdir(parents=True)
-    served.root = moving.root
     moving.add("trixie", "library", "1", "s390x")
     moving.add("trixie", "tiny", "1", "s390x")
     moving.publish("trixie")
@@ -311,12 +317,9 @@ def test_dependencies_are_followed_within_a_suite(served: Mirror, missing: str) 
 
 
 def test_metapackage_is_brought_anew_where_its_parts_are_gone(
-    tmp_path: Path, served: Mirror, stock: Archive
+    moving: Archive,
 ) -> None:
     """As a kernel's, which names a version: the run that brought it may have ended there."""
-    moving = Archive(tmp_path / "moving/debian", stock.gnupg)
-    moving.root.mkdir(parents=True)
-    served.root = moving.root
     large = Bundle("large:s390x", ("large:s390x",), (TRIXIE,), follow=("large-",))
     moving.add("trixie", "large", "1", "s390x", "large-1")
     moving.publish("trixie")
