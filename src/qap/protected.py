@@ -242,6 +242,7 @@ class ProtectedTest(GuestTest):
         self.prove_virtiofs(machine)
         self.log.info(workload.large_file(machine.console, self.stuff, LARGE_MIB))
         machine.unplug("fs0")
+        workload.wait_gone(machine.console, FS)
         machine.qmp.execute("chardev-remove", id=name)
 
     def prove_reboots(self, times: int) -> None:

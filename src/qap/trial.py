@@ -201,6 +201,7 @@ class Trial:
             self._prove(machine, stuff)
             if self.scenario.plug == "replug":
                 machine.unplug("dut")
+                workload.wait_gone(machine.console, self.scenario.kind.device_id)
                 self.seen.said.append("unplugged")
                 if service is not None:
                     machine.qmp.execute("chardev-remove", id=service.socket.stem)

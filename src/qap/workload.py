@@ -146,6 +146,16 @@ def find(console: Console, device_id: int, timeout: float = 30.0) -> str:
     return console.check(f"virtio-device {device_id}", timeout)
 
 
+def wait_gone(console: Console, device_id: int, timeout: float = 30.0) -> None:
+    """Wait until the guest has let go of the virtio devices with this virtio device ID.
+
+    A guest with channel I/O learns that a device is gone after QEMU's DEVICE_DELETED. One
+    that comes back before, under the same number, is to it the one that was there.
+    """
+    gone = f"! grep -qlx 0x{device_id:04x} /sys/bus/virtio/devices/*/device"
+    console.check(f'await "{gone}"', timeout)
+
+
 def negotiated(console: Console, name: str) -> list[int]:
     """The feature bits that the guest's driver negotiated, from its sysfs."""
     text = console.check(f"cat /sys/bus/virtio/devices/{name}/features")

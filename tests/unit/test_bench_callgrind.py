@@ -67,7 +67,7 @@ def test_function_with_another_name_is_not(name: str) -> None:
 
 def test_command_leaves_nothing_in_tmp_and_dumps_at_the_mark() -> None:
     argv = valgrind_argv(Path("/scratch/callgrind"), ["first", "second"])
-    assert argv[:2] == ["valgrind", "--tool=callgrind"]
+    assert argv[:4] == ["env", "TMPDIR=/scratch", "valgrind", "--tool=callgrind"]
     assert {"--vgdb=no", f"--dump-before={MARK_FUNCTION}"} <= set(argv)
     assert "--callgrind-out-file=/scratch/callgrind" in argv
     assert argv[-2:] == ["--toggle-collect=first", "--toggle-collect=second"]

@@ -1,6 +1,7 @@
 """A QEMU whose instructions are counted, by valgrind's callgrind."""
 
 import re
+import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from qap.errors import QapError
+from qap.errors import MissingError, QapError
 from qap.machine import Machine, Spec
 
 # What QEMU runs, and nothing else does, when it is asked for its name over QMP.
@@ -82,8 +83,15 @@ def valgrind_argv(dump: Path, inside: Sequence[str]) -> list[str]:
 
     Args:
         inside: as in `Counted`.
+    Raises:
+        MissingError: there is no valgrind.
     """
+    if shutil.which("valgrind") is None:
+        raise MissingError("valgrind is missing: install valgrind")
     return [
+        # It begins with a temporary file, which a kill would leave where it is.
+        "env",
+        f"TMPDIR={dump.parent}",
         "valgrind",
         "--tool=callgrind",
         "--quiet",
