@@ -14,6 +14,9 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def main() -> int:
     """Run the command line; returns the exit code."""
+    # A shell ignores SIGINT for what it puts in the background, and what we start would, too:
+    # the frameworks that run the suites are ended by one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
     import typer

@@ -14,6 +14,7 @@ import pytest
 from qap.build import Build
 from qap.errors import Exit
 from qap.paths import ROOT
+from qap.virtio.poll import poll_until
 
 MARK = "QAP_TEST_MARK"
 RUN = ("run", "fs-pci-cold", "fs-pci-hot", "blk-pci-hot")
@@ -106,3 +107,24 @@ def test_killing_qap_leaves_no_process_and_no_folder(
         assert left_running(mark) == {}
     if number != signal.SIGKILL:
         assert list(scratch.iterdir()) == []
+
+
+def test_suite_ends_where_the_shell_ignores_sigint() -> None:
+    """As it does for what it puts in the background."""
+    mark = f"{os.getpid()}-background"
+    argv = [sys.executable, "-m", "qap", "test", "unit"]
+    with subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *argv],
+        cwd=ROOT,
+        env={**os.environ, MARK: mark},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as run:
+        poll_until(
+            lambda: any("pytest" in line for line in marked(mark).values()) or None,
+            30,
+            lambda: "pytest to start",
+        )
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(60) == Exit.INTERRUPTED
+    assert left_running(mark) == {}
