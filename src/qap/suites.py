@@ -41,9 +41,9 @@ class TestResult:
 
 def _run(argv: Sequence[str], env: Mapping[str, str]) -> int:
     """Run a framework, its output on the terminal; returns its exit status."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *argv], cwd=ROOT, env={**os.environ, **env}, stdout=sys.stderr
-    )
+    # Should we be interrupted before we know it, it is by the kernel, as we end.
+    owned = ["setpriv", "--pdeathsig", "INT", "--", sys.executable, "-m", *argv]
+    process = subprocess.Popen(owned, cwd=ROOT, env={**os.environ, **env}, stdout=sys.stderr)
     try:
         return process.wait()
     except BaseException:
