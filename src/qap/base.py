@@ -88,8 +88,8 @@ def bundle() -> Bundle:
 
 def _from_debian() -> BaseInfo:
     wanted = config.base()
-    place = bundle().take().place
-    (dsc,) = map(check, bundle().files())
+    taken = bundle().take()
+    (dsc,) = map(check, taken.files)
     version = next(
         line.split(": ", 1)[1]
         for line in dsc.read_text().splitlines()
@@ -98,7 +98,7 @@ def _from_debian() -> BaseInfo:
     upstream = version.split(":")[-1]
     if not upstream.startswith(f"{wanted.series}."):
         raise QapError(
-            f"Debian {place} now has {wanted.package} {version}, and the patches are for "
+            f"Debian {taken.place} now has {wanted.package} {version}, and the patches are for "
             f"{wanted.series}: bring such a tree with --source DIR|TARBALL"
         )
     with tempfile.TemporaryDirectory(dir=QEMU, prefix=".unpack-") as scratch:
@@ -109,7 +109,7 @@ def _from_debian() -> BaseInfo:
         )
         if done.returncode:
             raise QapError(f"dpkg-source could not unpack {dsc.name}", done.stderr.strip())
-        return _adopt(unpacked, f"Debian {place}", version)
+        return _adopt(unpacked, f"Debian {taken.place}", version)
 
 
 def _from_path(path: Path) -> BaseInfo:

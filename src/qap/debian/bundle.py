@@ -119,20 +119,17 @@ class Bundle:
         raise NotBrought(self.name, failed)
 
     def _bring(self, place: Place, away: Unavailable | None) -> list[Package]:
+        roots = [(place.suite_of(name), name.partition(":")[0]) for name in self.packages]
+        cached = self.follow and any(suite.file(package) for suite, package in roots)
         try:
             return self._bring_all(place, away)
-        except Unavailable:
-            if away is not None or not self._forget(place):
+        except Unavailable as exc:
+            if not cached or away is not None or exc.everywhere:
                 raise
+        # What was cached may lead to packages that are no longer there.
+        for suite, package in roots:
+            suite.forget(package)
         return self._bring_all(place, away)
-
-    def _forget(self, place: Place) -> bool:
-        """Forget what led to packages that are no longer there; whether there was anything."""
-        if not self.follow:
-            return False
-        for name in self.packages:
-            place.suite_of(name).forget(name.partition(":")[0])
-        return True
 
     def _bring_all(self, place: Place, away: Unavailable | None) -> list[Package]:
         found: dict[str, Package] = {}
