@@ -13,7 +13,7 @@ from qap.build import Build
 from qap.errors import QapError, unknown_name
 from qap.patch import Patch
 from qap.report import Report, bad, good, table
-from qap.suites import ERROR, FAIL, PASS, TestResult
+from qap.suites import FAIL, PASS, TestResult
 
 MISSING = "missing"
 AVOCADO = "tests/avocado/"
@@ -29,6 +29,7 @@ class Proof:
         base, fork: pass, fail, error, skip or missing; of a test with parameters the
             outcome they share, or “mixed”.
         messages: what the base said.
+        fork_messages: what the fork said.
     """
 
     patch: str
@@ -36,6 +37,7 @@ class Proof:
     base: str
     fork: str
     messages: list[str] = field(default_factory=list)
+    fork_messages: list[str] = field(default_factory=list)
 
     @property
     def proven(self) -> bool:
@@ -61,7 +63,8 @@ def prove(patches: Sequence[Patch], fork: Build, base: Build) -> Report:
             test,
             _shared(seen["base"].get(test, [])),
             _shared(seen["fork"].get(test, [])),
-            [result.message for result in seen["base"].get(test, [])],
+            _messages(seen["base"].get(test, [])),
+            _messages(seen["fork"].get(test, [])),
         )
         for patch, listed in tests.items()
         for test in listed
@@ -99,6 +102,10 @@ def _outcomes(tests: Sequence[str], build: Build) -> dict[str, list[TestResult]]
     return found
 
 
+def _messages(results: Iterable[TestResult]) -> list[str]:
+    return [result.message for result in results]
+
+
 def _shared(results: Iterable[TestResult]) -> str:
     statuses = {result.status for result in results}
     if not statuses:
@@ -118,8 +125,21 @@ def _print(proofs: Sequence[Proof], seconds: float) -> None:
     columns = ["patch", "test", "base", "fork"]
     table(f"each test must fail on base and pass on the fork ({seconds:.0f} s)", columns, rows)
     for proof in proofs:
-        if ERROR in (proof.base, proof.fork) or MISSING in (proof.base, proof.fork):
-            Console().print(bad(f"{proof.test}: could not be carried out on one of the builds"))
+        if not proof.proven:
+            Console(soft_wrap=True).print(_unproven(proof))
+
+
+def _unproven(proof: Proof) -> str:
+    """What a test did instead of failing on the base and passing on the fork."""
+    lines = [bad(f"not proven: {proof.patch}: {proof.test}")]
+    for build, status, wanted, messages in (
+        ("base", proof.base, FAIL, proof.messages),
+        ("fork", proof.fork, PASS, proof.fork_messages),
+    ):
+        if status != wanted:
+            lines.append(f"  {build}: {status} instead of {wanted}")
+            lines += [f"    {escape(message)}" for message in dict.fromkeys(messages) if message]
+    return "\n".join(lines)
 
 
 def _numbered(patch: str) -> str:

@@ -1,0 +1,55 @@
+"""What `qap prove` says of a test that does not prove its patch."""
+
+from pathlib import Path
+
+import pytest
+
+from qap import suites
+from qap.build import Build
+from qap.patch import Patch
+from qap.prove import prove
+from qap.suites import ERROR, FAIL, PASS, TestResult
+
+PATCH = """\
+Subject: [PATCH] bus: ask
+
+Test: tests/test_good.py::test_it
+Test: tests/test_bad.py::test_it
+---
+"""
+
+
+@pytest.fixture
+def patch(tmp_path: Path) -> Patch:
+    path = tmp_path / "0001-ask.patch"
+    path.write_text(PATCH)
+    return Patch("fence/0001-ask.patch", path)
+
+
+def test_what_is_not_proven_stands_at_the_end_with_its_reason(
+    patch: Patch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+        good, bad = tests
+        if build.is_base:
+            return [TestResult(good, FAIL, 0.1), TestResult(bad, ERROR, 0.1, "no [answer]")]
+        return [
+            TestResult(good, PASS, 0.1),
+            TestResult(f"{bad}[pci]", PASS, 0.1),
+            TestResult(f"{bad}[ccw]", FAIL, 0.1, "status 4"),
+        ]
+
+    monkeypatch.setattr(suites, "pytest", run)
+
+    report = prove([patch], fork=Build("lab"), base=Build("lab", is_base=True))
+
+    assert not report.ok
+    said = capsys.readouterr().out
+    end = said[said.index("not proven:") :].splitlines()
+    assert [line.strip() for line in end] == [
+        "not proven: fence/0001-ask.patch: tests/test_bad.py::test_it",
+        "base: error instead of fail",
+        "no [answer]",
+        "fork: mixed instead of pass",
+        "status 4",
+    ]
