@@ -1,1 +1,0 @@
-"""What the project's own work costs, measured beside upstream's."""
