@@ -4,7 +4,7 @@ import signal
 import sys
 from types import FrameType
 
-from qap.errors import Exit, QapError
+from qap.host.errors import Exit, QapError
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -21,7 +21,7 @@ def main() -> int:
     signal.signal(signal.SIGHUP, _terminated)
     import typer
 
-    from qap.cli import app
+    from qap.cli.main import app
 
     argv = sys.argv[1:] or ["--help"]
     try:

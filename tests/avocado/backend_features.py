@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qap import config, workload
-from qap.acceptance import GuestTest
-from qap.features import FeatureBit, bits
-from qap.machine import Boot, Machine, Spec
-from qap.scenario import machine_types, viommus
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.host import toml
+from qap.machine.guest import io_checks
+from qap.machine.machine import Boot, Machine, Spec
+from qap.oracle.features import FeatureBit, bits
+from qap.scenario.scenario import machine_types, viommus
+from qap.verify.kit.guest_test import GuestTest
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.model import backend
+from qap.vhost_user.device_types import backend
 from qap.vhost_user.protocol import FrontendRequest
 
 RNG = 4
@@ -35,7 +36,7 @@ class BackendFeatures(GuestTest):
 
     def negotiate(self, behind: Backend, viommu: str) -> list[int]:
         """Boot, let the driver bind, and return the bits it negotiated."""
-        guest = config.guest("x86_64")
+        guest = toml.guest("x86_64")
         iommu = viommus()[viommu]
         place = machine_types()["q35"]
         device = {"driver": "vhost-user-rng-pci", "chardev": "backend", "iommu_platform": True}
@@ -49,9 +50,9 @@ class BackendFeatures(GuestTest):
         )
         with Machine(build_under_test().path("qemu-system-x86_64"), spec) as machine:
             machine.boot()
-            name = workload.find(machine.console, RNG)
+            name = io_checks.find(machine.console, RNG)
             behind.wait_for(FrontendRequest.SET_VRING_KICK, timeout=30)
-            return workload.negotiated(machine.console, name)
+            return io_checks.negotiated(machine.console, name)
 
     def test_untranslated_backend_never_sees_the_bit(self) -> None:
         """Not even one that offers it: with no IOMMU there is nothing to translate."""

@@ -1,10 +1,10 @@
 """Simulated Secure Execution guests: unmodified kernels, CCW devices, private memory."""
 
-from qap.confidential import VIOLATION
-from qap.oracle import REFUSAL_PHRASE
-from qap.protected import PLUGGED_S, ProtectedTest
-from qap.qmp import QmpRefused
-from qap.vhost_user.model import backend
+from qap.machine.qmp import QmpRefused
+from qap.oracle.fence import REFUSAL_PHRASE
+from qap.scenario.confidential import VIOLATION
+from qap.verify.kit.confidential_test import PLUGGED_S, ProtectedTest
+from qap.vhost_user.device_types import backend
 
 
 class ConfidentialSe(ProtectedTest):

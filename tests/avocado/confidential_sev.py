@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from qap.build import Build
-from qap.elf import segments
-from qap.machine import Machine
-from qap.oracle import REFUSAL_PHRASE
-from qap.protected import BLOCK_MODULES, ProtectedTest
-from qap.qmp import QmpRefused
+from qap.fork.build import Build
+from qap.machine.elf_core import segments
+from qap.machine.machine import Machine
+from qap.machine.qmp import QmpRefused
+from qap.oracle.fence import REFUSAL_PHRASE
+from qap.verify.kit.confidential_test import BLOCK_MODULES, ProtectedTest
 
 
 class ConfidentialSevCpu(ProtectedTest):

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from qap.acceptance import GuestTest
-from qap.errors import QapError
-from qap.guest.boot_sector import boot_sector
-from qap.machine import OUTPUT_LINES, Device, Machine, Spec
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.host.errors import QapError
+from qap.machine.guest.boot_sector import boot_sector
+from qap.machine.machine import OUTPUT_LINES, Device, Machine, Spec
+from qap.verify.kit.guest_test import GuestTest
 
 BOOTED_S = 60.0
 GIVEN_UP_S = 60.0

@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from qap import config, workload
-from qap.acceptance import GuestTest
-from qap.errors import QapError
-from qap.features import FeatureBit
-from qap.guest.console import GuestLost
-from qap.guest.ipl_disk import ipl_image, write_ipl_disk
-from qap.machine import OUTPUT_LINES, Boot, Device, Machine, Spec
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.host import toml
+from qap.host.errors import QapError
+from qap.machine.guest import io_checks
+from qap.machine.guest.console import GuestLost
+from qap.machine.guest.ipl_disk import ipl_image, write_ipl_disk
+from qap.machine.machine import OUTPUT_LINES, Boot, Device, Machine, Spec
+from qap.oracle.features import FeatureBit
+from qap.verify.kit.guest_test import GuestTest
 
 FIRMWARE = "s390-ccw.img"
 VARIABLE = "QAP_S390_CCW"
@@ -39,7 +40,7 @@ class IplCcw(GuestTest):
 
     def setUp(self) -> None:
         self.build = build_under_test()
-        self.guest = config.guest("s390x")
+        self.guest = toml.guest("s390x")
         scratch = tempfile.TemporaryDirectory(prefix="qap-")
         self.addCleanup(scratch.cleanup)
         self.folder = Path(scratch.name)
@@ -111,7 +112,9 @@ class IplCcw(GuestTest):
         except GuestLost:
             self.fail(f"nothing booted; the console ends:\n{machine.console.tail()}")
         self.log.info("%s booted", release)
-        return set(workload.negotiated(machine.console, workload.find(machine.console, device_id)))
+        return set(
+            io_checks.negotiated(machine.console, io_checks.find(machine.console, device_id))
+        )
 
     def test_packaged_firmware_boots_without_the_fence(self) -> None:
         """What protected guests rely on today, and the reason for the property's default."""

@@ -1,6 +1,6 @@
 """A disk from the real qemu-storage-daemon over vhost-user, with iommu_platform=on."""
 
-from qap.acceptance import GuestTest
+from qap.verify.kit.guest_test import GuestTest
 
 
 class VhostUserBlkPci(GuestTest):

@@ -1,6 +1,6 @@
 """virtiofs over CCW, the mailing list's own device, with iommu_platform=on."""
 
-from qap.acceptance import GuestTest
+from qap.verify.kit.guest_test import GuestTest
 
 
 class VhostUserFsCcw(GuestTest):

@@ -1,6 +1,6 @@
 """virtiofs over PCI with the real virtiofsd and iommu_platform=on."""
 
-from qap.acceptance import GuestTest
+from qap.verify.kit.guest_test import GuestTest
 
 
 class VhostUserFsPci(GuestTest):

@@ -1,6 +1,6 @@
 """A device in QEMU itself, behind a vIOMMU, with iommu_platform=on."""
 
-from qap.acceptance import GuestTest
+from qap.verify.kit.guest_test import GuestTest
 
 
 class VirtioRngPci(GuestTest):

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from qap.build import Build
-from qap.machine import Device, Machine, QemuDied, Spec
-from qap.qmp import QmpRefused
-from qap.scenario import machine_types, viommus
-from qap.under_test import build_under_test
+from qap.fork.build import Build
+from qap.fork.under_test import build_under_test
+from qap.machine.machine import Device, Machine, QemuDied, Spec
+from qap.machine.qmp import QmpRefused
+from qap.scenario.scenario import machine_types, viommus
 from qap.vhost_user.backend import Backend
+from qap.vhost_user.device_types import backend, device_types
 from qap.vhost_user.misbehave import Misbehaviour
-from qap.vhost_user.model import backend, device_types
 
 Q35 = machine_types()["q35"]
 

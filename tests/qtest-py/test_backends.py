@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 
-from qap import workload
-from qap.features import FeatureBit
-from qap.scenario import kinds
-from qap.vhost_user import real
+from qap.machine.guest import io_checks
+from qap.oracle.features import FeatureBit
+from qap.scenario.scenario import kinds
+from qap.vhost_user import programs
 from qap.vhost_user.protocol import Channel, FrontendRequest, Message
 
 
 @pytest.mark.parametrize("kind", [name for name, kind in kinds().items() if kind.backend])
 def test_backend_offers_what_the_configuration_says(lab: Any, tmp_path: Path, kind: str) -> None:
-    stuff = workload.Stuff(tmp_path)
+    stuff = io_checks.Stuff(tmp_path)
     stuff.prepare()
     with ExitStack() as owned:
         if kinds()[kind].backend == "virtiofsd":
-            started = real.virtiofsd(tmp_path, stuff.shared, "amd64", "asked")
+            started = programs.virtiofsd(tmp_path, stuff.shared, "amd64", "asked")
         else:
             program = lab.build.path("qemu-storage-daemon")
-            started = real.storage_daemon(tmp_path, program, stuff.image, "asked")
+            started = programs.storage_daemon(tmp_path, program, stuff.image, "asked")
         service = owned.enter_context(started)
         sock = owned.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         sock.settimeout(20)

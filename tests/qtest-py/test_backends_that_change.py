@@ -5,21 +5,21 @@ from typing import Any
 
 import pytest
 
-from qap import qmp
-from qap.features import FeatureBit, mask
-from qap.machine import Machine
-from qap.matrix.site import QMP_FOR
-from qap.pci_bus import PciBus
-from qap.qmp import QmpRefused
+from qap.host.wait import poll_until
+from qap.hw.pci_bus import PciBus
+from qap.machine import qmp
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine
+from qap.machine.qmp import QmpRefused
+from qap.matrix.testbed import QMP_FOR
+from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
+from qap.vhost_user.chain_service import pattern
+from qap.vhost_user.device_types import all_types, backend
 from qap.vhost_user.misbehave import FlipFeatures
-from qap.vhost_user.model import all_types, backend
 from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature
-from qap.vhost_user.service import pattern
 from qap.virtio.driver import Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
-from qap.virtio.poll import poll_until
 from qap.virtio.queue import Buffer, Queue
 
 R = FrontendRequest

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qap.bench.walks import PAGES, Walks
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.measure.page_walks import PAGES, Walks
 
 
 def test_more_work_takes_more_instructions_the_same_each_time() -> None:

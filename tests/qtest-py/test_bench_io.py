@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from qap.bench import count, rate
-from qap.bench.callgrind import Counted
-from qap.bench.count import CASES
-from qap.bench.row import VARIANTS, Row, Variant, Verdict
-from qap.build import Build
-from qap.errors import QapError
-from qap.mutant import BUNDLE, StandIn, mutant
-from qap.under_test import build_under_test
+from qap.fork.build import Build
+from qap.fork.mutant import BUNDLE, StandIn, mutant
+from qap.fork.under_test import build_under_test
+from qap.host.errors import QapError
+from qap.measure import instructions, throughput
+from qap.measure.callgrind import Counted
+from qap.measure.comparison import VARIANTS, Row, Variant, Verdict
+from qap.measure.instructions import CASES
 
 # Ten times as slow on a machine that others use, too.
 pytestmark = pytest.mark.timeout(400)
@@ -33,7 +33,7 @@ DAWDLE = "\\1\n    for (volatile int turn = 0; turn < 400; turn++) { }\n"
 def counted(name: str, builds: Mapping[str, Build], variants: Sequence[Variant]) -> Row:
     turns: list[str] = []
     chosen = next(one for one in CASES if one.name == name)
-    row = count.count(chosen, builds, ROUNDS, turns.append, variants)
+    row = instructions.count(chosen, builds, ROUNDS, turns.append, variants)
     assert len(turns) == len(variants) * ROUNDS
     assert all(len(values) == ROUNDS for values in row.samples.values())
     return row
@@ -91,7 +91,7 @@ def test_guests_take_turns_at_a_back_end() -> None:
     """The base refuses it with iommu_platform=on, the fork does not."""
     builds = {"fork": Build("lab"), "base": Build("lab", is_base=True)}
     turns: list[str] = []
-    (row,) = rate.rates("vhost-user-blk", builds, ROUNDS, 0.05, turns.append, ON)
+    (row,) = throughput.rates("vhost-user-blk", builds, ROUNDS, 0.05, turns.append, ON)
     assert row.refused == {"base on": "the base refuses iommu_platform=on"}
     assert sorted(row.samples) == ["fork on"]
     assert len(row.samples["fork on"]) == ROUNDS

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from qap.ccw import (
+from qap.host.wait import poll_until
+from qap.hw.channel_program import (
     BASIC_SENSE,
     NO_OPERATION,
     SENSE_ID,
@@ -19,11 +20,10 @@ from qap.ccw import (
     Sense,
     SubchannelStatus,
 )
-from qap.channel import ChannelSubsystem, Subchannel
-from qap.machine import Device, Machine, Spec
-from qap.s390x_cpu import Cpu, CpuLost, Instruction, ProgramCheck
-from qap.s390x_stub import PSW_WAIT, kernel_option
-from qap.virtio.poll import poll_until
+from qap.hw.s390x_cpu import Cpu, CpuLost, Instruction, ProgramCheck
+from qap.hw.s390x_stub import PSW_WAIT, kernel_option
+from qap.hw.subchannel import ChannelSubsystem, Subchannel
+from qap.machine.machine import Device, Machine, Spec
 
 Starter = Callable[..., tuple[Machine, Cpu]]
 RNG: Device = {"driver": "virtio-rng-ccw", "id": "dut", "devno": "fe.0.0005"}

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from qap.oracle import REFUSAL_PHRASE
-from qap.paths import ROOT
+from qap.host.paths import ROOT
+from qap.oracle.fence import REFUSAL_PHRASE
 
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SNIPPET = re.compile(r"\n(?=# qap\.)")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit, mask
-from qap.machine import Device, Machine
-from qap.pci_bus import PciBus
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Device, Machine
+from qap.oracle.features import FeatureBit, mask
 from qap.virtio import net, ninep, serial
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.net import Net
 from qap.virtio.ninep import NineP, NinePError
 from qap.virtio.pci_legacy import PciLegacy

@@ -6,14 +6,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from qap import oracle
-from qap.machine import Machine
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine
+from qap.oracle import fence
 from qap.virtio.blk import Blk
 from qap.virtio.driver import Behaviour, Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.transport import Transport
-from qap.virtio.ways import WAYS
+from qap.virtio.transports import WAYS
 
 SECTORS = 0x0800
 DISK = [f"driver=null-co,node-name=disk0,size={512 * SECTORS},read-zeroes=on"]
@@ -65,7 +65,7 @@ def test_modern_driver_reads_little_endian_configuration(reach: Reach, way: str)
 def test_legacy_driver_reads_configuration_in_the_guests_order(reach: Reach, way: str) -> None:
     """2.5.4: a legacy driver's fields are the guest's own."""
     transport = reach(way)
-    order = oracle.config_order(modern=False, guest="big" if way in CCW else "little")
+    order = fence.config_order(modern=False, guest="big" if way in CCW else "little")
     assert drive(transport).capacity == SECTORS
     assert transport.config_read(0, 8) == capacity(ORDERS[order])
 
@@ -85,5 +85,5 @@ def test_configuration_has_its_order_before_the_features(reach: Reach, way: str)
     """2.5.3 makes no exception for a driver that has not accepted VERSION_1 yet."""
     transport = reach(way)
     transport.reset()
-    order = oracle.config_order(modern=True, guest="big" if way in CCW else "little")
+    order = fence.config_order(modern=True, guest="big" if way in CCW else "little")
     assert transport.config_read(0, 8) == capacity(ORDERS[order])

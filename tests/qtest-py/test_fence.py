@@ -7,26 +7,26 @@ from typing import Any
 
 import pytest
 
-from qap.channel import ChannelSubsystem
-from qap.features import FeatureBit
-from qap.machine import Device, Machine, QemuDied, Spec
+from qap.hw.pci import STATUS
+from qap.hw.s390x_cpu import Cpu
+from qap.hw.s390x_stub import kernel_option
+from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Device, Machine, QemuDied, Spec
+from qap.machine.qmp import QmpRefused
 from qap.matrix.cell import named
 from qap.matrix.group import Group
 from qap.matrix.result import Result
-from qap.oracle import REFUSAL_PHRASE
-from qap.pci import STATUS
-from qap.qmp import QmpRefused
-from qap.s390x_cpu import Cpu
-from qap.s390x_stub import kernel_option
+from qap.oracle.features import FeatureBit
+from qap.oracle.fence import REFUSAL_PHRASE
+from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.virtio.ccw import Ccw
 from qap.virtio.driver import Behaviour, Driver
-from qap.virtio.memory import GuestMemory
-from qap.virtio.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.split import SplitQueue
 from qap.virtio.transport import Status, Transport
-from qap.virtio.ways import WAYS
+from qap.virtio.transports import WAYS
 
 Start = Callable[..., tuple[Machine, Transport]]
 Refusal = Callable[[Machine, Device], str]

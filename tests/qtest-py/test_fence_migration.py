@@ -8,19 +8,19 @@ from typing import Any, TypeVar
 
 import pytest
 
-from qap.build import Build
-from qap.errors import MissingError
-from qap.features import FeatureBit
-from qap.machine import Machine
-from qap.pci_bus import PciBus
-from qap.qtest import Qtest
-from qap.qtest_command import Command
+from qap.fork.build import Build
+from qap.host.errors import MissingError
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine
+from qap.machine.qtest import Qtest
+from qap.machine.qtest_command import Command
+from qap.oracle.features import FeatureBit
 from qap.virtio.driver import Behaviour, Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.transport import Status
-from qap.virtio.ways import WAYS
+from qap.virtio.transports import WAYS
 
 T = TypeVar("T")
 

@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 
-from qap.errors import QapError
-from qap.features import FeatureBit, mask
+from qap.host.errors import QapError
+from qap.hw.pci import Function
+from qap.hw.pci_bus import PciBus
+from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
-from qap.iommu.iommu import Iommu
-from qap.machine import Device, Machine, QemuDied, Spec
+from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.machine import Device, Machine, QemuDied, Spec
 from qap.matrix.cell import named
 from qap.matrix.group import Group
 from qap.matrix.result import Result
-from qap.pci import Function
-from qap.pci_bus import PciBus
+from qap.oracle.features import FeatureBit, mask
+from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.model import all_types
+from qap.vhost_user.chain_service import pattern
+from qap.vhost_user.device_types import all_types
 from qap.vhost_user.protocol import FrontendRequest
-from qap.vhost_user.service import pattern
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.memory import MIB, GuestMemory
-from qap.virtio.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.transport import Status

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from qap.build import Build
-from qap.errors import Exit
-from qap.paths import ROOT
-from qap.virtio.poll import poll_until
+from qap.fork.build import Build
+from qap.host.errors import Exit
+from qap.host.paths import ROOT
+from qap.host.wait import poll_until
 
 MARK = "QAP_TEST_MARK"
 RUN = ("run", "fs-pci-cold", "fs-pci-hot", "blk-pci-hot")

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit
+from qap.hw.pci import Bdf, Function
+from qap.hw.pci_bus import PciBus
 from qap.iommu.amd import Amd
+from qap.iommu.driver import Fault, FaultReason, Iommu
 from qap.iommu.find import find_iommu
-from qap.iommu.iommu import Fault, FaultReason, Iommu
 from qap.iommu.virtio_iommu import VirtioIommu
-from qap.machine import Device, Machine
-from qap.pci import Bdf, Function
-from qap.pci_bus import PciBus
+from qap.machine.guest_memory import MIB, PAGE, GuestMemory
+from qap.machine.machine import Device, Machine
+from qap.oracle.features import FeatureBit
 from qap.virtio import blk
 from qap.virtio.blk import SECTOR, Blk
 from qap.virtio.driver import Driver
-from qap.virtio.memory import MIB, PAGE, GuestMemory
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.queue import Buffer
 from qap.virtio.rng import Rng

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from qap.errors import QapError
+from qap.host.errors import QapError
+from qap.hw.pci import Bdf
+from qap.hw.pci_bus import PciBus
 from qap.iommu.amd import Amd, fault, is_amd
+from qap.iommu.driver import Fault, FaultReason, Iommu, IommuError
 from qap.iommu.find import find_iommu
-from qap.iommu.iommu import Fault, FaultReason, Iommu, IommuError
 from qap.iommu.virtio_iommu import ReservedRegion, VirtioIommu
 from qap.iommu.vtd import Vtd
-from qap.machine import Device
-from qap.pci import Bdf
-from qap.pci_bus import PciBus
-from qap.virtio.memory import MIB, PAGE, GuestMemory
+from qap.machine.guest_memory import MIB, PAGE, GuestMemory
+from qap.machine.machine import Device
 
 IOMMUS: dict[str, Device] = {
     "intel-iommu": {"driver": "intel-iommu"},

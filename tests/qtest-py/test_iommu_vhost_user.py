@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
+from qap.host.wait import poll_until
+from qap.hw.pci import Bdf, Function, PciError
+from qap.hw.pci_bus import PciBus
 from qap.iommu.ats import enable_ats
+from qap.iommu.driver import Iommu, IommuError
 from qap.iommu.find import find_iommu
-from qap.iommu.iommu import Iommu, IommuError
 from qap.iommu.vtd import Vtd
-from qap.machine import Device
-from qap.pci import Bdf, Function, PciError
-from qap.pci_bus import PciBus
+from qap.machine.guest_memory import MIB, PAGE, GuestMemory
+from qap.machine.machine import Device
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.iotlb import IotlbType
+from qap.vhost_user.chain_service import pattern
+from qap.vhost_user.memory.iotlb import IotlbType
 from qap.vhost_user.protocol import FrontendRequest
-from qap.vhost_user.service import pattern
 from qap.virtio.driver import Driver
-from qap.virtio.memory import MIB, PAGE, GuestMemory
 from qap.virtio.pci_modern import PciModern
-from qap.virtio.poll import poll_until
 from qap.virtio.queue import Buffer, Queue
 
 IOMMUS: dict[str, Device] = {

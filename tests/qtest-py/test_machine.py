@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from qap.machine import QemuDied
-from qap.qmp import QmpLost
+from qap.machine.machine import QemuDied
+from qap.machine.qmp import QmpLost
 
 
 def test_wait_for_an_event_ends_with_qemu(lab: Any) -> None:

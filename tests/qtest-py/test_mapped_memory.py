@@ -1,12 +1,12 @@
 """Guest memory that is mapped here is the guest's."""
 
-from qap.machine import Machine
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine
+from qap.machine.mapped_memory import MappedMemory
 from qap.virtio.driver import Driver
-from qap.virtio.mapped_memory import MappedMemory
-from qap.virtio.memory import GuestMemory
 from qap.virtio.rng import Rng
-from qap.virtio.ways import WAYS
+from qap.virtio.transports import WAYS
 
 
 def test_what_one_side_writes_the_other_reads() -> None:

@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 
-from qap import child, qmp
-from qap.errors import MissingError, QapError
-from qap.matrix import config, journal, pool, run
+from qap.fork.mutant import StandIn
+from qap.fork.under_test import build_under_test
+from qap.host import process
+from qap.host.errors import MissingError, QapError
+from qap.host.wait import poll_until
+from qap.machine import qmp
+from qap.matrix import journal, pool, run, setup
 from qap.matrix.cell import cells, named, selected
 from qap.matrix.group import Group, groups
-from qap.matrix.model import tables
 from qap.matrix.result import Result
-from qap.mutant import StandIn
-from qap.under_test import build_under_test
-from qap.vhost_user import model
+from qap.matrix.tables import tables
+from qap.vhost_user import device_types
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import Mute
-from qap.virtio.poll import poll_until
 
 BUILD = build_under_test()
 RNG = "q35/modern/virtio-rng/in-qemu/none/any/on/hot/accepts"
@@ -60,7 +61,7 @@ def with_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         rows = tables()
         row = rows.device[name].model_copy(update=fields)
         changed = rows.model_copy(update={"device": {**rows.device, name: row}})
-        monkeypatch.setattr(config, "tables", lambda: changed)
+        monkeypatch.setattr(setup, "tables", lambda: changed)
 
     return change
 
@@ -143,14 +144,14 @@ def test_qemu_that_does_not_start_is_one_line(with_device: Callable[..., None]) 
 @pytest.fixture
 def back_end(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Gives back-ends a misbehaviour, or a socket of which QEMU is not told, for a test."""
-    real = model.backend
+    real = device_types.backend
 
     def give(*, elsewhere: bool = False, **options: Any) -> None:
         def made(path: Path, name: str, **offer: Any) -> Backend:
             listens = path.with_name("elsewhere.sock") if elsewhere else path
             return real(listens, name, **offer, **options)
 
-        monkeypatch.setattr(model, "backend", made)
+        monkeypatch.setattr(device_types, "backend", made)
 
     return give
 
@@ -170,7 +171,7 @@ def test_back_end_that_never_answers_is_one_line(
 ) -> None:
     """QEMU waits for it and for nothing else: it is ended, and the next cell has another."""
     monkeypatch.setattr(qmp, "COMMAND_S", 0.5)
-    monkeypatch.setattr(child, "GRACE_S", 0.1)
+    monkeypatch.setattr(process, "GRACE_S", 0.1)
     back_end(misbehaviour=[Mute()])
     name = f"{FS}/any/on/hot/accepts"
     results = carried_out(name, BALLOON)

@@ -5,11 +5,11 @@ PCI hot plug does that to a running guest: each BAR that comes or goes makes a n
 
 from pathlib import Path
 
-from qap.pci import COMMAND, COMMAND_MEMORY_SPACE
-from qap.pci_bus import PciBus
-from qap.sev_guest import FREE, started
-from qap.x86_cpu import Mode
-from qap.x86_tables import Shape
+from qap.hw.pci import COMMAND, COMMAND_MEMORY_SPACE
+from qap.hw.pci_bus import PciBus
+from qap.hw.x86_cpu import Mode
+from qap.hw.x86_page_tables import Shape
+from qap.verify.kit.sev_guest import FREE, started
 
 # 82093AA IOAPIC data sheet, 3.0 and 3.2.2.
 IOAPIC = 0xFEC0_0000

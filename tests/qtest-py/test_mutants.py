@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from qap.build import Build
-from qap.errors import QapError, UsageError
+from qap.fork.build import Build
+from qap.fork.mutant import Edit, StandIn, mutant
+from qap.fork.under_test import build_under_test
+from qap.host.errors import QapError, UsageError
 from qap.matrix import journal, run
 from qap.matrix.cell import selected
 from qap.matrix.group import Group, groups
 from qap.matrix.result import Result
-from qap.mutant import Edit, StandIn, mutant
-from qap.under_test import build_under_test
 
 SYSTEM = "qemu-system-x86_64"
 BUILD = build_under_test()

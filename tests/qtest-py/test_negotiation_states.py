@@ -16,15 +16,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from qap.features import FeatureBit, mask
-from qap.machine import Machine, QemuDied
-from qap.under_test import build_under_test
-from qap.virtio.memory import GuestMemory
-from qap.virtio.negotiation import ACCESS_PLATFORM, Negotiation, Serves, Step
+from qap.fork.under_test import build_under_test
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine, QemuDied
+from qap.oracle.features import FeatureBit, mask
+from qap.oracle.negotiation import ACCESS_PLATFORM, Negotiation, Serves, Step
 from qap.virtio.queue import Buffer, Used
 from qap.virtio.split import SplitQueue
 from qap.virtio.transport import Status, Transport
-from qap.virtio.ways import WAYS
+from qap.virtio.transports import WAYS
 
 # 6.3: UNUSED, bit 30, is offered by legacy devices and never accepted.
 UNUSED = mask([FeatureBit.VHOST_USER_PROTOCOL_FEATURES])

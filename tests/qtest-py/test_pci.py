@@ -4,18 +4,18 @@ from typing import Any
 
 import pytest
 
-from qap import pci
-from qap.machine import Device, Machine
-from qap.pci import Bar, Bdf, Function, PciError, Window
-from qap.pci_bus import (
+from qap.hw import pci
+from qap.hw.pci import Bar, Bdf, Function, PciError, Window
+from qap.hw.pci_bus import (
     ATTENTION_BUTTON_PRESSED,
     PRESENCE_DETECT_CHANGED,
     PRIMARY_BUS,
     PciBus,
     Slot,
 )
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Device, Machine
 from qap.virtio.driver import Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.rng import Rng
 

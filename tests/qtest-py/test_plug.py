@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from qap.machine import Device, Machine
-from qap.oracle import REFUSAL_PHRASE
-from qap.vhost_user.model import device_types
+from qap.machine.machine import Device, Machine
+from qap.oracle.fence import REFUSAL_PHRASE
+from qap.vhost_user.device_types import device_types
 
 VIOMMUS = ("intel-iommu", "virtio-iommu")
 ORDERS = ("before", "after")

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qap.machine import Device, Machine, Spec
-from qap.oracle import REFUSAL_PHRASE
-from qap.under_test import build_under_test
-from qap.vhost_user.model import backend
+from qap.fork.under_test import build_under_test
+from qap.machine.machine import Device, Machine, Spec
+from qap.oracle.fence import REFUSAL_PHRASE
+from qap.vhost_user.device_types import backend
 
 Refusal = Callable[[Machine, Device], str]
 FS: Device = {"id": "dut", "chardev": "backend", "tag": "share", "iommu_platform": True}

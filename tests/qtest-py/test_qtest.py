@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from qap import qtest_command as command
-from qap.machine import Machine
-from qap.qtest import IrqChange, Qtest, QtestError, QtestLost
-from qap.qtest_command import Command
+from qap.machine import qtest_command as command
+from qap.machine.machine import Machine
+from qap.machine.qtest import IrqChange, Qtest, QtestError, QtestLost
+from qap.machine.qtest_command import Command
 
 RAM = 0x100_0000
 PATTERN = bytes(range(1, 17))

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from qap.errors import QapError
-from qap.features import FeatureBit, mask
-from qap.machine import Device, Machine
-from qap.pci_bus import PciBus
-from qap.vhost_user import real, testpmd
-from qap.vhost_user.real import Service
-from qap.virtio import fs, net, receive
+from qap.host.errors import QapError
+from qap.host.wait import poll_until
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Device, Machine
+from qap.oracle.features import FeatureBit, mask
+from qap.vhost_user import programs, testpmd
+from qap.vhost_user.programs import Service
+from qap.virtio import fs, net, receive_queue
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.fs import Fs, FuseError
-from qap.virtio.memory import GuestMemory
 from qap.virtio.net import Net
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
-from qap.virtio.poll import poll_until
 
 MAC = "52:54:00:0a:0b:0c"
 OURS = bytes.fromhex(MAC.replace(":", ""))
@@ -51,7 +51,7 @@ def shared(tmp_path: Path) -> Path:
 @pytest.fixture
 def share(lab: Any, shared: Path) -> Machine:
     """A machine with that folder behind vhost-user-fs-pci, which wants ACCESS_PLATFORM."""
-    service = lab.owned.enter_context(real.virtiofsd(lab.folder, shared, real.HOST, "fs"))
+    service = lab.owned.enter_context(programs.virtiofsd(lab.folder, shared, programs.HOST, "fs"))
     device = {"driver": "vhost-user-fs-pci", "id": "dut", "bus": "port0", "chardev": "fs"}
     machine: Machine = lab.machine(
         {**device, "tag": "qap-share", "iommu_platform": True},
@@ -199,7 +199,7 @@ def test_testpmd_sends_frames_back(
     assert device.mac == OURS
     translates = viommu != "none"
     # As many frames as there are receive buffers: all addresses are translated after them.
-    first = receive.COUNT if translates else 0
+    first = receive_queue.COUNT if translates else 0
     for number in range(first):
         until_it_comes_back(device, number)
     for number in range(first, first + PAST_WRAP):

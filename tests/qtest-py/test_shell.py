@@ -12,11 +12,11 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from qap.confidential import PROTECTED
-from qap.errors import Exit
-from qap.paths import ROOT
-from qap.shell import GUESTS, Kind
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.host.errors import Exit
+from qap.host.paths import ROOT
+from qap.scenario.confidential import PROTECTED
+from qap.scenario.shell import GUESTS, Kind
 
 QAP = [sys.executable, "-m", "qap"]
 TO_MONITOR = TO_GUEST = "\x01c"

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from qap.bench.cost import children
-from qap.footprint import Footprint
-from qap.machine import Machine, Spec
-from qap.paths import ROOT
-from qap.soak import Order, carry_out
-from qap.soak_site import Soak, Step, rotation
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.host.cpu_time import children
+from qap.host.paths import ROOT
+from qap.machine.machine import Machine, Spec
+from qap.machine.resources import Footprint
+from qap.measure.soak import Order, carry_out
+from qap.measure.soak_cycle import Soak, Step, rotation
 
 ENDS_S = 30.0
 SCRIPT = """
-from qap.build import Build
+from qap.fork.build import Build
 from qap.soak import soak
 if __name__ == "__main__":
     soak(Build({profile!r}, {is_base}), 100_000, 2)

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from qap.machine import Device, Machine
-from qap.pci_bus import PciBus
-from qap.vhost_user.model import device_types
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.machine import Device, Machine
+from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
+from qap.vhost_user.device_types import device_types
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import Behaviour, Driver
-from qap.virtio.memory import MIB, GuestMemory
-from qap.virtio.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.transport import Status
 

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit, mask
-from qap.machine import Machine
-from qap.pci_bus import PciBus
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine
+from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
-from qap.vhost_user.iotlb import IotlbType, Permission
-from qap.vhost_user.model import all_types
+from qap.vhost_user.chain_service import pattern
+from qap.vhost_user.device_types import all_types
+from qap.vhost_user.memory.iotlb import IotlbType, Permission
 from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature
 from qap.vhost_user.records import Received
-from qap.vhost_user.service import pattern
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
 

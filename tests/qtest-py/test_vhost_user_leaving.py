@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 
-from qap.machine import Device, Machine
-from qap.pci_bus import PciBus
+from qap.host.wait import poll_until
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Device, Machine
 from qap.vhost_user.backend import Backend
+from qap.vhost_user.chain_service import pattern
+from qap.vhost_user.device_types import all_types
 from qap.vhost_user.misbehave import HangUp
-from qap.vhost_user.model import all_types
 from qap.vhost_user.protocol import FrontendRequest
-from qap.vhost_user.service import pattern
 from qap.virtio.driver import Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
-from qap.virtio.poll import poll_until
 from qap.virtio.queue import Buffer, Queue
 
 R = FrontendRequest

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit, mask
-from qap.machine import Device, Machine
-from qap.oracle import REFUSAL_PHRASE
-from qap.pci_bus import PciBus
-from qap.qmp import QmpRefused
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Device, Machine
+from qap.machine.qmp import QmpRefused
+from qap.oracle.features import FeatureBit, mask
+from qap.oracle.fence import REFUSAL_PHRASE
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
+from qap.vhost_user.chain_service import pattern
+from qap.vhost_user.device_types import FEATURES, all_types
 from qap.vhost_user.misbehave import (
     FlipFeatures,
     Garble,
@@ -24,11 +27,8 @@ from qap.vhost_user.misbehave import (
     Silence,
     WrongUsed,
 )
-from qap.vhost_user.model import FEATURES, all_types
 from qap.vhost_user.protocol import REPLY, VERSION, BackendRequest, FrontendRequest
-from qap.vhost_user.service import pattern
 from qap.virtio.driver import Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.transport import VirtioError

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from qap.machine import Machine, Spec
-from qap.pci_bus import PciBus
-from qap.under_test import build_under_test
-from qap.vhost_user.model import backend
+from qap.fork.under_test import build_under_test
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine, Spec
+from qap.vhost_user.device_types import backend
 from qap.vhost_user.vsock import VsockHost
 from qap.virtio.driver import Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.vsock import BUF_ALLOC, ConnectionReset, Shutdown, Vsock
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from qap.ccw import ChannelError, ProgramFailed
-from qap.channel import ChannelSubsystem
-from qap.features import FeatureBit, mask
-from qap.machine import Device, Machine, Spec
-from qap.s390x_cpu import Cpu
-from qap.s390x_stub import kernel_option
+from qap.hw.channel_program import ChannelError, ProgramFailed
+from qap.hw.s390x_cpu import Cpu
+from qap.hw.s390x_stub import kernel_option
+from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Device, Machine, Spec
+from qap.oracle.features import FeatureBit, mask
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.ccw import Ccw, RevisionRefused
 from qap.virtio.driver import MODERN, Behaviour, Driver, FeaturesRefused
-from qap.virtio.memory import GuestMemory
 from qap.virtio.rng import Rng
 from qap.virtio.transport import QueueAddresses, Status, VirtioError
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit, bits, mask
-from qap.machine import Device, Machine, QemuDied, Spec
-from qap.pci import Function
-from qap.pci_bus import PciBus
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.hw.pci import Function
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Device, Machine, QemuDied, Spec
+from qap.oracle.features import FeatureBit, bits, mask
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.driver import Behaviour, Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_legacy import PciLegacy
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer

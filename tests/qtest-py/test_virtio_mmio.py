@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit, bits, mask
-from qap.machine import Machine, QemuDied, Spec
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine, QemuDied, Spec
+from qap.oracle.features import FeatureBit, bits, mask
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.driver import MODERN, Behaviour, Driver, FeaturesRefused
-from qap.virtio.memory import GuestMemory
 from qap.virtio.mmio import MICROVM_BASE, SLOT_SIZE, Mmio, mmio_slots
 from qap.virtio.packed import PackedQueue
 from qap.virtio.queue import Buffer, Queue

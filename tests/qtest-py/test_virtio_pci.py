@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from qap.errors import QapError
-from qap.features import FeatureBit, mask
-from qap.machine import Device, Machine
-from qap.pci_bus import PciBus
+from qap.host.errors import QapError
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Device, Machine
+from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk, BlkError, RequestStatus
 from qap.virtio.driver import MODERN, Behaviour, Driver, FeaturesRefused
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer
 from qap.virtio.rng import Rng

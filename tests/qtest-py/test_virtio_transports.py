@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit, mask
-from qap.machine import Machine
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine
+from qap.oracle.features import FeatureBit, mask
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.driver import Behaviour, Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.rng import Rng
 from qap.virtio.transport import Status, Transport, VirtioError
-from qap.virtio.ways import WAYS
+from qap.virtio.transports import WAYS
 
 SECTORS = 2048
 # 5.2.3, and 5.2.4: the byte that the driver may write with it.

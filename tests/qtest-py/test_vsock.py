@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit, mask
-from qap.pci_bus import PciBus
+from qap.hw.pci_bus import PciBus
+from qap.machine.guest_memory import GuestMemory
+from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.service import Served
+from qap.vhost_user.chain_service import Served
 from qap.virtio import vsock
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.transport import VirtioError
 from qap.virtio.vsock import BUF_ALLOC, ConnectionReset, Op, Packet, Shutdown, Vsock
@@ -51,7 +51,7 @@ class Peer:
     _sent: int = 0
 
     def __call__(self, queue: int, readable: bytes, room: int) -> bytes | None:
-        """Its Service: see `qap.vhost_user.service`."""
+        """Its Service: see `qap.vhost_user.chain_service`."""
         if queue == vsock.TX:
             self._hear(readable)
             return b""

@@ -6,24 +6,24 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit, mask
-from qap.machine import Device, Machine, Spec
-from qap.pci import (
+from qap.host.wait import poll_until
+from qap.hw.pci import (
     CAPABILITIES_POINTER,
     CAPABILITY_VENDOR,
     COMMAND,
     COMMAND_BUS_MASTER,
     COMMAND_MEMORY_SPACE,
 )
-from qap.s390x_cpu import Cpu, ProgramCheck
-from qap.s390x_stub import kernel_option
+from qap.hw.s390x_cpu import Cpu, ProgramCheck
+from qap.hw.s390x_stub import kernel_option
+from qap.hw.zpci import CONFIGURATION, Access, ZpciError, ZpciFunction, zpci_functions
+from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.machine import Device, Machine, Spec
+from qap.oracle.features import FeatureBit, mask
 from qap.virtio import pci_modern as virtio
-from qap.virtio.memory import MIB, GuestMemory
-from qap.virtio.poll import poll_until
 from qap.virtio.queue import Buffer
 from qap.virtio.split import SplitQueue
 from qap.virtio.transport import Status
-from qap.zpci import CONFIGURATION, Access, ZpciError, ZpciFunction, zpci_functions
 
 RNG: Device = {
     "driver": "virtio-rng-pci",

@@ -6,9 +6,9 @@ QAP_BOOTS=100 .venv/bin/avocado run tests/soak
 import os
 from collections import Counter
 
-from qap import confidential
-from qap.confidential import Shared
-from qap.protected import BLOCK_MODULES, ProtectedTest
+from qap.scenario import confidential
+from qap.scenario.confidential import Shared
+from qap.verify.kit.confidential_test import BLOCK_MODULES, ProtectedTest
 
 BOOTS = int(os.environ.get("QAP_BOOTS", "100"))
 # Linux shares as many pages each time on s390x. As an SEV guest it shares what it touches of

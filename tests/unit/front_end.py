@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.features import FeatureBit, mask
+from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.protocol import (
     NEED_REPLY,
     REPLY,

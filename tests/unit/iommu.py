@@ -5,9 +5,9 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
-from qap.features import FeatureBit, mask
+from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.iotlb import IOTLB_MSG, IotlbType, Permission
+from qap.vhost_user.memory.iotlb import IOTLB_MSG, IotlbType, Permission
 from qap.vhost_user.protocol import (
     REPLY,
     VERSION,

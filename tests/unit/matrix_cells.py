@@ -6,7 +6,7 @@ import pytest
 
 from qap.matrix import gaps, run
 from qap.matrix.cell import Cell
-from qap.matrix.config import NO_ORDER, Config
+from qap.matrix.setup import NO_ORDER, Config
 
 PLAIN = {
     "machine": "q35",

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qap import base, build, config, paths, series
-from qap.git import Git
+from qap.fork import base, build, series
+from qap.fork.git import Git
+from qap.host import paths, toml
 
 BASE_TOML = """\
 package = "qemu"
@@ -24,9 +25,9 @@ firmwarepath = ["/usr/share/qemu"]
 configure = ["--enable-tcg"]
 """
 UNCACHED = {
-    "base": config.base.__wrapped__,
-    "profile": config.profile.__wrapped__,
-    "guests": config.guests.__wrapped__,
+    "base": toml.base.__wrapped__,
+    "profile": toml.profile.__wrapped__,
+    "guests": toml.guests.__wrapped__,
 }
 
 
@@ -75,8 +76,8 @@ class Project:
             (paths, "ROOT", self.root),
             (build, "ROOT", self.root),
             (build, "CONFIGS", self.configs),
-            (config, "CONFIGS", self.configs),
-            (config, "QEMU", self.qemu),
+            (toml, "CONFIGS", self.configs),
+            (toml, "QEMU", self.qemu),
             (base, "QEMU", self.qemu),
             (base, "TREE", self.qemu / "base"),
             (series, "TREE", self.qemu / "tree"),
@@ -86,7 +87,7 @@ class Project:
             monkeypatch.setattr(module, name, value)
         # What configs/ says is remembered for a whole process; here it lasts for a test.
         for name, uncached in UNCACHED.items():
-            monkeypatch.setattr(config, name, uncached)
+            monkeypatch.setattr(toml, name, uncached)
 
     @property
     def qemu(self) -> Path:

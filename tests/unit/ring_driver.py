@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeVar
 
-from qap.features import FeatureBit, mask
+from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.protocol import NEED_REPLY, VERSION
 

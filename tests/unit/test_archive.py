@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from qap import archive
-from qap.debian import bundles, taken
-from qap.debian.bundle import Bundle
-from qap.debian.failure import Reason, Unavailable
-from qap.debian.place import Place
-from qap.debian.suite import Suite
-from qap.errors import MissingError, UsageError
-from qap.paths import CONFIGS
+from qap.cli import archive
+from qap.host.debian import bundles, taken
+from qap.host.debian.bundle import Bundle
+from qap.host.debian.failure import Reason, Unavailable
+from qap.host.debian.place import Place
+from qap.host.debian.suite import Suite
+from qap.host.errors import MissingError, UsageError
+from qap.host.paths import CONFIGS
 
 from .project import Project
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from qap import base
-from qap.debian.suite import Suite
-from qap.debian.sums import write_sums
-from qap.errors import MissingError, QapError, UsageError
-from qap.git import Git
+from qap.fork import base
+from qap.fork.git import Git
+from qap.host.debian.suite import Suite
+from qap.host.debian.sums import write_sums
+from qap.host.errors import MissingError, QapError, UsageError
 
 from .programs import Programs
 from .project import Project, write

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qap.bench.callgrind import MARK_FUNCTION, ran, total, valgrind_argv
-from qap.errors import QapError
+from qap.host.errors import QapError
+from qap.measure.callgrind import MARK_FUNCTION, ran, total, valgrind_argv
 
 # Shortened from what valgrind 3.19 wrote: a call's inclusive cost is no line of its own.
 PROFILE = """\

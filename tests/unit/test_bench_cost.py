@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from qap.bench.cost import Cost, children, cpu_of, measured, others, pinned
+from qap.host.cpu_time import Cost, children, cpu_of, measured, others, pinned
 
 # Seconds that a process may use to hear of its work and to say that it is done.
 SLACK_S = 0.02

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from qap.bench.gauge import Gauge
-from qap.bench.row import QUIET, Verdict
+from qap.measure.comparison import QUIET, Verdict
+from qap.measure.gauge import Gauge
 
 
 def gauge(ratios: list[float], limit: float | None, **fields: object) -> Gauge:

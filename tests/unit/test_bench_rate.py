@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from qap.bench.rate import RANDOM, SEQUENTIAL, Reading, rate_of
-from qap.errors import QapError
-from qap.guest.program import program
+from qap.host.errors import QapError
+from qap.machine.guest.program import program
+from qap.measure.throughput import RANDOM, SEQUENTIAL, Reading, rate_of
 
 
 def test_rate_is_requests_by_seconds() -> None:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from qap.bench.io import shown
-from qap.bench.row import QUIET, VARIANTS, Measure, Row, Variant, Verdict
-from qap.bench.stats import Estimate
+from qap.measure.comparison import QUIET, VARIANTS, Measure, Row, Variant, Verdict
+from qap.measure.estimate import Estimate
+from qap.measure.io import shown
 
 ROUNDS = 9
 

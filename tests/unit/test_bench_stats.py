@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from qap.bench.stats import Estimate, median, ratio
+from qap.measure.estimate import Estimate, median, ratio
 
 
 def estimate(low: float, high: float) -> Estimate:

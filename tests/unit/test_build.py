@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qap import base, build, series
-from qap.build import Build, first_error
-from qap.errors import MissingError, QapError, UsageError
+from qap.fork import base, build, series
+from qap.fork.build import Build, first_error
+from qap.host.errors import MissingError, QapError, UsageError
 
 from .programs import Programs
 from .project import PROFILE_TOML, Project, write

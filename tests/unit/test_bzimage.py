@@ -3,7 +3,7 @@
 import lzma
 import struct
 
-from qap.guest.bzimage import vmlinux
+from qap.machine.guest.bzimage import vmlinux
 
 ELF = b"\x7fELF" + bytes(range(256)) * 40
 

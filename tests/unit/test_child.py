@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from qap import child
-from qap.child import Child
-from qap.errors import Interrupted
+from qap.host import process
+from qap.host.errors import Interrupted
+from qap.host.process import Child
 
 # Long enough for any machine; only a failing test ever waits so long.
 PATIENCE_S = 10.0
 OWNER = """
 import signal, sys
 from pathlib import Path
-from qap.child import Child
+from qap.host.process import Child
 with Child(["sh", "-c", sys.argv[3]], log=Path(sys.argv[1]), fds=[int(sys.argv[2])]):
     signal.pause()
 """
@@ -82,7 +82,7 @@ def test_child_ends_with_its_context(log: Path, lifeline: Lifeline) -> None:
 def test_child_that_ignores_sigterm_ends_too(
     log: Path, lifeline: Lifeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "GRACE_S", 0.05)
+    monkeypatch.setattr(process, "GRACE_S", 0.05)
     script = f"trap '' TERM; {lifeline.says('up')} sleep 60; sleep 60"
     with shell(script, log, lifeline) as running:
         pass
@@ -159,9 +159,9 @@ def test_end_is_safe_to_repeat(log: Path) -> None:
 def test_stop_all_ends_every_child_and_lets_none_start(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "_stopping", False)
+    monkeypatch.setattr(process, "_stopping", False)
     with Child(["sleep", "60"], log=log) as one, Child(["sleep", "60"], log=tmp_path / "b") as two:
-        child.stop_all()
+        process.stop_all()
         assert one.wait(PATIENCE_S) == two.wait(PATIENCE_S) == -signal.SIGKILL
         with pytest.raises(Interrupted):
             Child(["true"], log=tmp_path / "c")
@@ -169,12 +169,12 @@ def test_stop_all_ends_every_child_and_lets_none_start(
 
 def test_ended_child_is_forgotten(log: Path) -> None:
     with Child(["true"], log=log) as running:
-        assert running in child._live
-    assert running not in child._live
+        assert running in process._live
+    assert running not in process._live
 
 
 def test_program_that_does_not_exist_is_missed(log: Path) -> None:
-    from qap.errors import MissingError
+    from qap.host.errors import MissingError
 
     with pytest.raises(MissingError, match="no-such-program"), Child(["no-such-program"], log=log):
         pass

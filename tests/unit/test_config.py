@@ -2,8 +2,8 @@
 
 import pytest
 
-from qap import config
-from qap.errors import UsageError
+from qap.host import toml
+from qap.host.errors import UsageError
 
 from .project import PROFILE_TOML, Project, write
 
@@ -21,7 +21,7 @@ boot_timeout = 60
 
 
 def test_profile_is_what_its_file_says(project: Project) -> None:
-    found = config.profile("small")
+    found = toml.profile("small")
     assert found.name == "small"
     assert found.targets == ["x86_64-softmmu"]
     assert found.configure == ["--enable-tcg"]
@@ -29,7 +29,7 @@ def test_profile_is_what_its_file_says(project: Project) -> None:
 
 def test_profile_adds_its_flags_to_those_it_inherits(project: Project) -> None:
     project.profile("asan", 'inherits = "small"\npurpose = "slow"\nconfigure = ["--enable-asan"]\n')
-    found, parent = config.profile("asan"), config.profile("small")
+    found, parent = toml.profile("asan"), toml.profile("small")
     assert (found.name, found.purpose) == ("asan", "slow")
     assert found.configure == [*parent.configure, "--enable-asan"]
     assert (found.targets, found.tools) == (parent.targets, parent.tools)
@@ -38,72 +38,72 @@ def test_profile_adds_its_flags_to_those_it_inherits(project: Project) -> None:
 def test_unknown_key_names_file_and_key(project: Project) -> None:
     project.profile("odd", PROFILE_TOML + 'colour = "red"\n')
     with pytest.raises(UsageError, match=r"^configs/profiles/odd\.toml: colour: "):
-        config.profile("odd")
+        toml.profile("odd")
 
 
 def test_missing_key_names_file_and_key(project: Project) -> None:
     project.profile("odd", PROFILE_TOML.replace("purpose", "# purpose"))
     with pytest.raises(UsageError, match=r"^configs/profiles/odd\.toml: purpose: .*required"):
-        config.profile("odd")
+        toml.profile("odd")
 
 
 def test_wrong_type_names_file_and_key(project: Project) -> None:
     write(project.configs / "guests.toml", GUEST_TOML.replace("60", '"soon"'))
     with pytest.raises(UsageError, match=r"^configs/guests\.toml: boot_timeout: .*number"):
-        config.guest("x86_64")
+        toml.guest("x86_64")
 
 
 def test_bad_key_of_the_parent_is_blamed_on_the_parent(project: Project) -> None:
     project.profile("small", PROFILE_TOML + "oops = 1\n")
     project.profile("asan", 'inherits = "small"\n')
     with pytest.raises(UsageError, match=r"small\.toml: oops"):
-        config.profile("asan")
+        toml.profile("asan")
 
 
 def test_file_that_is_not_toml_names_the_line(project: Project) -> None:
     project.profile("odd", "purpose =\n")
     with pytest.raises(UsageError, match=r"^configs/profiles/odd\.toml: .*line 1"):
-        config.profile("odd")
+        toml.profile("odd")
 
 
 def test_missing_file_is_named(project: Project) -> None:
     with pytest.raises(UsageError, match=r"^configs/guests\.toml is missing"):
-        config.guest("x86_64")
+        toml.guest("x86_64")
 
 
 def test_unknown_profile_names_the_nearest(project: Project) -> None:
     project.profile("sanitize", PROFILE_TOML)
     with pytest.raises(UsageError, match=r"unknown profile 'sanitise': did you mean sanitize\b"):
-        config.profile("sanitise")
+        toml.profile("sanitise")
 
 
 def test_unknown_guest_names_the_nearest(project: Project) -> None:
     write(project.configs / "guests.toml", GUEST_TOML)
-    assert config.guest("x86_64").memory == 512
+    assert toml.guest("x86_64").memory == 512
     with pytest.raises(UsageError, match=r"unknown guest 'x86-64': did you mean x86_64\?"):
-        config.guest("x86-64")
+        toml.guest("x86-64")
 
 
 def test_name_like_no_other_lists_them_all(project: Project) -> None:
     project.profile("lab", PROFILE_TOML)
     with pytest.raises(UsageError, match=r"unknown profile 'qqq': valid: lab, small"):
-        config.profile("qqq")
+        toml.profile("qqq")
 
 
 def test_base_names_its_file(project: Project) -> None:
     write(project.qemu / "base.toml", 'package = "qemu"\nsuites = 13\n')
     with pytest.raises(UsageError, match=r"^qemu/base\.toml: suites: "):
-        config.base()
+        toml.base()
 
 
 def test_every_profile_of_this_repository_is_right() -> None:
-    assert config.profiles()
-    for name in config.profiles():
-        assert config.profile(name).purpose
+    assert toml.profiles()
+    for name in toml.profiles():
+        assert toml.profile(name).purpose
 
 
 def test_profiles_that_inherit_from_each_other_are_refused(project: Project) -> None:
     project.profile("one", 'inherits = "two"\n')
     project.profile("two", 'inherits = "one"\n')
     with pytest.raises(UsageError, match="inherits"):
-        config.profile("one")
+        toml.profile("one")

@@ -8,14 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from qap.errors import QapError
-from qap.guest.console import (
-    Console,
-    GuestCommandError,
-    GuestLost,
-    GuestPanic,
-    Outcome,
-)
+from qap.host.errors import QapError
+from qap.machine.guest.console import Console, GuestCommandError, GuestLost, GuestPanic, Outcome
 
 PANIC = b"Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"
 # Long enough for any machine; only a failing test ever waits so long.

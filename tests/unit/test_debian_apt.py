@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from qap.debian import apt
-from qap.debian.failure import Reason, unavailable
-from qap.debian.suite import Suite
-from qap.debian.sums import SUMS, check
-from qap.errors import MissingError, QapError
+from qap.host.debian import apt
+from qap.host.debian.failure import Reason, unavailable
+from qap.host.debian.suite import Suite
+from qap.host.debian.sums import SUMS, check
+from qap.host.errors import MissingError, QapError
 
 from .programs import Programs
 from .project import Project

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from qap.debian import apt, suite
-from qap.debian.bundle import Bundle
-from qap.debian.failure import Reason
-from qap.debian.package import unpacked
-from qap.debian.place import Place
-from qap.debian.sums import SUMS, check
-from qap.debian.taken import Package, everything_taken
-from qap.errors import MissingError, QapError
+from qap.host.debian import apt, suite
+from qap.host.debian.bundle import Bundle
+from qap.host.debian.failure import Reason
+from qap.host.debian.package import unpacked
+from qap.host.debian.place import Place
+from qap.host.debian.sums import SUMS, check
+from qap.host.debian.taken import Package, everything_taken
+from qap.host.errors import MissingError, QapError
 
 from .debian_archive import URI, Archive, Mirror, mirror
 from .project import Project

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from qap import series
-from qap.build import Build
-from qap.each import Prefix, each
-from qap.errors import QapError
+from qap.fork import series
+from qap.fork.build import Build
+from qap.host.errors import QapError
+from qap.verify.bisect import Prefix, each
 
 from .programs import Programs
 from .project import Project, edit

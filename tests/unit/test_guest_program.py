@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qap.errors import UsageError
-from qap.guest.program import program
+from qap.host.errors import UsageError
+from qap.machine.guest.program import program
 
 SIZE = 1 << 20
 

@@ -7,12 +7,12 @@ from itertools import groupby
 
 import pytest
 
-from qap.errors import UsageError
+from qap.host.errors import UsageError
 from qap.matrix.cell import Cell, cells, named, selected, shard
 from qap.matrix.group import MOST_CONFIGS, groups
-from qap.matrix.model import STAYS, tables
 from qap.matrix.result import Result
-from qap.oracle import Outcome
+from qap.matrix.tables import STAYS, tables
+from qap.oracle.fence import Outcome
 
 from .matrix_cells import FS, a_cell
 

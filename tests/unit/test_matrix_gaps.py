@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from qap.errors import UsageError
+from qap.host.errors import UsageError
 from qap.matrix import gaps
 from qap.matrix.cell import Cell, cells, matches_axes
 from qap.matrix.gaps import explained
 from qap.matrix.judge import judge
-from qap.matrix.model import tables
+from qap.matrix.observation import Seen
 from qap.matrix.result import Result
-from qap.matrix.seen import Seen
+from qap.matrix.tables import tables
 
 from .matrix_cells import a_cell, use_gaps
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from qap.build import Build
-from qap.errors import UsageError
-from qap.matrix import journal, model
+from qap.fork.build import Build
+from qap.host.errors import UsageError
+from qap.matrix import journal, tables
 from qap.matrix.journal import Journal
+from qap.matrix.observation import Seen
 from qap.matrix.result import Result
-from qap.matrix.seen import Seen
 
 from .matrix_cells import a_cell, use_gaps
 from .project import Project, write
@@ -111,8 +111,8 @@ def test_results_of_another_build_are_refused(kept: Journal, project: Project) -
 def test_results_of_another_matrix_are_refused(
     kept: Journal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    write(tmp_path / "matrix.toml", f"{model.PATH.read_text()}# changed\n")
-    monkeypatch.setattr(model, "PATH", tmp_path / "matrix.toml")
+    write(tmp_path / "matrix.toml", f"{tables.PATH.read_text()}# changed\n")
+    monkeypatch.setattr(tables, "PATH", tmp_path / "matrix.toml")
     with pytest.raises(UsageError, match=r"fork\.jsonl is of another build or another matrix"):
         kept.resume(CELLS)
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from qap.features import FeatureBit
 from qap.matrix.cell import Cell
 from qap.matrix.judge import Kind, judge
-from qap.matrix.seen import Seen
-from qap.oracle import REFUSAL_PHRASE
+from qap.matrix.observation import Seen
+from qap.oracle.features import FeatureBit
+from qap.oracle.fence import REFUSAL_PHRASE
 
 from .matrix_cells import FS, a_cell
 

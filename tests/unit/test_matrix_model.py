@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from qap.errors import UsageError
-from qap.matrix import model
-from qap.matrix.model import Tables, tables
-from qap.vhost_user.model import all_types
+from qap.host.errors import UsageError
+from qap.matrix import tables as model
+from qap.matrix.tables import Tables, tables
+from qap.vhost_user.device_types import all_types
 
 PLAN = {
     "machine": "q35",

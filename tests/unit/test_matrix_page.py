@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from qap.matrix.page import HERE, NOT_THERE, SCRIPTS, VERDICTS, pack, render
+from qap.matrix.html.page import HERE, NOT_THERE, SCRIPTS, VERDICTS, pack, render
 
 AXES = {
     "machine": ("q35", "microvm", "s390-ccw-virtio"),

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from qap.build import Build
-from qap.errors import MissingError, UsageError
+from qap.fork.build import Build
+from qap.host.errors import MissingError, UsageError
 from qap.matrix import journal, pool, run
 from qap.matrix.cell import Cell, selected
+from qap.matrix.observation import Seen
 from qap.matrix.result import Result, Verdict
-from qap.matrix.seen import Seen
 
 from .matrix_cells import use_gaps
 from .programs import Programs

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qap import oracle
-from qap.oracle import Conduct, Expectation, Legacy, Outcome, plug, service
+from qap.oracle import fence as oracle
+from qap.oracle.fence import Conduct, Expectation, Legacy, Outcome, plug, service
 
 # requested, translated, backend can: outcome, bit offered, back-end gets bit and IOTLB
 TABLE = [

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from qap.git import Git, GitError
-from qap.patch import Patch
+from qap.fork.git import Git, GitError
+from qap.fork.patch import Patch
 
 from .project import Project
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from qap import progress
+from qap.host import progress
 
 STEP = "Compiling C object libqemu-x86_64-softmmu.a.p/hw_virtio_virtio-config-io.c.o"
 

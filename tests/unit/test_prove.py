@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from qap import suites
-from qap.build import Build
-from qap.patch import Patch
-from qap.prove import prove
-from qap.suites import ERROR, FAIL, PASS, TestResult
+from qap.fork.build import Build
+from qap.fork.patch import Patch
+from qap.verify import runners
+from qap.verify.prove import prove
+from qap.verify.runners import ERROR, FAIL, PASS, TestResult
 
 PATCH = """\
 Subject: [PATCH] bus: ask
@@ -39,7 +39,7 @@ def test_what_is_not_proven_stands_at_the_end_with_its_reason(
             TestResult(f"{bad}[ccw]", FAIL, 0.1, "status 4"),
         ]
 
-    monkeypatch.setattr(suites, "pytest", run)
+    monkeypatch.setattr(runners, "pytest", run)
 
     report = prove([patch], fork=Build("lab"), base=Build("lab", is_base=True))
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from qap import __version__, series
-from qap.build import Build
-from qap.report import Report, shortened
+from qap import __version__
+from qap.fork import series
+from qap.fork.build import Build
+from qap.host.report import Report, shortened
 
 from .project import Project, write
 

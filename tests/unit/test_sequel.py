@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qap import sequel
-from qap.oracle import Conduct, Expectation, plug, service
-from qap.sequel import PROPERTY, Feature, Sequel, arrival, comeback, departure
+from qap.oracle import lifecycle
+from qap.oracle.fence import Conduct, Expectation, plug, service
+from qap.oracle.lifecycle import PROPERTY, Feature, Sequel, arrival, comeback, departure
 
 # Devices that plug.
 NOT_ASKED = plug(requested=False, translated=False, backend_can=True)
@@ -162,8 +162,8 @@ def test_driver_that_did_not_accept_what_is_asked_for_is_never_served_there(
 
 
 def test_sequel_imports_nothing_of_what_measures() -> None:
-    assert sequel.__file__
-    nodes = list(ast.walk(ast.parse(Path(sequel.__file__).read_text())))
+    assert lifecycle.__file__
+    nodes = list(ast.walk(ast.parse(Path(lifecycle.__file__).read_text())))
     modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
     modules += [name.name for node in nodes if isinstance(node, ast.Import) for name in node.names]
-    assert [name for name in modules if name.partition(".")[0] == "qap"] == ["qap.oracle"]
+    assert [name for name in modules if name.partition(".")[0] == "qap"] == ["qap.oracle.fence"]

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from qap import base, paths, series
-from qap.errors import QapError, UsageError
-from qap.patch import Patch
+from qap.fork import base, series
+from qap.fork.patch import Patch
+from qap.host import paths
+from qap.host.errors import QapError, UsageError
 
 from .project import Project, commit, edit
 
-# As the repository has it, whatever the tests point qap.series at.
+# As the repository has it, whatever the tests point qap.fork.series at.
 REAL_SERIES, REAL_PATCHES, ROOT = series.SERIES, series.PATCHES, paths.ROOT
 REAL = [line for line in REAL_SERIES.read_text().splitlines() if line.endswith(".patch")]
 

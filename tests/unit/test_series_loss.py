@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from qap import base, series
-from qap.errors import QapError
+from qap.fork import base, series
+from qap.host.errors import QapError
 
 from .project import Project, edit, write
 

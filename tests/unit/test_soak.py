@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from qap.build import Build
-from qap.footprint import Footprint
-from qap.soak import _shares
-from qap.soak_site import RESIDENT_BOUND, Soak, rotation, sanitizer_report
+from qap.fork.build import Build
+from qap.machine.resources import Footprint
+from qap.measure.soak import _shares
+from qap.measure.soak_cycle import RESIDENT_BOUND, Soak, rotation, sanitizer_report
 
 MIB = 1 << 20
 NOTHING = Footprint(Counter(), 1, Counter(), Counter(), 0)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from qap.build import Build
-from qap.errors import MissingError
-from qap.suites import FAIL, PASS, SKIP, TestResult
-from qap.under_test import build_under_test
-from qap.upstream import (
+from qap.fork.build import Build
+from qap.fork.under_test import build_under_test
+from qap.host.errors import MissingError
+from qap.verify.qtest_programs import (
     MISSING,
     QOS,
     TESTS,
@@ -24,6 +23,7 @@ from qap.upstream import (
     compare,
     run_qtest,
 )
+from qap.verify.runners import FAIL, PASS, SKIP, TestResult
 
 from .project import PROFILE_TOML, Project
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from qap.build import Build
-from qap.errors import MissingError
-from qap.report import Report
-from qap.upstream import TESTS, UpstreamTest
-from qap.upstream_suite import ninja_targets, upstream
+from qap.fork.build import Build
+from qap.host.errors import MissingError
+from qap.host.report import Report
+from qap.verify.qtest_programs import TESTS, UpstreamTest
+from qap.verify.upstream import ninja_targets, upstream
 
 from .project import PROFILE_TOML, Project
 

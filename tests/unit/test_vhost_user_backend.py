@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from qap.errors import QapError
-from qap.features import FeatureBit, bits, mask, names
+from qap.host.errors import QapError
+from qap.oracle.features import FeatureBit, bits, mask, names
 from qap.vhost_user.backend import DEFAULT_PROTOCOL_FEATURES, Backend
 from qap.vhost_user.protocol import NEED_REPLY, REPLY, VERSION, ProtocolError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.protocol import NEED_REPLY, REPLY, VERSION, BackendRequest, Message

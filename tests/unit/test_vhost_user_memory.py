@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from qap.features import FeatureBit
-from qap.vhost_user.dirty_log import LOG_ALL
-from qap.vhost_user.mem_table import BadAddress, MemTable
+from qap.oracle.features import FeatureBit
+from qap.vhost_user.memory.dirty_log import LOG_ALL
+from qap.vhost_user.memory.mem_table import BadAddress, MemTable
 from qap.vhost_user.protocol import NEED_REPLY, VERSION, ProtocolError, ProtocolFeature
 
 from .front_end import R, memfd, open_fds, u64

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.features import bits, mask
+from qap.oracle.features import bits, mask
 from qap.vhost_user import layout
 from qap.vhost_user.protocol import (
     NEED_REPLY,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 from qap.vhost_user.misbehave import WrongUsed
 
 from .front_end import Frontend, R

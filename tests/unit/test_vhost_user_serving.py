@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from qap.features import FeatureBit, mask
+from qap.oracle.features import FeatureBit, mask
+from qap.vhost_user.chain_service import Served, pattern
 from qap.vhost_user.protocol import ProtocolFeature
-from qap.vhost_user.ring import RingByteOrder
-from qap.vhost_user.service import Served, pattern
+from qap.vhost_user.ring.ring import RingByteOrder
 
 from .front_end import R, open_fds, u64
 from .ring_driver import (

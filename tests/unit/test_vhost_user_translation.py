@@ -8,15 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from qap.vhost_user.iotlb import Entry, Iotlb, Permission
-from qap.vhost_user.protocol import (
-    REPLY,
-    VERSION,
-    BackendRequest,
-    Disconnected,
-    Message,
-)
-from qap.vhost_user.service import pattern
+from qap.vhost_user.chain_service import pattern
+from qap.vhost_user.memory.iotlb import Entry, Iotlb, Permission
+from qap.vhost_user.protocol import REPLY, VERSION, BackendRequest, Disconnected, Message
 
 from .front_end import PATIENCE_S, Frontend, R, open_fds, u64
 from .iommu import BOTH, PAGE, Iommu

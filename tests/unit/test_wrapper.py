@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.paths import ROOT
+from qap.host.paths import ROOT
 
 from .programs import Programs
 

@@ -5,13 +5,14 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 from rich.markup import escape
 
-from qap import base, config
-from qap.debian import taken
-from qap.debian.bundle import Bundle, NotBrought
-from qap.debian.bundles import bundles
-from qap.debian.failure import Unavailable
-from qap.errors import QapError, unknown_name
-from qap.guest import kernel
+from qap.fork import base
+from qap.host import toml
+from qap.host.debian import taken
+from qap.host.debian.bundle import Bundle, NotBrought
+from qap.host.debian.bundles import bundles
+from qap.host.debian.failure import Unavailable
+from qap.host.errors import QapError, unknown_name
+from qap.machine.guest import kernel
 
 
 def everything() -> list[Bundle]:
@@ -20,7 +21,7 @@ def everything() -> list[Bundle]:
 
 
 def _for_guests() -> list[Bundle]:
-    return [*(kernel.bundle(guest) for guest in config.guests().values()), *bundles()]
+    return [*(kernel.bundle(guest) for guest in toml.guests().values()), *bundles()]
 
 
 def chosen(names: Sequence[str]) -> list[Bundle]:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from qap import __version__, archive, base, config, series
-from qap.build import Build
-from qap.debian.bundle import Bundle
-from qap.fetch import origin
-from qap.paths import cache
-from qap.report import bad, good, table
+from qap import __version__
+from qap.cli import archive
+from qap.cli.fetch import origin
+from qap.fork import base, series
+from qap.fork.build import Build
+from qap.host import toml
+from qap.host.debian.bundle import Bundle
+from qap.host.paths import cache
+from qap.host.report import bad, good, table
 
 PROGRAMS = {
     "apt-get": "brings QEMU's source and the guests' kernels",
@@ -41,7 +44,7 @@ def _unsupported() -> str:
 
 def _builds() -> list[list[str]]:
     rows = []
-    for name in config.profiles():
+    for name in toml.profiles():
         for build in (Build(name, is_base=True), Build(name)):
             record = build.provenance()
             if not record:

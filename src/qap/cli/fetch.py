@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from qap import archive
-from qap.debian.bundle import Bundle
-from qap.debian.sums import check
-from qap.debian.taken import Taken
-from qap.errors import QapError
-from qap.report import Report, bad, good, table
+from qap.cli import archive
+from qap.host.debian.bundle import Bundle
+from qap.host.debian.sums import check
+from qap.host.debian.taken import Taken
+from qap.host.errors import QapError
+from qap.host.report import Report, bad, good, table
 
 
 def fetch(wanted: Sequence[Bundle], *, renew: bool) -> Report:

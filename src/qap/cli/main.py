@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from qap.cli_measure import bench, soak
-from qap.cli_options import Base, Json, Profile, writable
-from qap.errors import Exit, UsageError
+from qap.cli.measure import bench, soak
+from qap.cli.options import Base, Json, Profile, writable
+from qap.host.errors import Exit, UsageError
 
 app = typer.Typer(
     name="qap",
@@ -34,9 +34,9 @@ def tree(
     ] = False,
 ) -> None:
     """Make qemu/tree: the base with one commit for each patch."""
-    from qap import base, series
-    from qap.lock import locked
-    from qap.paths import QEMU
+    from qap.fork import base, series
+    from qap.host.lock import locked
+    from qap.host.paths import QEMU
 
     with locked(QEMU):
         if source is not None and not discard:
@@ -51,9 +51,9 @@ def refresh(
     topic: Annotated[str | None, typer.Option(help="The topic of new commits.")] = None,
 ) -> None:
     """Write the commits of qemu/tree back to qemu/patches."""
-    from qap import series
-    from qap.lock import locked
-    from qap.paths import QEMU
+    from qap.fork import series
+    from qap.host.lock import locked
+    from qap.host.paths import QEMU
 
     with locked(QEMU):
         changed = series.refresh(topic)
@@ -66,8 +66,8 @@ def refresh(
 @app.command()
 def build(profile: Profile = "lab", base: Base = False) -> None:
     """Build the fork (or, with --base, the unpatched upstream)."""
-    from qap.build import Build
-    from qap.progress import make
+    from qap.fork.build import Build
+    from qap.host.progress import make
 
     wanted = Build(profile, base)
     make(wanted)
@@ -78,7 +78,7 @@ def build(profile: Profile = "lab", base: Base = False) -> None:
 @app.command()
 def path(tool: str, profile: Profile = "lab", base: Base = False) -> None:
     """Print the path of a built program, such as qemu-system-x86_64."""
-    from qap.build import Build
+    from qap.fork.build import Build
 
     print(Build(profile, base).path(tool))
 
@@ -93,11 +93,11 @@ def run(
     json: Json = None,
 ) -> None:
     """The main job: boot every scenario on base and fork, and compare."""
-    from qap import archive
-    from qap import run as running
-    from qap.build import Build
-    from qap.progress import make
-    from qap.scenario import scenario, scenarios
+    from qap.cli import archive
+    from qap.fork.build import Build
+    from qap.host.progress import make
+    from qap.scenario import run as running
+    from qap.scenario.scenario import scenario, scenarios
 
     chosen = [scenario(name) for name in names] if names else list(scenarios().values())
     fork, base = Build(profile), Build(profile, is_base=True)
@@ -129,10 +129,10 @@ def matrix(
     ] = None,
 ) -> None:
     """What must happen beside what did, for every machine, transport, device and driver."""
-    from qap.build import Build
+    from qap.fork.build import Build
+    from qap.host.progress import make
     from qap.matrix import cell
     from qap.matrix import run as running
-    from qap.progress import make
 
     chosen = cell.selected(select or [])
     if shard:
@@ -161,9 +161,9 @@ def shell(
     base: Base = False,
 ) -> None:
     """A guest with its console on this terminal, and virtiofs ready to be hot-plugged."""
-    from qap import shell as shells
-    from qap.build import Build
-    from qap.progress import make
+    from qap.fork.build import Build
+    from qap.host.progress import make
+    from qap.scenario import shell as shells
 
     build = Build(profile, base)
     kind = shells.Kind(confidential) if confidential else None
@@ -183,8 +183,8 @@ def fetch(
     json: Json = None,
 ) -> None:
     """Bring and check what the verbs take from the Debian archive, to be offline afterwards."""
-    from qap import archive
-    from qap import fetch as fetching
+    from qap.cli import archive
+    from qap.cli import fetch as fetching
 
     report = fetching.fetch(archive.chosen(names or []), renew=renew)
     if json:
@@ -195,7 +195,7 @@ def fetch(
 @app.command()
 def doctor() -> None:
     """Show what this machine has and what has been built from what."""
-    from qap import doctor as examined
+    from qap.cli import doctor as examined
 
     raise typer.Exit(Exit.OK if examined.show() else Exit.MISSING)
 
@@ -216,21 +216,23 @@ def test(
     json: Json = None,
 ) -> None:
     """Run the checkers and the test suites on the fork; builds what is missing."""
-    from qap import archive, testing, upstream_suite
-    from qap.build import Build
-    from qap.progress import make
+    from qap.cli import archive
+    from qap.fork.build import Build
+    from qap.host.progress import make
+    from qap.verify import test
+    from qap.verify import upstream as upstream_suite
 
     if upstream and suites:
         raise UsageError("--upstream runs QEMU's own tests: name no suite beside it")
-    chosen = testing.chosen(suites or [])
+    chosen = test.chosen(suites or [])
     profile = profile or (upstream_suite.PROFILE if upstream else "lab")
     fork, base = Build(profile), Build(profile, is_base=True)
     extra = upstream_suite.ninja_targets() if upstream else []
-    if upstream or any(suite in testing.NEED_BUILDS for suite in chosen):
+    if upstream or any(suite in test.NEED_BUILDS for suite in chosen):
         archive.bring_for_guests()
         make(base, *extra)
         make(fork, *extra)
-    report = upstream_suite.upstream(fork, base) if upstream else testing.test(chosen, fork)
+    report = upstream_suite.upstream(fork, base) if upstream else test.test(chosen, fork)
     if json:
         report.write(json, [fork, base])
     raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
@@ -248,15 +250,15 @@ def prove(
     json: Json = None,
 ) -> None:
     """Run the tests that the patches name: they must fail on base and pass on the fork."""
-    from qap import archive
-    from qap import prove as proving
-    from qap.build import Build
-    from qap.progress import make
+    from qap.cli import archive
+    from qap.fork.build import Build
+    from qap.host.progress import make
+    from qap.verify import prove as proving
 
     chosen = proving.chosen(names or [])
     fork, base = Build(profile), Build(profile, is_base=True)
     if each:
-        from qap import each as prefixes
+        from qap.verify import bisect as prefixes
 
         report = prefixes.each(chosen, profile)
         if json:
@@ -299,9 +301,9 @@ def repro(
     json: Json = None,
 ) -> None:
     """Reproduce one case and explain it in one screen, with the commands to repeat it."""
-    from qap import repro as reproducing
-    from qap.build import Build
-    from qap.progress import make
+    from qap.fork.build import Build
+    from qap.host.progress import make
+    from qap.scenario import repro as reproducing
 
     build = Build(profile, base)
     if cell is not None:

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from qap.cli_options import Base, Json, Profile
-from qap.errors import Exit
+from qap.cli.options import Base, Json, Profile
+from qap.host.errors import Exit
 
 bench = typer.Typer(help="Measure what things cost.", no_args_is_help=True)
 
@@ -13,10 +13,10 @@ bench = typer.Typer(help="Measure what things cost.", no_args_is_help=True)
 @bench.command("matrix")
 def bench_matrix(profile: Profile = "lab", json: Json = None) -> None:
     """A cell of the matrix beside a test of upstream's qos-test, from the same tree."""
-    from qap.bench import matrix as costs
-    from qap.build import Build
-    from qap.progress import make
-    from qap.upstream import QOS
+    from qap.fork.build import Build
+    from qap.host.progress import make
+    from qap.measure import matrix as costs
+    from qap.verify.qtest_programs import QOS
 
     build = Build(profile)
     make(build, QOS.ninja_target)
@@ -39,9 +39,9 @@ def bench_io(
     json: Json = None,
 ) -> None:
     """What the patches cost where data flows: fork against base, in turns."""
-    from qap.bench import io
-    from qap.build import Build
-    from qap.progress import make
+    from qap.fork.build import Build
+    from qap.host.progress import make
+    from qap.measure import io
 
     fork, base = Build(profile), Build(profile, is_base=True)
     make(base)
@@ -61,9 +61,9 @@ def bench_confidential(
     json: Json = None,
 ) -> None:
     """What x-confidential-sim costs: off, beside the queue without it; on, beside a plain guest."""
-    from qap.bench import confidential as costs
-    from qap.build import Build
-    from qap.progress import make
+    from qap.fork.build import Build
+    from qap.host.progress import make
+    from qap.measure import confidential as costs
 
     build = Build(profile)
     make(build)
@@ -87,9 +87,9 @@ def soak_hotplug(
     json: Json = None,
 ) -> None:
     """Plug and unplug, a third of it failing: no descriptor, object, thread or memory stays."""
-    from qap import soak as soaking
-    from qap.build import Build
-    from qap.progress import make
+    from qap.fork.build import Build
+    from qap.host.progress import make
+    from qap.measure import soak as soaking
 
     build = Build(profile, base)
     make(build)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qap.errors import UsageError
+from qap.host.errors import UsageError
 
 Profile = Annotated[str, typer.Option("--profile", help="A build profile of configs/profiles/.")]
 Base = Annotated[bool, typer.Option("--base", help="The unpatched upstream, not the fork.")]

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from qap import config
-from qap.debian.bundle import Bundle
-from qap.debian.place import Place
-from qap.debian.sums import check
-from qap.errors import MissingError, QapError, UsageError
-from qap.git import Git
-from qap.paths import QEMU
+from qap.fork.git import Git
+from qap.host import toml
+from qap.host.debian.bundle import Bundle
+from qap.host.debian.place import Place
+from qap.host.debian.sums import check
+from qap.host.errors import MissingError, QapError, UsageError
+from qap.host.paths import QEMU
 
 TREE = QEMU / "base"
 DEBIAN = "debian"
@@ -71,7 +71,7 @@ def ensure(source: str | None = None) -> BaseInfo:
     present = info()
     if present is not None:
         packaged = bool(present.package_version)
-        stale = packaged and present.left_out != config.base().leave_out
+        stale = packaged and present.left_out != toml.base().leave_out
         if not stale and (source is None or (source == DEBIAN and packaged)):
             return present
     if source is None or source == DEBIAN:
@@ -81,13 +81,13 @@ def ensure(source: str | None = None) -> BaseInfo:
 
 def bundle() -> Bundle:
     """The source package that qemu/base.toml names."""
-    wanted = config.base()
+    wanted = toml.base()
     places = tuple(Place(suite=suite) for suite in wanted.suites)
     return Bundle("qemu:source", (f"{wanted.package}:source",), places)
 
 
 def _from_debian() -> BaseInfo:
-    wanted = config.base()
+    wanted = toml.base()
     taken = bundle().take()
     (dsc,) = map(check, taken.files)
     version = next(
@@ -144,7 +144,7 @@ def _adopt(unpacked: Path, source: str, package_version: str) -> BaseInfo:
     """Make the unpacked source qemu/base, keeping the builds that are there."""
     if not (unpacked / "VERSION").exists() or not (unpacked / "configure").exists():
         raise UsageError(f"{source} is not a QEMU source tree (no VERSION or no configure)")
-    left_out = config.base().leave_out
+    left_out = toml.base().leave_out
     for name in left_out:
         shutil.rmtree(unpacked / name, ignore_errors=True)
     git = Git(unpacked)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from qap import base, config, series
-from qap.errors import MissingError, QapError, UsageError, unknown_name
-from qap.git import Git
-from qap.lock import locked
-from qap.paths import CONFIGS, QEMU, ROOT, shown
+from qap.fork import base, series
+from qap.fork.git import Git
+from qap.host import toml
+from qap.host.errors import MissingError, QapError, UsageError, unknown_name
+from qap.host.lock import locked
+from qap.host.paths import CONFIGS, QEMU, ROOT, shown
 
 STATUS = re.compile(r"^@(\d+)/(\d+)@ ?(.*)")
 ERROR = re.compile(r"\berror: |undefined reference|multiple definition|ERROR")
@@ -43,8 +44,8 @@ class Build:
         return "base" if self.is_base else "fork"
 
     @cached_property
-    def settings(self) -> config.Profile:
-        return config.profile(self.profile)
+    def settings(self) -> toml.Profile:
+        return toml.profile(self.profile)
 
     @property
     def tree(self) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.errors import MissingError, QapError
+from qap.host.errors import MissingError, QapError
 
 NAME = "qemu-access-platform"
 EMAIL = "devel@qemu-access-platform.invalid"

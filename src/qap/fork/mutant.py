@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qap.build import ERROR, Build
-from qap.errors import MissingError, QapError, unknown_name
+from qap.fork.build import ERROR, Build
+from qap.host.errors import MissingError, QapError, unknown_name
 
 Edit = Callable[[str], str]
 # Beside its own program QEMU finds the firmware here.

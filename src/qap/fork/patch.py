@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from email.header import decode_header, make_header
 from pathlib import Path
 
-from qap.errors import QapError
-from qap.git import Git, GitError
+from qap.fork.git import Git, GitError
+from qap.host.errors import QapError
 
 HUNK = re.compile(r"^@@ -(\d+)")
 FILE = re.compile(r"^diff --git a/(\S+) b/")

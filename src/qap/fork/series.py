@@ -6,11 +6,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap import base
-from qap.errors import QapError, UsageError
-from qap.git import Git, GitError
-from qap.patch import Patch
-from qap.paths import QEMU
+from qap.fork import base
+from qap.fork.git import Git, GitError
+from qap.fork.patch import Patch
+from qap.host.errors import QapError, UsageError
+from qap.host.paths import QEMU
 
 TREE = QEMU / "tree"
 SERIES = QEMU / "series"

@@ -5,8 +5,8 @@ QAP_BUILD: fork (the default) or base. QAP_PROFILE: a build profile, lab unless 
 
 import os
 
-from qap.build import Build
-from qap.errors import unknown_name
+from qap.fork.build import Build
+from qap.host.errors import unknown_name
 
 VARIABLE = "QAP_BUILD"
 PROFILE = "QAP_PROFILE"

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qap.errors import Interrupted, MissingError
+from qap.host.errors import Interrupted, MissingError
 
 GRACE_S = 5.0
 ENDED = os.WEXITED | os.WNOWAIT

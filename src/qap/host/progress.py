@@ -14,8 +14,8 @@ from rich.progress import (
 )
 from rich.table import Column
 
-from qap.build import Build
-from qap.build import Progress as Report
+from qap.fork.build import Build
+from qap.fork.build import Progress as Report
 
 console = Console(stderr=True)
 

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qap import __version__, base, series
-from qap.build import Build
-from qap.debian.taken import everything_taken
+from qap import __version__
+from qap.fork import base, series
+from qap.fork.build import Build
+from qap.host.debian.taken import everything_taken
 
 SCHEMA = 1
 

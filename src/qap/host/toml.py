@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from qap.errors import UsageError, unknown_name
-from qap.paths import CONFIGS, QEMU, shown
+from qap.host.errors import UsageError, unknown_name
+from qap.host.paths import CONFIGS, QEMU, shown
 
 
 class Model(BaseModel):

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from qap import qtest_command as command
-from qap.qtest import Qtest
+from qap.machine import qtest_command as command
+from qap.machine.qtest import Qtest
 
 # Where the registers are, by machine type.
 BASES = {"pc": 0xAE00, "q35": 0x0CC0}

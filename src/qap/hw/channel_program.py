@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import NamedTuple
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 
 # Common I/O: commands of every device.
 NO_OPERATION = 0x03

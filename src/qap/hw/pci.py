@@ -7,10 +7,10 @@ Specification 5.0. Registers are little-endian; values here are integers.
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
-from qap import qtest_command as command
-from qap.errors import QapError
-from qap.qtest import Qtest
-from qap.qtest_command import Command
+from qap.host.errors import QapError
+from qap.machine import qtest_command as command
+from qap.machine.qtest import Qtest
+from qap.machine.qtest_command import Command
 
 # PCI 3.2.2.3.2, configuration mechanism #1.
 CONFIG_ADDRESS = 0xCF8

@@ -6,7 +6,7 @@ the PCI Express Base Specification 5.0.
 
 from dataclasses import dataclass, field
 
-from qap.pci import (
+from qap.hw.pci import (
     CAPABILITY_EXPRESS,
     COMMAND,
     COMMAND_BUS_MASTER,
@@ -23,7 +23,7 @@ from qap.pci import (
     Windows,
     read_commands,
 )
-from qap.qtest import Qtest
+from qap.machine.qtest import Qtest
 
 DEVICES = 32
 FUNCTIONS = 8

@@ -1,6 +1,6 @@
 """An s390x CPU that executes what Python hands it, for what only an instruction can do.
 
-The machine runs the guest of `qap.s390x_stub` under `-accel tcg`; `kernel_option` starts
+The machine runs the guest of `qap.hw.s390x_stub` under `-accel tcg`; `kernel_option` starts
 it. A batch of instructions is one message to the SCLP console and one back: that costs
 two or three commands of qtest, and an idle CPU costs nothing.
 
@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from qap import s390x_stub as stub
-from qap.errors import QapError
-from qap.qtest import Qtest
+from qap.host.errors import QapError
+from qap.hw import s390x_stub as stub
+from qap.machine.qtest import Qtest
 
 ANSWER_S = 10.0
 # The console's buffer of 4080 bytes must have room for a message beside the one before it:

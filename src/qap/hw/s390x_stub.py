@@ -2,7 +2,7 @@
 
 It waits without using the host's CPU until bytes arrive at the SCLP console, reads them
 with one SERVICE CALL, executes each instruction among them with registers of their own,
-and writes everything back with another. `qap.s390x_cpu` is the other end.
+and writes everything back with another. `qap.hw.s390x_cpu` is the other end.
 
 "PoP" is z/Architecture Principles of Operation, SA22-7832: chapter 3, "Assigned Storage
 Locations", chapter 4, "Program-Status Word", chapter 7, "General Instructions". SCLP has

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qap.ccw import (
+from qap.host.wait import poll_until
+from qap.hw.channel_program import (
     IRB_SIZE,
     ORB_SIZE,
     SENSE_ID,
@@ -24,8 +25,7 @@ from qap.ccw import (
     lay_out,
     orb,
 )
-from qap.s390x_cpu import Cpu, Instruction
-from qap.virtio.poll import poll_until
+from qap.hw.s390x_cpu import Cpu, Instruction
 
 CLEAR_SUBCHANNEL = 0xB230
 HALT_SUBCHANNEL = 0xB231

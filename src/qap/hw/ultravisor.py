@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from qap.errors import QapError
-from qap.s390x_cpu import Cpu, Instruction
+from qap.host.errors import QapError
+from qap.hw.s390x_cpu import Cpu, Instruction
 
 ULTRAVISOR_CALL = 0xB9A4
 STORE_FACILITY_LIST_EXTENDED = 0xB2B0

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from qap.errors import MissingError, QapError
-from qap.qtest import Qtest
-from qap.virtio.poll import poll_until
+from qap.host.errors import MissingError, QapError
+from qap.host.wait import poll_until
+from qap.machine.qtest import Qtest
 
 SOURCE = Path(__file__).with_name("x86_stub.S")
 RUN_S = 20.0

@@ -4,8 +4,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qap.qtest import Qtest
-from qap.x86_cpu import Mode
+from qap.hw.x86_cpu import Mode
+from qap.machine.qtest import Qtest
 
 PAGE = 1 << 12
 ENTRIES = 512

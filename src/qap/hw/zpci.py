@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qap import qtest_command as command
-from qap.errors import QapError
-from qap.pci import DEVICE_ID, VENDOR_ID
-from qap.s390x_cpu import Cpu, Instruction
-from qap.virtio.memory import GuestMemory
+from qap.host.errors import QapError
+from qap.hw.pci import DEVICE_ID, VENDOR_ID
+from qap.hw.s390x_cpu import Cpu, Instruction
+from qap.machine import qtest_command as command
+from qap.machine.guest_memory import GuestMemory
 
 # Each with its operands in registers 0, 2 and 3, or 4 and 5 where they are taken.
 CALL_LOGICAL_PROCESSOR = bytes.fromhex("b9a00002")

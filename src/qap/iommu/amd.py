@@ -7,8 +7,9 @@ revision 3.00.
 import struct
 from collections.abc import Sequence
 
-from qap import qtest_command as command
-from qap.iommu.iommu import (
+from qap.host.wait import poll_until
+from qap.hw.pci import Bdf, Function
+from qap.iommu.driver import (
     Fault,
     FaultReason,
     IommuError,
@@ -18,10 +19,9 @@ from qap.iommu.iommu import (
     source_id,
 )
 from qap.iommu.page_table import Format
-from qap.iommu.paged import ENTRY, Domain, Entry, PagedIommu, Ring
-from qap.pci import Bdf, Function
-from qap.virtio.memory import PAGE, GuestMemory
-from qap.virtio.poll import poll_until
+from qap.iommu.table_driver import ENTRY, Domain, Entry, PagedIommu, Ring
+from qap.machine import qtest_command as command
+from qap.machine.guest_memory import PAGE, GuestMemory
 
 # AMD 3.2: the capability of the IOMMU's PCI function, and offsets in it.
 VENDOR_ID = 0x1022

@@ -3,8 +3,8 @@
 "PCIe" is the PCI Express Base Specification 5.0.
 """
 
-from qap.iommu.iommu import source_id
-from qap.pci import Function, PciError
+from qap.hw.pci import Function, PciError
+from qap.iommu.driver import source_id
 
 # The host bridge of a q35: where it puts extended configuration space, which the ports
 # don't reach, and the switch for it (register PCIEXBAR of Intel's 3 Series chipsets).

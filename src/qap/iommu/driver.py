@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from qap.errors import QapError
-from qap.pci import Bdf
-from qap.virtio.memory import PAGE, GuestMemory
+from qap.host.errors import QapError
+from qap.hw.pci import Bdf
+from qap.machine.guest_memory import PAGE, GuestMemory
 
 
 class IommuError(QapError):

@@ -1,11 +1,11 @@
 """Finding the IOMMU of a machine, whichever it is."""
 
+from qap.hw.pci_bus import PciBus
 from qap.iommu.amd import Amd, is_amd
-from qap.iommu.iommu import Iommu
+from qap.iommu.driver import Iommu
 from qap.iommu.virtio_iommu import DEVICE_TYPE, VirtioIommu
 from qap.iommu.vtd import Vtd
-from qap.pci_bus import PciBus
-from qap.virtio.memory import GuestMemory
+from qap.machine.guest_memory import GuestMemory
 from qap.virtio.pci_modern import MODERN_DEVICE_ID, VENDOR_ID
 
 

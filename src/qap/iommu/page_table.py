@@ -8,9 +8,9 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qap import qtest_command as command
-from qap.iommu.iommu import IommuError
-from qap.virtio.memory import PAGE, GuestMemory
+from qap.iommu.driver import IommuError
+from qap.machine import qtest_command as command
+from qap.machine.guest_memory import PAGE, GuestMemory
 
 ENTRIES = 512
 LEVEL_BITS = 9

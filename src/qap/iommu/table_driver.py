@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from qap import qtest_command as command
-from qap.iommu.iommu import Iommu, IommuError
+from qap.hw.pci import Bdf
+from qap.iommu.driver import Iommu, IommuError
 from qap.iommu.page_table import Format, Pages, PageTable
-from qap.pci import Bdf
-from qap.qtest import Qtest
-from qap.qtest_command import Command
-from qap.virtio.memory import PAGE, GuestMemory
+from qap.machine import qtest_command as command
+from qap.machine.guest_memory import PAGE, GuestMemory
+from qap.machine.qtest import Qtest
+from qap.machine.qtest_command import Command
 
 Entry = tuple[int, int]
 ENTRY = struct.Struct("<QQ")

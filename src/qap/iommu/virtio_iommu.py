@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import count
 
-from qap.features import mask
-from qap.iommu.iommu import Fault, FaultReason, Iommu, IommuError, source_bdf, source_id
-from qap.pci import Bdf, Function
+from qap.hw.pci import Bdf, Function
+from qap.iommu.driver import Fault, FaultReason, Iommu, IommuError, source_bdf, source_id
+from qap.machine.guest_memory import GuestMemory
+from qap.oracle.features import mask
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.queue import Buffer, Queue
 

@@ -6,8 +6,9 @@ Specification, revision 5.10.
 
 from collections.abc import Iterable, Sequence
 
-from qap import qtest_command as command
-from qap.iommu.iommu import (
+from qap.host.wait import poll_until
+from qap.hw.pci import Bdf
+from qap.iommu.driver import (
     Fault,
     FaultReason,
     IommuError,
@@ -17,10 +18,9 @@ from qap.iommu.iommu import (
     source_id,
 )
 from qap.iommu.page_table import Format
-from qap.iommu.paged import Domain, Entry, PagedIommu, Ring
-from qap.pci import Bdf
-from qap.virtio.memory import GuestMemory
-from qap.virtio.poll import poll_until
+from qap.iommu.table_driver import Domain, Entry, PagedIommu, Ring
+from qap.machine import qtest_command as command
+from qap.machine.guest_memory import GuestMemory
 
 # Where QEMU has the registers; a guest's kernel learns it from ACPI's DMAR table.
 BASE = 0xFED9_0000

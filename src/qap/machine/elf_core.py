@@ -4,7 +4,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 
 # e_phoff, e_shoff; e_phentsize and e_phnum, of a 64-bit little-endian header.
 OFFSETS = (0x20, "<QQ")

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qap import qtest_command as command
-from qap.errors import QapError
-from qap.qtest import Qtest
+from qap.host.errors import QapError
+from qap.machine import qtest_command as command
+from qap.machine.qtest import Qtest
 
 MIB = 1 << 20
 LOW_END = 16 * MIB

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
-from qap.machine import Machine, address_spaces
+from qap.machine.machine import Machine, address_spaces
 
 FOLDERS = ("/machine/peripheral", "/machine/peripheral-anon", "/chardevs")
 

@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from qap import config
-from qap.child import Child
-from qap.errors import QapError
-from qap.guest.console import Console, GuestLost
-from qap.guest.initramfs import initramfs
-from qap.guest.kernel import kernel
-from qap.oracle import REFUSAL_PHRASE
-from qap.qmp import Qmp, QmpLost
-from qap.qtest import Qtest
+from qap.host import toml
+from qap.host.errors import QapError
+from qap.host.process import Child
+from qap.machine.guest.console import Console, GuestLost
+from qap.machine.guest.initramfs import initramfs
+from qap.machine.guest.kernel import kernel
+from qap.machine.qmp import Qmp, QmpLost
+from qap.machine.qtest import Qtest
+from qap.oracle.fence import REFUSAL_PHRASE
 
 EXIT_S = 20.0
 START_S = 60.0
@@ -60,7 +60,7 @@ class Boot:
             we have it decompressed.
     """
 
-    guest: config.Guest
+    guest: toml.Guest
     modules: tuple[str, ...] = ()
     append: str = ""
     packaged: bool = False

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from qap.errors import QapError
-from qap.machine import Machine
-from qap.virtio.memory import MIB, GuestMemory
+from qap.host.errors import QapError
+from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.machine import Machine
 
 BACKEND = "memfd:memory-backend-memfd"
 

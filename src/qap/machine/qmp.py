@@ -11,7 +11,7 @@ from qemu.qmp import QMPError as LibraryError
 from qemu.qmp.events import EventListener
 from qemu.qmp.qmp_client import ExecuteError
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 
 COMMAND_S = 60.0
 

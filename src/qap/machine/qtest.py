@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from qap import qtest_command as command
-from qap.errors import QapError
-from qap.qtest_command import Command
+from qap.host.errors import QapError
+from qap.machine import qtest_command as command
+from qap.machine.qtest_command import Command
 
 ANSWER_S = 30.0
 CHUNK = 1 << 16
@@ -58,7 +58,7 @@ class Qtest:
     """A QTest session on a connected stream socket; for one thread at a time.
 
     The methods named as a command of the protocol send it and wait for its answer;
-    `qap.qtest_command` says what each takes and gives. Any of them raises:
+    `qap.machine.qtest_command` says what each takes and gives. Any of them raises:
 
     * QtestError: QEMU refused it.
     * QtestLost: QEMU ended, or an earlier answer never came.

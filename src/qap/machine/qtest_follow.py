@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from qap.qtest import Qtest
-from qap.qtest_command import Command
+from qap.machine.qtest import Qtest
+from qap.machine.qtest_command import Command
 
 T = TypeVar("T")
 

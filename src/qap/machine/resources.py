@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qap.machine import Machine
+from qap.machine.machine import Machine
 
 # Where QEMU keeps devices: named, without a name, and those nobody has claimed.
 PARENTS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached", "/chardevs")

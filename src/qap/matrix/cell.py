@@ -6,19 +6,11 @@ from fnmatch import fnmatchcase
 from functools import cache
 from itertools import product
 
-from qap import oracle, sequel
-from qap.errors import UsageError, unknown_name
-from qap.matrix.config import NO_ORDER, Config
-from qap.matrix.model import (
-    EVERY,
-    FENCED,
-    STAYS,
-    BackendRow,
-    DeviceRow,
-    DriverRow,
-    Plan,
-    tables,
-)
+from qap.host.errors import UsageError, unknown_name
+from qap.matrix.setup import NO_ORDER, Config
+from qap.matrix.tables import EVERY, FENCED, STAYS, BackendRow, DeviceRow, DriverRow, Plan, tables
+from qap.oracle import fence as oracle
+from qap.oracle import lifecycle
 
 SEPARATOR = "/"
 # The axes on which most cells have the same value.
@@ -64,14 +56,14 @@ class Cell:
         return plugged, found
 
     @property
-    def sequel(self) -> sequel.Sequel | None:
+    def sequel(self) -> lifecycle.Sequel | None:
         """What must come of the driver after that, if anything happens to its device."""
         plugged, service = self.expected
         conduct, fence = self.driver_row.conduct, self.config.fence_row
         if service is None:
             return None
         if self.config.destination:
-            return sequel.arrival(
+            return lifecycle.arrival(
                 plugged,
                 self.config.destination.plugging,
                 conduct,
@@ -80,9 +72,9 @@ class Cell:
                 destination_demands=fence.there,
             )
         if self.config.later_row.leaves:
-            return sequel.departure(service)
+            return lifecycle.departure(service)
         if self.config.later_row.returns:
-            return sequel.comeback(conduct, service, self.config.later_row.loses)
+            return lifecycle.comeback(conduct, service, self.config.later_row.loses)
         return None
 
     def repro(self, *, is_base: bool) -> str:

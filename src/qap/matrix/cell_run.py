@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from qap.features import FeatureBit, bits, mask
 from qap.matrix.cell import Cell
-from qap.matrix.comeback import Comeback
-from qap.matrix.driving import Driving
 from qap.matrix.migration import Migration
-from qap.matrix.model import DriverRow
-from qap.matrix.seen import Seen
-from qap.matrix.site import Site
+from qap.matrix.observation import Seen
+from qap.matrix.probe import Driving
+from qap.matrix.reconnect import Comeback
+from qap.matrix.tables import DriverRow
+from qap.matrix.testbed import Site
+from qap.oracle.features import FeatureBit, bits, mask
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver

@@ -5,10 +5,10 @@ from functools import cache
 
 from pydantic import Field
 
-from qap.config import Model, checked, read
+from qap.host.paths import CONFIGS
+from qap.host.toml import Model, checked, read
 from qap.matrix.cell import Cell, matches_axes
 from qap.matrix.judge import Kind, Problem
-from qap.paths import CONFIGS
 
 PATH = CONFIGS / "gaps.toml"
 

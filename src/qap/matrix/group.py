@@ -8,19 +8,19 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
-from qap.build import Build
-from qap.errors import QapError
-from qap.machine import OUTPUT_LINES, QemuDied
+from qap.fork.build import Build
+from qap.host.errors import QapError
+from qap.machine.machine import OUTPUT_LINES, QemuDied
+from qap.machine.qmp import QmpLost
+from qap.machine.qtest import QtestLost
 from qap.matrix.cell import Cell
-from qap.matrix.config import Config
-from qap.matrix.experiment import Experiment
+from qap.matrix.cell_run import Experiment
 from qap.matrix.judge import Kind, judge
+from qap.matrix.observation import Seen
 from qap.matrix.result import Result
-from qap.matrix.seen import Seen
-from qap.matrix.site import Refused, Site
-from qap.oracle import Outcome
-from qap.qmp import QmpLost
-from qap.qtest import QtestLost
+from qap.matrix.setup import Config
+from qap.matrix.testbed import Refused, Site
+from qap.oracle.fence import Outcome
 
 # Configs that one QEMU sees at most: what goes wrong in one must not weigh on many.
 MOST_CONFIGS = 24

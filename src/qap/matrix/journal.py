@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qap.build import Build
-from qap.errors import UsageError
-from qap.matrix import model
+from qap.fork.build import Build
+from qap.host.errors import UsageError
+from qap.host.paths import RESULTS, shown
+from qap.matrix import tables
 from qap.matrix.cell import Cell
 from qap.matrix.result import restored
-from qap.paths import RESULTS, shown
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Journal:
         return RESULTS / "matrix" / f"{self.build.name}.jsonl"
 
     def _head(self) -> dict[str, Any]:
-        digest = hashlib.sha256(model.PATH.read_bytes()).hexdigest()
+        digest = hashlib.sha256(tables.PATH.read_bytes()).hexdigest()
         return {"build": self.build.provenance(), "matrix": digest}
 
     def begin(self) -> None:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from qap import oracle
-from qap.features import FeatureBit, names
 from qap.matrix.cell import Cell
-from qap.matrix.seen import Seen
-from qap.oracle import REFUSAL_PHRASE, Outcome
-from qap.sequel import Sequel
+from qap.matrix.observation import Seen
+from qap.oracle import fence
+from qap.oracle.features import FeatureBit, names
+from qap.oracle.fence import REFUSAL_PHRASE, Outcome
+from qap.oracle.lifecycle import Sequel
 
 ACCESS_PLATFORM = FeatureBit.ACCESS_PLATFORM
 
@@ -54,7 +54,7 @@ def judge(cell: Cell, seen: Seen) -> list[Problem]:
         return [
             Problem(Kind.PLUGGED, "plugged, but must be refused"),
             *_leftovers(seen),
-            *_backend(seen, oracle.Service(None, None, False, "", "")),
+            *_backend(seen, fence.Service(None, None, False, "", "")),
         ]
     if service is None:
         return [*_message(cell, plugged, seen), *_leftovers(seen)]
@@ -69,7 +69,7 @@ def judge(cell: Cell, seen: Seen) -> list[Problem]:
     ]
 
 
-def _message(cell: Cell, plugged: oracle.Expectation, seen: Seen) -> list[Problem]:
+def _message(cell: Cell, plugged: fence.Expectation, seen: Seen) -> list[Problem]:
     if cell.config.plug == "cold" and seen.exit_status != 1:
         text = f"QEMU ended with status {seen.exit_status}, not 1"
         return [Problem(Kind.MESSAGE, text)]
@@ -80,14 +80,14 @@ def _message(cell: Cell, plugged: oracle.Expectation, seen: Seen) -> list[Proble
     return []
 
 
-def _offer(plugged: oracle.Expectation, seen: Seen) -> list[Problem]:
+def _offer(plugged: fence.Expectation, seen: Seen) -> list[Problem]:
     if seen.features is None or (ACCESS_PLATFORM in seen.features) == plugged.offered:
         return []
     said = "is not offered to" if plugged.offered else "is offered unasked to"
     return [Problem(Kind.OFFERED, f"ACCESS_PLATFORM {said} the driver")]
 
 
-def _status(service: oracle.Service, seen: Seen) -> list[Problem]:
+def _status(service: fence.Service, seen: Seen) -> list[Problem]:
     if not _differ(service.features_ok, seen.features_ok):
         return []
     return [
@@ -95,7 +95,7 @@ def _status(service: oracle.Service, seen: Seen) -> list[Problem]:
     ]
 
 
-def _service(service: oracle.Service, seen: Seen) -> list[Problem]:
+def _service(service: fence.Service, seen: Seen) -> list[Problem]:
     if not _differ(service.served, seen.served):
         return []
     if seen.served:
@@ -103,7 +103,7 @@ def _service(service: oracle.Service, seen: Seen) -> list[Problem]:
     return [Problem(Kind.UNSERVED, f"not served, though {service.why}")]
 
 
-def _backend(seen: Seen, service: oracle.Service) -> list[Problem]:
+def _backend(seen: Seen, service: fence.Service) -> list[Problem]:
     """What a vhost back-end was told; nothing to judge where it was told nothing."""
     found = []
     if seen.ring_started and service.served is False:

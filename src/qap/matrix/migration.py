@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from qap.errors import QapError
-from qap.machine import Machine
-from qap.matrix.config import Config
-from qap.matrix.driving import Driving
-from qap.matrix.seen import Seen
-from qap.qmp import Qmp, QmpLost
+from qap.host.errors import QapError
+from qap.machine.machine import Machine
+from qap.machine.qmp import Qmp, QmpLost
+from qap.matrix.observation import Seen
+from qap.matrix.probe import Driving
+from qap.matrix.setup import Config
 from qap.virtio.driver import Behaviour
 
 MOVED_S = 30.0

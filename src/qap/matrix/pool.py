@@ -12,8 +12,8 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
-from qap.build import Build
-from qap.errors import QapError
+from qap.fork.build import Build
+from qap.host.errors import QapError
 from qap.matrix.cell import Cell, named
 from qap.matrix.group import Group, groups
 from qap.matrix.result import Result

@@ -3,13 +3,13 @@
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from qap.features import FeatureBit
-from qap.matrix.config import Config
-from qap.matrix.site import Site
+from qap.machine.guest_memory import GuestMemory
+from qap.matrix.setup import Config
+from qap.matrix.testbed import Site
+from qap.oracle.features import FeatureBit
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.protocol import Disconnected
 from qap.virtio.driver import Behaviour, Driver
-from qap.virtio.memory import GuestMemory
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.transport import Transport
 

@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from qap.build import Build
-from qap.vhost_user import real
-from qap.vhost_user.real import Service
+from qap.fork.build import Build
+from qap.vhost_user import programs
+from qap.vhost_user.programs import Service
 from qap.vhost_user.testpmd import testpmd
 
 DISK_SIZE = 1 << 20
@@ -34,7 +34,7 @@ def real_backend(
 def _virtiofsd(folder: Path, socket: str) -> AbstractContextManager[Service]:
     shared = folder / "shared"
     shared.mkdir(exist_ok=True)
-    return real.virtiofsd(folder, shared, real.HOST, socket)
+    return programs.virtiofsd(folder, shared, programs.HOST, socket)
 
 
 def _storage_daemon(build: Build, folder: Path, socket: str) -> AbstractContextManager[Service]:
@@ -42,4 +42,4 @@ def _storage_daemon(build: Build, folder: Path, socket: str) -> AbstractContextM
     image.touch()
     with image.open("r+b") as file:
         file.truncate(DISK_SIZE)
-    return real.storage_daemon(folder, build.path("qemu-storage-daemon"), image, socket)
+    return programs.storage_daemon(folder, build.path("qemu-storage-daemon"), image, socket)

@@ -4,14 +4,14 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
-from qap.features import FeatureBit, bits, mask
-from qap.matrix.driving import Driving
-from qap.matrix.seen import Seen
-from qap.sequel import Feature
+from qap.host.wait import poll_until
+from qap.matrix.observation import Seen
+from qap.matrix.probe import Driving
+from qap.oracle.features import FeatureBit, bits, mask
+from qap.oracle.lifecycle import Feature
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.protocol import Disconnected, FrontendRequest
-from qap.virtio.poll import poll_until
 
 BACK_S = 10.0
 GREETED_S = 0.1

@@ -8,8 +8,8 @@ from typing import Any
 from qap.matrix.cell import Cell, named
 from qap.matrix.gaps import explained
 from qap.matrix.judge import Kind, Problem, judge
-from qap.matrix.seen import Seen
-from qap.sequel import Sequel
+from qap.matrix.observation import Seen
+from qap.oracle.lifecycle import Sequel
 
 
 class Verdict(StrEnum):
@@ -78,7 +78,7 @@ class Result:
         }
 
 
-# The fields of qap.sequel.Sequel, called as they are among what was seen.
+# The fields of qap.oracle.lifecycle.Sequel, called as they are among what was seen.
 SEQUEL = {
     "arrives": "arrived",
     "names": "later_names",

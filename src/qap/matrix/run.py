@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qap import series
-from qap.build import Build
-from qap.errors import MissingError
+from qap.fork import series
+from qap.fork.build import Build
+from qap.host.errors import MissingError
+from qap.host.progress import bar
+from qap.host.report import Report, bad, good, table
 from qap.matrix import pool
 from qap.matrix.cell import Cell, matches_axes
 from qap.matrix.gaps import Gap, gaps
 from qap.matrix.group import Group
 from qap.matrix.journal import Journal
 from qap.matrix.result import Result, Verdict
-from qap.progress import bar
-from qap.report import Report, bad, good, table
 
 # A hot-unplug waits for QEMU's RCU most of the time, so more than the processors can work.
 JOBS_EACH = 3
@@ -137,7 +137,7 @@ def explain(result: dict[str, Any], build: Build, seconds: float) -> None:
 
 def write_page(path: Path, build: Build, report: Report) -> None:
     """Write the HTML page, with the other build's results beside these if there are any."""
-    from qap.matrix.page import render
+    from qap.matrix.html.page import render
 
     other = Build(build.profile, not build.is_base)
     named = {result["cell"] for result in report.results}

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from qap import oracle
-from qap.matrix.model import (
+from qap.matrix.tables import (
     FENCED,
     STAYS,
     BackendRow,
@@ -15,6 +14,7 @@ from qap.matrix.model import (
     ViommuRow,
     tables,
 )
+from qap.oracle import fence as oracle
 
 NO_ORDER = "any"
 

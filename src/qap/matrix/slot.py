@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 
-from qap.channel import ChannelSubsystem
-from qap.errors import QapError
-from qap.machine import Machine
-from qap.matrix.config import Config
-from qap.pci import Bdf, Function
-from qap.pci_bus import PciBus
-from qap.qtest import Qtest
-from qap.s390x_cpu import Cpu
+from qap.host.errors import QapError
+from qap.hw.pci import Bdf, Function
+from qap.hw.pci_bus import PciBus
+from qap.hw.s390x_cpu import Cpu
+from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.machine import Machine
+from qap.machine.qtest import Qtest
+from qap.matrix.setup import Config
 from qap.virtio.ccw import Ccw
 from qap.virtio.mmio import Mmio, mmio_slots
 from qap.virtio.pci_legacy import PciLegacy

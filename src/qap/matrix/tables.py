@@ -5,10 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from qap import oracle, sequel
-from qap.config import Model, checked, read
-from qap.errors import UsageError
-from qap.paths import CONFIGS
+from qap.host.errors import UsageError
+from qap.host.paths import CONFIGS
+from qap.host.toml import Model, checked, read
+from qap.oracle import fence as oracle
+from qap.oracle import lifecycle
 
 PATH = CONFIGS / "matrix.toml"
 Property = str | int | bool
@@ -85,7 +86,7 @@ class BackendRow(Model):
 
 
 class DriverRow(Model):
-    """A driver's behaviour; see qap.oracle.Conduct for what it shares with that."""
+    """A driver's behaviour; see qap.oracle.fence.Conduct for what it shares with that."""
 
     purpose: str
     legacy: bool = False
@@ -127,7 +128,7 @@ class LaterRow(Model):
     purpose: str
     leaves: bool = False
     returns: bool = False
-    loses: tuple[sequel.Feature, ...] = ()
+    loses: tuple[lifecycle.Feature, ...] = ()
     moves_to: Literal["", "on", "off"] = ""
 
 

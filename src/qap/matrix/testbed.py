@@ -10,24 +10,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from qap import s390x_stub
-from qap.acpi_hotplug import BASES, AcpiHotplug
-from qap.build import Build
-from qap.errors import QapError
-from qap.following import Following
+from qap.fork.build import Build
+from qap.host.errors import QapError
+from qap.host.wait import poll_until
+from qap.hw import s390x_stub
+from qap.hw.acpi_hotplug import BASES, AcpiHotplug
+from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
-from qap.iommu.iommu import Iommu
-from qap.machine import Device, Machine, Spec
-from qap.matrix.config import Config
-from qap.matrix.inventory import Inventory
-from qap.matrix.model import STAYS
-from qap.matrix.place import Place, place_for
-from qap.matrix.real import real_backend
-from qap.qmp import QmpRefused
-from qap.vhost_user import model
+from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.inventory import Inventory
+from qap.machine.machine import Device, Machine, Spec
+from qap.machine.qmp import QmpRefused
+from qap.machine.qtest_follow import Following
+from qap.matrix.programs import real_backend
+from qap.matrix.setup import Config
+from qap.matrix.slot import Place, place_for
+from qap.matrix.tables import STAYS
+from qap.vhost_user import device_types
 from qap.vhost_user.backend import Backend
-from qap.virtio.memory import MIB, GuestMemory
-from qap.virtio.poll import poll_until
 
 RAM_MIB = 128
 # What migrates is small, unless there are tables for an IOMMU.
@@ -182,7 +182,7 @@ class Site:
             device |= config.interface_row.properties
         device |= row.properties
         if row.vhost_user:
-            kind = model.all_types()[config.device]
+            kind = device_types.all_types()[config.device]
             device |= {kind.between.property: BETWEEN} if kind.between else {"chardev": CHARDEV}
             device |= kind.properties
         if config.backend_row.ring_packed or not row.vhost_user:
@@ -210,7 +210,7 @@ class Site:
             started = real_backend(config.backend, self.build, self.folder, f"real{self._plugs}")
             return self._backend.enter_context(started).socket
         path = self.folder / f"{self._plugs}.sock"
-        self.backend = model.backend(
+        self.backend = device_types.backend(
             path,
             config.device,
             access_platform=offer.access_platform,
@@ -225,7 +225,7 @@ class Site:
         if config.device_row.vhost_user:
             path = self._listen(config)
             args = ["-chardev", f"socket,id={CHARDEV},path={path}"]
-            between = model.all_types()[config.device].between
+            between = device_types.all_types()[config.device].between
             if between:
                 value = f"{between.type},id={BETWEEN},chardev={CHARDEV}"
                 args += [between.option, value]
@@ -282,7 +282,7 @@ class Site:
                     CONNECTED_S,
                     lambda: "QEMU to connect to the back-end",
                 )
-            between = model.all_types()[config.device].between
+            between = device_types.all_types()[config.device].between
             if between:
                 add, _, key = QMP_FOR[between.option]
                 self._qmp(add, **{key: between.type, "id": BETWEEN, "chardev": CHARDEV})
@@ -323,7 +323,7 @@ class Site:
     def _clear(self, config: Config) -> None:
         if not config.device_row.vhost_user:
             return
-        between = model.all_types()[config.device].between
+        between = device_types.all_types()[config.device].between
         if between:
             self.machine.qmp.execute(QMP_FOR[between.option][1], id=BETWEEN)
         if between is None or between.option != "-netdev":

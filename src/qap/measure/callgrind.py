@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from qap.errors import MissingError, QapError
-from qap.machine import Machine, Spec
+from qap.host.errors import MissingError, QapError
+from qap.machine.machine import Machine, Spec
 
 # What QEMU runs, and nothing else does, when it is asked for its name over QMP.
 MARK_COMMAND = "query-name"

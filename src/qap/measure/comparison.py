@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-from qap.bench.stats import Estimate, median, ratio
+from qap.measure.estimate import Estimate, median, ratio
 
 Measure = Literal["instructions", "rate"]
 UNITS: dict[Measure, str] = {

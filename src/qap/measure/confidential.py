@@ -10,21 +10,24 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
-from qap import confidential, config, series, workload
-from qap.bench.cost import others
-from qap.bench.gauge import Gauge
-from qap.bench.io import shown
-from qap.bench.row import QUIET, Verdict
-from qap.bench.stats import median
-from qap.bench.walks import PAGES, Walks
-from qap.build import Build
-from qap.each import Prefix, scratch_tree
-from qap.errors import QapError
-from qap.machine import Boot, Machine, Spec
-from qap.progress import bar, make
-from qap.report import Report, bad, good, table
-from qap.scenario import kinds, machine_types
-from qap.vhost_user.real import null_disk
+from qap.fork import series
+from qap.fork.build import Build
+from qap.host import toml
+from qap.host.cpu_time import others
+from qap.host.errors import QapError
+from qap.host.progress import bar, make
+from qap.host.report import Report, bad, good, table
+from qap.machine.guest import io_checks
+from qap.machine.machine import Boot, Machine, Spec
+from qap.measure.comparison import QUIET, Verdict
+from qap.measure.estimate import median
+from qap.measure.gauge import Gauge
+from qap.measure.io import shown
+from qap.measure.page_walks import PAGES, Walks
+from qap.scenario import confidential
+from qap.scenario.scenario import kinds, machine_types
+from qap.verify.bisect import Prefix, scratch_tree
+from qap.vhost_user.programs import null_disk
 
 Part = Literal["off", "on"]
 PARTS: tuple[Part, ...] = ("off", "on")
@@ -56,7 +59,7 @@ class Guest:
 
     def spec(self, protected: bool) -> Spec:
         """A machine with a disk that holds nothing and takes no time."""
-        settings = config.guest(self.guest)
+        settings = toml.guest(self.guest)
         place = machine_types()[settings.machine]
         disk = {"driver": f"virtio-blk-{place.transport}", "drive": DISK, **place.place}
         spec = Spec(
@@ -155,7 +158,7 @@ def on(guest: Guest, build: Build) -> list[Gauge]:
             for turn in range(READS):
                 _add(reads, {key: _rate(machines[key]) for key in _order(turn)})
                 progress(BOOTS + turn + 1, BOOTS + READS, reads.name)
-            confidential.prove(machines[True], config.guest(guest.guest).qemu)
+            confidential.prove(machines[True], toml.guest(guest.guest).qemu)
     boots.others = reads.others = found.share
     return [boots, reads]
 
@@ -173,7 +176,7 @@ def _add(gauge: Gauge, taken: Mapping[bool, float]) -> None:
 @contextmanager
 def _booted(guest: Guest, build: Build, protected: bool) -> Iterator[tuple[Machine, float]]:
     """A guest that is up, and how many seconds that took from QEMU's start."""
-    binary = build.path(f"qemu-system-{config.guest(guest.guest).qemu}")
+    binary = build.path(f"qemu-system-{toml.guest(guest.guest).qemu}")
     start = time.monotonic()
     with Machine(binary, guest.spec(protected)) as machine:
         machine.boot()
@@ -183,7 +186,7 @@ def _booted(guest: Guest, build: Build, protected: bool) -> Iterator[tuple[Machi
 def _rate(machine: Machine) -> float:
     """MiB a second by the guest's own clock, read past its page cache."""
     console = machine.console
-    device = workload.find(console, kinds()["virtio-blk"].device_id)
+    device = io_checks.find(console, kinds()["virtio-blk"].device_id)
     node = console.check(f"ls /sys/bus/virtio/devices/{device}/block")
     ticks = console.check(
         "read before rest </proc/uptime; "

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from qap.bench.row import QUIET, Verdict
-from qap.bench.stats import Estimate, ratio
+from qap.measure.comparison import QUIET, Verdict
+from qap.measure.estimate import Estimate, ratio
 
 
 @dataclass

@@ -8,23 +8,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from qap.bench import load
-from qap.bench.callgrind import Counted
-from qap.bench.load import Load
-from qap.bench.row import VARIANTS, Row, Variant
-from qap.build import Build
-from qap.errors import QapError
-from qap.features import FeatureBit
-from qap.machine import Machine, QemuDied, Spec
-from qap.pci_bus import PciBus
-from qap.vhost_user import model
+from qap.fork.build import Build
+from qap.host.errors import QapError
+from qap.hw.pci_bus import PciBus
+from qap.machine.machine import Machine, QemuDied, Spec
+from qap.machine.mapped_memory import MappedMemory
+from qap.measure import requests
+from qap.measure.callgrind import Counted
+from qap.measure.comparison import VARIANTS, Row, Variant
+from qap.measure.requests import Load
+from qap.oracle.features import FeatureBit
+from qap.vhost_user import device_types
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.real import null_disk
+from qap.vhost_user.programs import null_disk
 from qap.virtio import blk, fs
-from qap.virtio.mapped_memory import MappedMemory
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.transport import Transport
-from qap.virtio.ways import WAYS, Way
+from qap.virtio.transports import WAYS, Way
 
 BACKEND = "backend"
 # Of GLib: calls what handles the events that have come. Outside of it the main loop looks for
@@ -100,7 +100,7 @@ class Case:
         Raises:
             QapError: what was negotiated is something else.
         """
-        drivers = [load.driver(found, memory, self.packed) for found in self._find(machine)]
+        drivers = [requests.driver(found, memory, self.packed) for found in self._find(machine)]
         for one in drivers:
             if one.has(FeatureBit.ACCESS_PLATFORM) != iommu_platform:
                 raise QapError(f"{self.name}: ACCESS_PLATFORM is not what iommu_platform says")
@@ -117,24 +117,24 @@ class Case:
 
 def _blk(way: str, packed: bool) -> Case:
     blockdevs = [null_disk("disk")]
-    return Case("virtio-blk", way, load.reads, [{"drive": "disk"}], packed, blockdevs)
+    return Case("virtio-blk", way, requests.reads, [{"drive": "disk"}], packed, blockdevs)
 
 
 def _net(packed: bool) -> Case:
     hub = [word for end in "ab" for word in ("-netdev", f"hubport,id={end},hubid=0")]
     devices = [{"netdev": end} for end in "ab"]
-    return Case("virtio-net", "pci modern", load.frames, devices, packed, extra=hub)
+    return Case("virtio-net", "pci modern", requests.frames, devices, packed, extra=hub)
 
 
 def _rng(packed: bool) -> Case:
     source = ["-object", "rng-builtin,id=source"]
     devices = [{"rng": "source"}]
-    return Case("virtio-rng", "pci modern", load.draws, devices, packed, extra=source)
+    return Case("virtio-rng", "pci modern", requests.draws, devices, packed, extra=source)
 
 
 def _vhost_user(kind: str, queue: int, always_modern: bool = False) -> Case:
-    work = partial(load.relayed, index=queue)
-    devices = [{"chardev": BACKEND, **model.all_types()[kind].properties}]
+    work = partial(requests.relayed, index=queue)
+    devices = [{"chardev": BACKEND, **device_types.all_types()[kind].properties}]
     return Case(kind, "pci modern", work, devices, vhost_user=True, always_modern=always_modern)
 
 
@@ -227,4 +227,6 @@ def _counter(owned: ExitStack, case: Case, build: Build, variant: Variant) -> _C
 
 def _backend(owned: ExitStack, case: Case) -> Backend:
     folder = Path(owned.enter_context(TemporaryDirectory(prefix="qap-")))
-    return owned.enter_context(model.backend(folder / BACKEND, case.kind, access_platform=True))
+    return owned.enter_context(
+        device_types.backend(folder / BACKEND, case.kind, access_platform=True)
+    )

@@ -8,9 +8,10 @@ from typing import Literal
 from rich.console import Console
 from rich.markup import escape
 
-from qap.bench.count import CASES, count
-from qap.bench.rate import READINGS, rates
-from qap.bench.row import (
+from qap.fork.build import Build
+from qap.host.progress import bar
+from qap.host.report import Report, bad, good, table
+from qap.measure.comparison import (
     LEAST_RATE,
     MOST_INSTRUCTIONS,
     VARIANTS,
@@ -19,10 +20,9 @@ from qap.bench.row import (
     Row,
     Verdict,
 )
-from qap.bench.stats import Estimate
-from qap.build import Build
-from qap.progress import bar
-from qap.report import Report, bad, good, table
+from qap.measure.estimate import Estimate
+from qap.measure.instructions import CASES, count
+from qap.measure.throughput import READINGS, rates
 
 Part = Literal["counts", "rates"]
 PARTS: tuple[Part, ...] = ("counts", "rates")

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 
 from rich.console import Console
 
-from qap.bench.cost import Cost, measured, pinned
-from qap.build import Build
-from qap.errors import QapError
+from qap.fork.build import Build
+from qap.host.cpu_time import Cost, measured, pinned
+from qap.host.errors import QapError
+from qap.host.progress import bar
+from qap.host.report import Report, bad, good, table
 from qap.matrix import pool
 from qap.matrix.cell import Cell, cells
 from qap.matrix.run import JOBS_EACH
-from qap.progress import bar
-from qap.report import Report, bad, good, table
-from qap.upstream import QOS, run_qtest
+from qap.verify.qtest_programs import QOS, run_qtest
 
 TENTH = 0.1
 TWO_THIRDS = 2 / 3

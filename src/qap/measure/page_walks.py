@@ -5,13 +5,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap import config, x86_cpu
-from qap.bench.callgrind import total, valgrind_argv
-from qap.build import Build
-from qap.errors import QapError
-from qap.machine import Machine, Spec
-from qap.x86_cpu import Mode
-from qap.x86_tables import PAGE, Shape, Tables
+from qap.fork.build import Build
+from qap.host import toml
+from qap.host.errors import QapError
+from qap.hw import x86_cpu
+from qap.hw.x86_cpu import Mode
+from qap.hw.x86_page_tables import PAGE, Shape, Tables
+from qap.machine.machine import Machine, Spec
+from qap.measure.callgrind import total, valgrind_argv
 
 GUEST = "x86_64"
 EXIT_PORT = 0xF4
@@ -104,7 +105,7 @@ class Walks:
         leave = f"isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1"
         return Spec(
             "q35",
-            cpu=config.guest(GUEST).cpu,
+            cpu=toml.guest(GUEST).cpu,
             qtest=True,
             extra=["-S", "-icount", "shift=0", "-device", leave, *x86_cpu.firmware_option(folder)],
         )

@@ -4,13 +4,13 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qap.features import FeatureBit, mask
+from qap.host.wait import poll_until
+from qap.machine.guest_memory import PAGE, GuestMemory
+from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
 from qap.virtio import blk, net, rng
 from qap.virtio.driver import MODERN, SERVED_S, Behaviour, Driver
-from qap.virtio.memory import PAGE, GuestMemory
 from qap.virtio.pci_modern import PciModern
-from qap.virtio.poll import poll_until
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.transport import Transport, VirtioError
 

@@ -17,12 +17,12 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from qap.build import Build
-from qap.errors import QapError
+from qap.fork.build import Build
+from qap.host.errors import QapError
+from qap.host.progress import bar
+from qap.host.report import Report, bad, table
 from qap.matrix.pool import END_S, PR_SET_PDEATHSIG, SWITCH_S
-from qap.progress import bar
-from qap.report import Report, bad, table
-from qap.soak_site import Soak, Step, rotation
+from qap.measure.soak_cycle import Soak, Step, rotation
 
 # A hot-unplug waits for QEMU's RCU most of the time, so more than the processors can work.
 JOBS_EACH = 4

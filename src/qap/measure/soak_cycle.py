@@ -9,21 +9,21 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from qap.build import Build
-from qap.errors import QapError
-from qap.footprint import Footprint
-from qap.machine import Device, QemuDied
+from qap.fork.build import Build
+from qap.host.errors import QapError
+from qap.machine.inventory import Inventory
+from qap.machine.machine import Device, QemuDied
+from qap.machine.qmp import QmpLost
+from qap.machine.qtest import QtestLost
+from qap.machine.resources import Footprint
 from qap.matrix.cell import Cell
-from qap.matrix.config import NO_ORDER, Config
-from qap.matrix.experiment import Experiment
+from qap.matrix.cell_run import Experiment
 from qap.matrix.group import CONFIRMED_BY
-from qap.matrix.inventory import Inventory
 from qap.matrix.judge import Kind, judge
-from qap.matrix.seen import Seen
-from qap.matrix.site import Refused, Site
-from qap.oracle import Outcome
-from qap.qmp import QmpLost
-from qap.qtest import QtestLost
+from qap.matrix.observation import Seen
+from qap.matrix.setup import NO_ORDER, Config
+from qap.matrix.testbed import Refused, Site
+from qap.oracle.fence import Outcome
 from qap.vhost_user.misbehave import HangUp, Misbehaviour
 from qap.vhost_user.protocol import FrontendRequest
 

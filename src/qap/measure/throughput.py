@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from qap import workload
-from qap.bench.cost import others
-from qap.bench.row import VARIANTS, Row, Variant
-from qap.build import Build
-from qap.errors import QapError
-from qap.features import FeatureBit
-from qap.guest.console import Console
-from qap.machine import Machine, QemuDied, Spec
-from qap.scenario import Scenario
-from qap.trial import DISK, Trial
-from qap.vhost_user.real import Service, null_disk, storage_daemon, virtiofsd
+from qap.fork.build import Build
+from qap.host.cpu_time import others
+from qap.host.errors import QapError
+from qap.machine.guest import io_checks
+from qap.machine.guest.console import Console
+from qap.machine.machine import Machine, QemuDied, Spec
+from qap.measure.comparison import VARIANTS, Row, Variant
+from qap.oracle.features import FeatureBit
+from qap.scenario.scenario import Scenario
+from qap.scenario.trial import DISK, Trial
+from qap.vhost_user.programs import Service, null_disk, storage_daemon, virtiofsd
 
 GUEST = "x86_64"
 PROGRAM = "io-load"
@@ -169,7 +169,7 @@ def _started(device: str, variant: Variant, build: Build, folder: Path) -> Itera
     """A QEMU that boots a guest with the device."""
     scenario = Scenario(guest=GUEST, device=device, iommu_platform=variant.iommu_platform)
     folder.mkdir()
-    stuff = workload.Stuff(folder)
+    stuff = io_checks.Stuff(folder)
     stuff.shared.mkdir()
     with (stuff.shared / FILE).open("wb") as file:
         file.truncate(FILE_SIZE)
@@ -181,7 +181,7 @@ def _started(device: str, variant: Variant, build: Build, folder: Path) -> Itera
 
 
 def _service(
-    owned: ExitStack, scenario: Scenario, build: Build, stuff: workload.Stuff
+    owned: ExitStack, scenario: Scenario, build: Build, stuff: io_checks.Stuff
 ) -> Service | None:
     """The back-end: the build's own storage daemon, or Debian's virtiofsd."""
     backend, folder = scenario.kind.backend, stuff.folder
@@ -194,7 +194,9 @@ def _service(
     return None
 
 
-def _spec(scenario: Scenario, build: Build, service: Service | None, stuff: workload.Stuff) -> Spec:
+def _spec(
+    scenario: Scenario, build: Build, service: Service | None, stuff: io_checks.Stuff
+) -> Spec:
     spec = Trial(scenario, build).spec(service, stuff)
     assert spec.boot is not None
     blockdevs = [null_disk(DISK)] if spec.blockdevs else []
@@ -206,8 +208,8 @@ def _ready(device: str, machine: Machine, variant: Variant) -> Guest:
     machine.boot()
     console = machine.console
     kind = Scenario(guest=GUEST, device=device).kind
-    name = workload.find(console, kind.device_id)
-    accepted = FeatureBit.ACCESS_PLATFORM in workload.negotiated(console, name)
+    name = io_checks.find(console, kind.device_id)
+    accepted = FeatureBit.ACCESS_PLATFORM in io_checks.negotiated(console, name)
     if accepted != variant.iommu_platform:
         raise QapError(f"{device}, {variant}: the guest accepted something else than was asked for")
     if kind.check == "disk":

@@ -1,13 +1,13 @@
 """What must become of a driver when its device gets another back-end, or another host.
 
-Pure functions like those of `qap.oracle`, and from the same specifications.
+Pure functions like those of `qap.oracle.fence`, and from the same specifications.
 """
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qap.oracle import Conduct, Expectation, Service, service
+from qap.oracle.fence import Conduct, Expectation, Service, service
 
 Feature = Literal["VERSION_1", "ACCESS_PLATFORM"]
 

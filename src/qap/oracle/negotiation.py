@@ -7,7 +7,7 @@ then the model allows each.
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
-from qap.features import FeatureBit, mask
+from qap.oracle.features import FeatureBit, mask
 from qap.virtio.transport import Status
 
 ACCESS_PLATFORM = mask([FeatureBit.ACCESS_PLATFORM])

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qap.errors import QapError
-from qap.machine import Machine, Spec
-from qap.vhost_user.access import Touched
+from qap.host.errors import QapError
+from qap.machine.machine import Machine, Spec
 from qap.vhost_user.backend import Backend
+from qap.vhost_user.memory.access import Touched
 from qap.vhost_user.protocol import FrontendRequest
 
 ID = "cg0"

@@ -7,14 +7,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qap import base
-from qap.build import Build
-from qap.errors import unknown_name
-from qap.features import names
-from qap.report import Report, bad, good
-from qap.run import problems
-from qap.scenario import Scenario, kinds, machine_types
-from qap.trial import Observation, Trial
+from qap.fork import base
+from qap.fork.build import Build
+from qap.host.errors import unknown_name
+from qap.host.report import Report, bad, good
+from qap.oracle.features import names
+from qap.scenario.run import problems
+from qap.scenario.scenario import Scenario, kinds, machine_types
+from qap.scenario.trial import Observation, Trial
 
 
 def scenario(*, machine: str, device: str, guest: str | None, **options: object) -> Scenario:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qap.machine import Spec, device_option
+from qap.machine.machine import Spec, device_option
 
 if TYPE_CHECKING:
-    from qap.trial import Trial
-    from qap.vhost_user.real import Service
+    from qap.scenario.trial import Trial
+    from qap.vhost_user.programs import Service
 
 FOLDER = "/tmp/qap-repro"
 GUEST_CHECKS = {
@@ -36,7 +36,7 @@ def commands(trial: "Trial", folder: Path, spec: Spec, service: "Service | None"
         lines += [line if line.startswith("until") else f"{line} &" for line in service.by_hand]
         lines.append(f"until [ -S {service.socket} ]; do sleep 0.1; done")
     if spec.boot:
-        boot = dataclasses.replace(spec.boot, append=f"{spec.boot.append} qap.shell")
+        boot = dataclasses.replace(spec.boot, append=f"{spec.boot.append} qap.scenario.shell")
         spec = dataclasses.replace(spec, boot=boot)
     binary = trial.build.path(f"qemu-system-{scenario.settings.qemu}")
     lines.append(_wrapped([str(binary), *spec.argv(), "-serial", "mon:stdio"]))

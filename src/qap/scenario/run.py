@@ -10,13 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from qap.build import Build
-from qap.child import stop_all
-from qap.features import FeatureBit
-from qap.oracle import Outcome
-from qap.report import Report, bad, good, shortened, table
-from qap.scenario import Scenario
-from qap.trial import Observation, Trial
+from qap.fork.build import Build
+from qap.host.process import stop_all
+from qap.host.report import Report, bad, good, shortened, table
+from qap.oracle.features import FeatureBit
+from qap.oracle.fence import Outcome
+from qap.scenario.scenario import Scenario
+from qap.scenario.trial import Observation, Trial
 
 # Columns of a terminal that has room for what was seen.
 WIDE = 110

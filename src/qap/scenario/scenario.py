@@ -5,11 +5,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from qap import config, oracle
-from qap.config import Model, checked, read
-from qap.errors import UsageError, unknown_name
-from qap.machine import Device
-from qap.paths import CONFIGS
+from qap.host import toml
+from qap.host.errors import UsageError, unknown_name
+from qap.host.paths import CONFIGS
+from qap.host.toml import Model, checked, read
+from qap.machine.machine import Device
+from qap.oracle import fence
 
 Plug = Literal["cold", "hot", "replug"]
 Order = Literal["before", "after"]
@@ -102,14 +103,14 @@ class Scenario(Model):
     order: Order = "before"
     bypass: bool = False
     confidential: bool = False
-    base: oracle.Outcome | None = None
+    base: fence.Outcome | None = None
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        config.guest(self.guest)
+        toml.guest(self.guest)
         if self.machine is not None and self.machine not in machine_types():
             raise unknown_name("machine", self.machine, machine_types())
-        if config.guest(self.machine_type.guest).qemu != self.settings.qemu:
+        if toml.guest(self.machine_type.guest).qemu != self.settings.qemu:
             raise UsageError(f"the guest {self.guest} doesn't boot on {self.machine_type.name}")
         if self.device not in kinds():
             raise unknown_name("device", self.device, kinds())
@@ -127,8 +128,8 @@ class Scenario(Model):
         return self
 
     @property
-    def settings(self) -> config.Guest:
-        return config.guest(self.guest)
+    def settings(self) -> toml.Guest:
+        return toml.guest(self.guest)
 
     @property
     def kind(self) -> Kind:
@@ -153,8 +154,8 @@ class Scenario(Model):
         return self.viommu != "none" and not self.bypass
 
     @property
-    def expected(self) -> oracle.Expectation:
-        return oracle.plug(
+    def expected(self) -> fence.Expectation:
+        return fence.plug(
             requested=self.iommu_platform,
             translated=self.translated,
             backend_can=self.kind.access_platform,

@@ -13,12 +13,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from qap import confidential, config, workload
-from qap.build import Build
-from qap.errors import QapError, UsageError
-from qap.machine import Boot, Device, Spec, device_option
-from qap.scenario import MachineType, kinds, machine_types
-from qap.vhost_user.real import Service, virtiofsd
+from qap.fork.build import Build
+from qap.host import toml
+from qap.host.errors import QapError, UsageError
+from qap.machine.guest import io_checks
+from qap.machine.machine import Boot, Device, Spec, device_option
+from qap.scenario import confidential
+from qap.scenario.scenario import MachineType, kinds, machine_types
+from qap.vhost_user.programs import Service, virtiofsd
 
 MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
 TAG = "share"
@@ -62,8 +64,8 @@ class Shell:
             raise UsageError(f"--share {self.share}: no such folder")
 
     @property
-    def guest(self) -> config.Guest:
-        return config.guest(self.name or (GUESTS[self.kind] if self.kind else "x86_64"))
+    def guest(self) -> toml.Guest:
+        return toml.guest(self.name or (GUESTS[self.kind] if self.kind else "x86_64"))
 
     @property
     def place(self) -> MachineType:
@@ -73,7 +75,7 @@ class Shell:
         """Boot it, and wait until it or its user ends it; raises QapError if QEMU fails."""
         with ExitStack() as owned:
             folder = Path(owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
-            stuff = workload.Stuff(folder)
+            stuff = io_checks.Stuff(folder)
             stuff.prepare()
             (stuff.shared / "from-host").write_text("hello\n")
             share = self.share or stuff.shared
@@ -86,12 +88,12 @@ class Shell:
             ]
             self._explain(folder, share)
             owned.enter_context(_terminal())
-            # In the terminal's foreground, and so not a qap.child.Child with a session of its own.
+            # In the terminal's foreground: a qap.host.process.Child has a session of its own.
             ended = subprocess.run(["setpriv", "--pdeathsig", "KILL", "--", *argv], check=False)
         if ended.returncode:
             raise QapError(f"QEMU ended with status {ended.returncode}: see what it printed")
 
-    def _spec(self, stuff: workload.Stuff, fs: Service) -> Spec:
+    def _spec(self, stuff: io_checks.Stuff, fs: Service) -> Spec:
         place, guest = self.place, self.guest
         disk = {"driver": f"virtio-blk-{place.transport}", "drive": "disk"}
         source = {"driver": f"virtio-rng-{place.transport}"}
@@ -106,7 +108,7 @@ class Shell:
             chardevs=[f"socket,id={TAG},path={fs.socket}"],
             blockdevs=[f"driver=file,node-name=disk,filename={stuff.image}"],
             devices=[*place.ports, *devices],
-            boot=Boot(guest, MODULES, "qap.shell"),
+            boot=Boot(guest, MODULES, "qap.scenario.shell"),
         )
         return confidential.simulated(spec) if self.kind else spec
 

@@ -8,15 +8,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from qap import by_hand, confidential, workload
-from qap.build import Build
-from qap.errors import QapError
-from qap.machine import Boot, Device, Machine, QemuDied, Spec
-from qap.oracle import REFUSAL_PHRASE, Outcome
-from qap.qmp import QmpRefused
-from qap.scenario import Scenario, kinds, viommus
-from qap.vhost_user import real
-from qap.vhost_user.real import Service
+from qap.fork.build import Build
+from qap.host.errors import QapError
+from qap.machine.guest import io_checks
+from qap.machine.machine import Boot, Device, Machine, QemuDied, Spec
+from qap.machine.qmp import QmpRefused
+from qap.oracle.fence import REFUSAL_PHRASE, Outcome
+from qap.scenario import confidential, reproducer
+from qap.scenario.scenario import Scenario, kinds, viommus
+from qap.vhost_user import programs
+from qap.vhost_user.programs import Service
 
 DISK = "disk"
 
@@ -73,7 +74,7 @@ class Trial:
         self.seen.seconds = time.monotonic() - start
         return self.seen
 
-    def spec(self, service: Service | None, stuff: workload.Stuff) -> Spec:
+    def spec(self, service: Service | None, stuff: io_checks.Stuff) -> Spec:
         """The machine as it starts, with the device in it if that is cold-plugged."""
         scenario, guest = self.scenario, self.scenario.settings
         place = scenario.machine_type
@@ -104,7 +105,7 @@ class Trial:
             return spec
         return confidential.bounced(spec) if self.build.is_base else confidential.simulated(spec)
 
-    def _blockdevs(self, stuff: workload.Stuff) -> list[str]:
+    def _blockdevs(self, stuff: io_checks.Stuff) -> list[str]:
         """A disk that QEMU itself serves; a back-end brings its own."""
         kind = self.scenario.kind
         if kind.check != "disk" or kind.backend:
@@ -128,7 +129,7 @@ class Trial:
         }
 
     @contextmanager
-    def _service(self, folder: Path, stuff: workload.Stuff) -> Iterator[Service | None]:
+    def _service(self, folder: Path, stuff: io_checks.Stuff) -> Iterator[Service | None]:
         with self._started(folder, stuff) as service:
             try:
                 yield service
@@ -137,23 +138,23 @@ class Trial:
                     self._backend_words = f"the back-end ended: {service.child.tail()}"
 
     @contextmanager
-    def _started(self, folder: Path, stuff: workload.Stuff) -> Iterator[Service | None]:
+    def _started(self, folder: Path, stuff: io_checks.Stuff) -> Iterator[Service | None]:
         self._generation += 1
         name = f"backend{self._generation}"
         kind = self.scenario.kind
         if kind.backend == "virtiofsd":
             architecture = self.scenario.settings.architecture
-            with real.virtiofsd(folder, stuff.shared, architecture, name) as service:
+            with programs.virtiofsd(folder, stuff.shared, architecture, name) as service:
                 yield service
         elif kind.backend == "qemu-storage-daemon":
             program = self.build.path("qemu-storage-daemon")
-            with real.storage_daemon(folder, program, stuff.image, name) as service:
+            with programs.storage_daemon(folder, program, stuff.image, name) as service:
                 yield service
         else:
             yield None
 
     def _carry_out(self, folder: Path) -> None:
-        stuff = workload.Stuff(folder)
+        stuff = io_checks.Stuff(folder)
         stuff.prepare()
         binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
         with ExitStack() as owned:
@@ -161,7 +162,7 @@ class Trial:
             service = owned.enter_context(self._service(folder, stuff)) if cold else None
             spec = self.spec(service, stuff)
             machine = Machine(binary, spec, log=folder / "qemu.log")
-            self.seen.commands = by_hand.commands(self, folder, spec, service)
+            self.seen.commands = reproducer.commands(self, folder, spec, service)
             try:
                 owned.enter_context(machine)
                 machine.boot()
@@ -184,10 +185,10 @@ class Trial:
             return
         raise died
 
-    def _hot(self, machine: Machine, folder: Path, stuff: workload.Stuff) -> None:
+    def _hot(self, machine: Machine, folder: Path, stuff: io_checks.Stuff) -> None:
         """Plug, prove and (for replug) unplug; or see it refused and the VM unharmed."""
         with self._service(folder, stuff) as service:
-            self.seen.commands = by_hand.commands(self, folder, machine.spec, service)
+            self.seen.commands = reproducer.commands(self, folder, machine.spec, service)
             if service is not None:
                 machine.add_socket(service.socket.stem, service.socket)
             try:
@@ -201,23 +202,23 @@ class Trial:
             self._prove(machine, stuff)
             if self.scenario.plug == "replug":
                 machine.unplug("dut")
-                workload.wait_gone(machine.console, self.scenario.kind.device_id)
+                io_checks.wait_gone(machine.console, self.scenario.kind.device_id)
                 self.seen.said.append("unplugged")
                 if service is not None:
                     machine.qmp.execute("chardev-remove", id=service.socket.stem)
 
-    def _prove(self, machine: Machine, stuff: workload.Stuff) -> None:
+    def _prove(self, machine: Machine, stuff: io_checks.Stuff) -> None:
         kind = self.scenario.kind
-        name = workload.find(machine.console, kind.device_id)
-        self.seen.features = workload.negotiated(machine.console, name)
-        self.seen.said += workload.CHECKS[kind.check](machine.console, stuff, name)
+        name = io_checks.find(machine.console, kind.device_id)
+        self.seen.features = io_checks.negotiated(machine.console, name)
+        self.seen.said += io_checks.CHECKS[kind.check](machine.console, stuff, name)
         if self.scenario.confidential and self.build.is_base:
             self.seen.said.append(confidential.UNPROTECTED)
         elif self.scenario.confidential:
             self.seen.said += confidential.prove(machine, self.scenario.settings.qemu)
         self.seen.outcome = Outcome.WORKS
 
-    def _unharmed(self, machine: Machine, stuff: workload.Stuff) -> None:
+    def _unharmed(self, machine: Machine, stuff: io_checks.Stuff) -> None:
         """After a refusal the VM runs, and the slot takes an in-QEMU device."""
         if not machine.alive:
             raise QapError("device_add was refused, but the VM no longer runs")
@@ -226,6 +227,6 @@ class Trial:
         free = {"driver": driver, "id": "next", **place.place, **place.properties}
         machine.plug({**free, "iommu_platform": True})
         kind = kinds()["virtio-rng"]
-        name = workload.find(machine.console, kind.device_id)
-        workload.CHECKS[kind.check](machine.console, stuff, name)
+        name = io_checks.find(machine.console, kind.device_id)
+        io_checks.CHECKS[kind.check](machine.console, stuff, name)
         self.seen.said.append(f"the VM runs on, and {driver} works in the same slot")

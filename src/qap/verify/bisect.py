@@ -10,17 +10,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from qap import base, run, series
-from qap.build import Build, quiet
-from qap.build import Progress as Progressed
-from qap.errors import QapError
-from qap.git import Git
-from qap.lock import locked
-from qap.patch import Patch
-from qap.progress import make
-from qap.report import Report, bad, good, table
-from qap.scenario import Scenario
-from qap.trial import Trial
+from qap.fork import base, series
+from qap.fork.build import Build, quiet
+from qap.fork.build import Progress as Progressed
+from qap.fork.git import Git
+from qap.fork.patch import Patch
+from qap.host.errors import QapError
+from qap.host.lock import locked
+from qap.host.progress import make
+from qap.host.report import Report, bad, good, table
+from qap.scenario import run
+from qap.scenario.scenario import Scenario
+from qap.scenario.trial import Trial
 
 # What boots: a device that needs no back-end, with the bit on.
 DEVICE = "virtio-rng"

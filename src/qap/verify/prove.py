@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass, field
 from rich.console import Console
 from rich.markup import escape
 
-from qap import series, suites
-from qap.build import Build
-from qap.errors import QapError, unknown_name
-from qap.patch import Patch
-from qap.report import Report, bad, good, table
-from qap.suites import FAIL, PASS, TestResult
+from qap.fork import series
+from qap.fork.build import Build
+from qap.fork.patch import Patch
+from qap.host.errors import QapError, unknown_name
+from qap.host.report import Report, bad, good, table
+from qap.verify import runners as suites
+from qap.verify.runners import FAIL, PASS, TestResult
 
 MISSING = "missing"
 AVOCADO = "tests/avocado/"

@@ -17,11 +17,11 @@ from pathlib import Path
 from tap.line import Plan, Result
 from tap.parser import Parser
 
-from qap.bench.cost import cpu_of
-from qap.build import Build
-from qap.child import Child
-from qap.errors import MissingError, QapError
-from qap.suites import FAIL, PASS, SKIP, TestResult
+from qap.fork.build import Build
+from qap.host.cpu_time import cpu_of
+from qap.host.errors import MissingError, QapError
+from qap.host.process import Child
+from qap.verify.runners import FAIL, PASS, SKIP, TestResult
 
 MISSING = "missing"
 # From worst to best, to tell a loss from a gain.

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.build import Build
-from qap.errors import QapError
-from qap.paths import RESULTS, ROOT
-from qap.under_test import PROFILE, VARIABLE
+from qap.fork.build import Build
+from qap.fork.under_test import PROFILE, VARIABLE
+from qap.host.errors import QapError
+from qap.host.paths import RESULTS, ROOT
 
 PASS, FAIL, ERROR, SKIP = "pass", "fail", "error", "skip"
 AVOCADO_STATUS = {"PASS": PASS, "FAIL": FAIL, "SKIP": SKIP, "CANCEL": SKIP, "WARN": PASS}

@@ -7,26 +7,26 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from qap import suites
-from qap.build import Build
-from qap.errors import unknown_name
-from qap.report import Report, bad, good, table
-from qap.suites import PASS, SKIP, TestResult
+from qap.fork.build import Build
+from qap.host.errors import unknown_name
+from qap.host.report import Report, bad, good, table
+from qap.verify import runners
+from qap.verify.runners import PASS, SKIP, TestResult
 
 
 def _lint(build: Build) -> list[TestResult]:
     return [
-        suites.check("ruff check", ["ruff", "check", "--quiet"]),
-        suites.check("ruff format", ["ruff", "format", "--check", "--quiet"]),
-        suites.check("mypy", ["mypy", "--no-error-summary"]),
+        runners.check("ruff check", ["ruff", "check", "--quiet"]),
+        runners.check("ruff format", ["ruff", "format", "--check", "--quiet"]),
+        runners.check("mypy", ["mypy", "--no-error-summary"]),
     ]
 
 
 SUITES: dict[str, Callable[[Build], list[TestResult]]] = {
     "lint": _lint,
-    "unit": lambda build: suites.pytest(["tests/unit"], build),
-    "qtest-py": lambda build: suites.pytest(["tests/qtest-py"], build),
-    "avocado": lambda build: suites.avocado(["tests/avocado"], build),
+    "unit": lambda build: runners.pytest(["tests/unit"], build),
+    "qtest-py": lambda build: runners.pytest(["tests/qtest-py"], build),
+    "avocado": lambda build: runners.avocado(["tests/avocado"], build),
 }
 
 

@@ -10,12 +10,20 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from qap.build import Build
-from qap.child import stop_all
-from qap.progress import bar
-from qap.report import Report, bad, good, table
-from qap.suites import SKIP, TestResult
-from qap.upstream import TESTS, Difference, QtestRun, QtestStuck, UpstreamTest, compare, run_qtest
+from qap.fork.build import Build
+from qap.host.process import stop_all
+from qap.host.progress import bar
+from qap.host.report import Report, bad, good, table
+from qap.verify.qtest_programs import (
+    TESTS,
+    Difference,
+    QtestRun,
+    QtestStuck,
+    UpstreamTest,
+    compare,
+    run_qtest,
+)
+from qap.verify.runners import SKIP, TestResult
 
 # The full device lists: a short one leaves out the tests of what it leaves out.
 PROFILE = "debian"

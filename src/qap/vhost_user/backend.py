@@ -7,17 +7,17 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
-from qap.features import mask
-from qap.vhost_user.access import Touched
+from qap.oracle.features import mask
 from qap.vhost_user.backend_channel import NoAnswer
+from qap.vhost_user.backend_requests import FrontEnd
+from qap.vhost_user.chain_service import Served, Service, fill
 from qap.vhost_user.connection import Connection
 from qap.vhost_user.device import Device
-from qap.vhost_user.front_end import FrontEnd
+from qap.vhost_user.memory.access import Touched
 from qap.vhost_user.misbehave import Misbehaviour
 from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature, request_name
 from qap.vhost_user.records import Received, RingError
 from qap.vhost_user.server import Server
-from qap.vhost_user.service import Served, Service, fill
 
 DEFAULT_PROTOCOL_FEATURES = mask(
     [
@@ -52,7 +52,7 @@ class Backend:
         config: device configuration space, in the device's byte order; a longer
             read gets zeros after it.
         service: what it makes of a chain of buffers; the default fills what it may write
-            with `qap.vhost_user.service.pattern`.
+            with `qap.vhost_user.chain_service.pattern`.
         misbehaviour: what it does wrong; may be assigned later.
         patience: seconds to wait for an answer on the back-end channel; may be assigned
             later.

@@ -3,7 +3,7 @@
 import socket
 from collections.abc import Sequence
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 from qap.vhost_user.protocol import (
     NEED_REPLY,
     VERSION,

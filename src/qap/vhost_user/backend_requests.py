@@ -9,7 +9,7 @@ from uuid import UUID
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.connection import Connection
 from qap.vhost_user.device import Device
-from qap.vhost_user.iotlb import IOTLB_MSG, IotlbType, Permission
+from qap.vhost_user.memory.iotlb import IOTLB_MSG, IotlbType, Permission
 from qap.vhost_user.protocol import BackendRequest
 
 VRING_STATE = struct.Struct("=II")

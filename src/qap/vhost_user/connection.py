@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Self
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.device import Device
-from qap.vhost_user.driver_memory import DriverMemory
 from qap.vhost_user.handler import Acked
-from qap.vhost_user.iotlb import IOTLB_MSG, IotlbType
-from qap.vhost_user.mem_table import BadAddress
+from qap.vhost_user.memory.driver_memory import DriverMemory
+from qap.vhost_user.memory.iotlb import IOTLB_MSG, IotlbType
+from qap.vhost_user.memory.mem_table import BadAddress
 from qap.vhost_user.misbehave import Conduct
 from qap.vhost_user.protocol import (
     BackendRequest,
@@ -25,10 +25,10 @@ from qap.vhost_user.protocol import (
     ProtocolFeature,
     request_name,
 )
-from qap.vhost_user.ring_server import RingServer
+from qap.vhost_user.ring.server import RingServer
+from qap.vhost_user.ring.vring import Vring
+from qap.vhost_user.ring.vring_table import VringTable
 from qap.vhost_user.session import Session
-from qap.vhost_user.vring import Vring
-from qap.vhost_user.vring_table import VringTable
 
 POLLED_RING_MS = 1
 VRING_STATE = struct.Struct("=II")

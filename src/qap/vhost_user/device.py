@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from qap.vhost_user.chain_service import Service
 from qap.vhost_user.misbehave import Misbehaviour
 from qap.vhost_user.records import Records
-from qap.vhost_user.service import Service
 
 
 @dataclass

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from pydantic import Field
 
-from qap.config import Model, checked, read
-from qap.errors import unknown_name
-from qap.features import FeatureBit, mask
-from qap.machine import Device
-from qap.paths import CONFIGS
+from qap.host.errors import unknown_name
+from qap.host.paths import CONFIGS
+from qap.host.toml import Model, checked, read
+from qap.machine.machine import Device
+from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
+from qap.vhost_user.chain_service import Service, fill
 from qap.vhost_user.misbehave import Misbehaviour
 from qap.vhost_user.protocol import ProtocolFeature
-from qap.vhost_user.service import Service, fill
 
 FEATURES = (
     FeatureBit.INDIRECT_DESC,

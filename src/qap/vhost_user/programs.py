@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.child import Child
-from qap.debian.bundles import bundle
-from qap.debian.package import merge_usr, unpacked
+from qap.host.debian.bundles import bundle
+from qap.host.debian.package import merge_usr, unpacked
+from qap.host.process import Child
 from qap.vhost_user.relay import ByteOrderRelay
 
 HOST = "amd64"

@@ -10,7 +10,7 @@ from enum import IntEnum
 from functools import cache
 from typing import Literal, Self
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 
 ByteOrder = Literal["=", "<", ">"]
 

@@ -4,11 +4,11 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 from qap.vhost_user import layout
-from qap.vhost_user.access import RawTouched, Touched
+from qap.vhost_user.chain_service import Served
+from qap.vhost_user.memory.access import RawTouched, Touched
 from qap.vhost_user.protocol import Message
-from qap.vhost_user.service import Served
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from qap.errors import Exit, QapError
-from qap.features import mask
+from qap.host.errors import Exit, QapError
+from qap.oracle.features import mask
 from qap.vhost_user import layout
 from qap.vhost_user.protocol import (
     ByteOrder,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 
 JOIN_S = 5.0
 

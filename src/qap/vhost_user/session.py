@@ -3,22 +3,17 @@
 import os
 import struct
 
-from qap.features import FeatureBit
-from qap.vhost_user import inflight, layout
+from qap.oracle.features import FeatureBit
+from qap.vhost_user import layout
 from qap.vhost_user.backend_channel import BackendChannel
 from qap.vhost_user.device import Device
-from qap.vhost_user.driver_memory import DriverMemory
 from qap.vhost_user.handler import Acked, Handlers, Words, noted, only_fd, u64
-from qap.vhost_user.inflight import Inflight
+from qap.vhost_user.memory.driver_memory import DriverMemory
 from qap.vhost_user.misbehave import Conduct
-from qap.vhost_user.protocol import (
-    FrontendRequest,
-    Message,
-    ProtocolError,
-    close_fds,
-    request_name,
-)
-from qap.vhost_user.vring_table import VringTable
+from qap.vhost_user.protocol import FrontendRequest, Message, ProtocolError, close_fds, request_name
+from qap.vhost_user.ring import inflight
+from qap.vhost_user.ring.inflight import Inflight
+from qap.vhost_user.ring.vring_table import VringTable
 
 CONFIG_HEAD = 12
 # A crypto session description ends in the session's id, and is otherwise none of our business.

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from qap.child import Child
-from qap.debian.bundles import bundle
-from qap.debian.package import unpacked
-from qap.errors import QapError
-from qap.vhost_user.real import HOST, Service, loader_argv
+from qap.host.debian.bundles import bundle
+from qap.host.debian.package import unpacked
+from qap.host.errors import QapError
+from qap.host.process import Child
+from qap.vhost_user.programs import HOST, Service, loader_argv
 
 START_S = 30.0
 PROMPT = b"testpmd> "

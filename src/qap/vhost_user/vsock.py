@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from qap.vhost_user.service import LATER, Later
+from qap.vhost_user.chain_service import LATER, Later
 from qap.virtio.vsock import BUF_ALLOC, HEADER, HOST_CID, RX, TX, U32, Op, Packet, Shutdown
 
 

@@ -2,10 +2,10 @@
 
 import struct
 
-from qap import ccw
-from qap.ccw import ProgramFailed, SubchannelStatus
-from qap.channel import Subchannel
-from qap.s390x_cpu import Instruction
+from qap.hw import channel_program
+from qap.hw.channel_program import ProgramFailed, SubchannelStatus
+from qap.hw.s390x_cpu import Instruction
+from qap.hw.subchannel import Subchannel
 from qap.virtio.transport import LEGACY_PAGE, QueueAddresses, Status, Transport, VirtioError
 
 # 4.3.1.
@@ -115,7 +115,7 @@ class Ccw(Transport):
 
     def _do(self, command: int, data: bytes = b"") -> bytes:
         """Execute one command; returns its data afterwards."""
-        return self.subchannel.start([ccw.Ccw(command, data=data)]).data[0]
+        return self.subchannel.start([channel_program.Ccw(command, data=data)]).data[0]
 
     @property
     def device_type(self) -> int:
@@ -124,7 +124,7 @@ class Ccw(Transport):
     @property
     def device_features(self) -> int:
         words = range(1 if self.legacy else 2)
-        program = [ccw.Ccw(READ_FEAT, data=_FEATURES.pack(0, index)) for index in words]
+        program = [channel_program.Ccw(READ_FEAT, data=_FEATURES.pack(0, index)) for index in words]
         read = [_FEATURES.unpack(data)[0] for data in self.subchannel.start(program).data]
         return sum(word << 32 * index for index, word in enumerate(read))
 
@@ -141,7 +141,7 @@ class Ccw(Transport):
         )
         self.subchannel.start(
             [
-                ccw.Ccw(WRITE_FEAT, data=_FEATURES.pack(word, index))
+                channel_program.Ccw(WRITE_FEAT, data=_FEATURES.pack(word, index))
                 for index, word in enumerate(words)
             ]
         )
@@ -174,9 +174,9 @@ class Ccw(Transport):
         queues, config = self._indicators, self._indicators + _ADDRESS.size
         self.subchannel.start(
             [
-                ccw.Ccw(VDEV_RESET),
-                ccw.Ccw(SET_IND, data=_ADDRESS.pack(queues)),
-                ccw.Ccw(SET_CONF_IND, data=_ADDRESS.pack(config)),
+                channel_program.Ccw(VDEV_RESET),
+                channel_program.Ccw(SET_IND, data=_ADDRESS.pack(queues)),
+                channel_program.Ccw(SET_CONF_IND, data=_ADDRESS.pack(config)),
             ]
         )
         self._forget()

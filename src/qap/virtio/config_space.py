@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from qap import qtest_command as command
-from qap.qtest import Qtest
-from qap.qtest_command import Command
+from qap.machine import qtest_command as command
+from qap.machine.qtest import Qtest
+from qap.machine.qtest_command import Command
 from qap.virtio.transport import VirtioError
 
 

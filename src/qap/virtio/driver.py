@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from qap.features import FeatureBit, bits, mask, names
-from qap.virtio.memory import GuestMemory
+from qap.machine.guest_memory import GuestMemory
+from qap.oracle.features import FeatureBit, bits, mask, names
 from qap.virtio.packed import PackedQueue
 from qap.virtio.queue import Buffer, ByteOrder, Queue, Used
 from qap.virtio.split import SplitQueue

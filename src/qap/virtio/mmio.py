@@ -1,16 +1,10 @@
 """Virtio over MMIO (virtio 1.3, section 4.2): version 2, and version 1, which is legacy."""
 
-from qap import qtest_command as command
-from qap.qtest import Qtest
-from qap.qtest_command import Command
+from qap.machine import qtest_command as command
+from qap.machine.qtest import Qtest
+from qap.machine.qtest_command import Command
 from qap.virtio.config_space import MEMORY, ConfigSpace
-from qap.virtio.transport import (
-    LEGACY_PAGE,
-    QueueAddresses,
-    Status,
-    Transport,
-    VirtioError,
-)
+from qap.virtio.transport import LEGACY_PAGE, QueueAddresses, Status, Transport, VirtioError
 
 # 4.2.2: offsets of the registers, each of 32 bits.
 MAGIC_VALUE = 0x000

@@ -2,9 +2,9 @@
 
 import struct
 
-from qap.features import FeatureBit
+from qap.oracle.features import FeatureBit
 from qap.virtio.driver import SERVED_S, Driver
-from qap.virtio.receive import ReceiveQueue, pieces, take_in_page
+from qap.virtio.receive_queue import ReceiveQueue, pieces, take_in_page
 from qap.virtio.transport import VirtioError
 
 DEVICE_TYPE = 1

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Sequence
 
-from qap.virtio.memory import GuestMemory
+from qap.machine.guest_memory import GuestMemory
 from qap.virtio.queue import Buffer, Queue, Used
 from qap.virtio.transport import QueueAddresses, VirtioError
 

@@ -1,8 +1,8 @@
 """Virtio over PCI through the legacy interface (virtio 1.3, section 4.1.4.10)."""
 
-from qap import qtest_command as command
-from qap.pci import CAPABILITY_MSI_X, MSI_X_ENABLE, Function, PciError
-from qap.qtest_command import Command
+from qap.hw.pci import CAPABILITY_MSI_X, MSI_X_ENABLE, Function, PciError
+from qap.machine import qtest_command as command
+from qap.machine.qtest_command import Command
 from qap.virtio.config_space import PORTS, ConfigSpace
 from qap.virtio.pci_modern import VENDOR_ID
 from qap.virtio.transport import QueueAddresses, Status, Transport, VirtioError

@@ -3,9 +3,9 @@
 import struct
 from dataclasses import dataclass
 
-from qap import qtest_command as command
-from qap.pci import CAPABILITY_VENDOR, Function
-from qap.qtest_command import Command
+from qap.hw.pci import CAPABILITY_VENDOR, Function
+from qap.machine import qtest_command as command
+from qap.machine.qtest_command import Command
 from qap.virtio.config_space import MEMORY, ConfigSpace
 from qap.virtio.transport import QueueAddresses, Status, Transport, VirtioError
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from qap.virtio.poll import poll_until
+from qap.host.wait import poll_until
 from qap.virtio.transport import QueueAddresses
 
 ByteOrder = Literal["<", ">"]

@@ -1,8 +1,8 @@
 """Buffers that wait in the device until it has something to say (virtio 1.3, section 2.6)."""
 
+from qap.host.wait import poll_until
+from qap.machine.guest_memory import PAGE, GuestMemory
 from qap.virtio.driver import Driver
-from qap.virtio.memory import PAGE, GuestMemory
-from qap.virtio.poll import poll_until
 from qap.virtio.queue import Buffer
 from qap.virtio.transport import VirtioError
 

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 from qap.virtio.driver import SERVED_S, Driver
 from qap.virtio.queue import Buffer, Queue
-from qap.virtio.receive import ReceiveQueue
+from qap.virtio.receive_queue import ReceiveQueue
 from qap.virtio.transport import VirtioError
 
 DEVICE_TYPE = 3

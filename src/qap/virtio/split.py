@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Sequence
 
-from qap.virtio.memory import PAGE, GuestMemory
+from qap.machine.guest_memory import PAGE, GuestMemory
 from qap.virtio.queue import Buffer, ByteOrder, Queue, Used
 from qap.virtio.transport import QueueAddresses, VirtioError
 

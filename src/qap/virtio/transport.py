@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntFlag
 
-from qap.errors import QapError
-from qap.qtest import Qtest
-from qap.virtio.poll import poll_until
+from qap.host.errors import QapError
+from qap.host.wait import poll_until
+from qap.machine.qtest import Qtest
 
 RESET_S = 5.0
 SETTLED_S = 5.0

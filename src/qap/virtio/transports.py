@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from qap import s390x_stub
-from qap.channel import ChannelSubsystem
-from qap.machine import Machine, Spec
-from qap.paths import cache
-from qap.pci_bus import PciBus
-from qap.s390x_cpu import Cpu
+from qap.host.paths import cache
+from qap.hw import s390x_stub
+from qap.hw.pci_bus import PciBus
+from qap.hw.s390x_cpu import Cpu
+from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.machine import Machine, Spec
 from qap.virtio.ccw import Ccw
 from qap.virtio.mmio import mmio_slots
 from qap.virtio.pci_legacy import PciLegacy

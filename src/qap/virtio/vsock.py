@@ -6,7 +6,7 @@ from enum import IntEnum, IntFlag
 
 from qap.virtio.driver import SERVED_S, Driver
 from qap.virtio.queue import Buffer
-from qap.virtio.receive import COUNT, ReceiveQueue, take_in_page
+from qap.virtio.receive_queue import COUNT, ReceiveQueue, take_in_page
 from qap.virtio.transport import VirtioError
 
 DEVICE_TYPE = 19

@@ -7,11 +7,20 @@ from typing import Any
 
 import pytest
 
-from qap.machine import Device, Machine, QemuDied, Spec
-from qap.s390x_cpu import Cpu
-from qap.s390x_stub import kernel_option
-from qap.se_guest import DISK, IN_USE, MEMORY, SECTORS, SIMULATION, Guest, PageEach, Start
-from qap.ultravisor import Ultravisor
+from qap.hw.s390x_cpu import Cpu
+from qap.hw.s390x_stub import kernel_option
+from qap.hw.ultravisor import Ultravisor
+from qap.machine.machine import Device, Machine, QemuDied, Spec
+from qap.verify.kit.se_guest import (
+    DISK,
+    IN_USE,
+    MEMORY,
+    SECTORS,
+    SIMULATION,
+    Guest,
+    PageEach,
+    Start,
+)
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from qap.channel import ChannelSubsystem
-from qap.confidential import Shared, private_touched
-from qap.features import FeatureBit, mask
-from qap.qmp import QmpRefused
-from qap.se_guest import PROGRAMS, Guest, Start
+from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.qmp import QmpRefused
+from qap.oracle.features import FeatureBit, mask
+from qap.scenario.confidential import Shared, private_touched
+from qap.verify.kit.se_guest import PROGRAMS, Guest, Start
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.model import device_types
+from qap.vhost_user.device_types import device_types
 from qap.virtio.ccw import INDICATORS, Ccw
 from qap.virtio.driver import Driver
 from qap.virtio.queue import Queue

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from qap.confidential import ID
-from qap.machine import Machine, QemuDied, Spec
-from qap.qmp import QmpRefused
-from qap.se_guest import MEMORY, Start
-from qap.sev_guest import sim_options
+from qap.machine.machine import Machine, QemuDied, Spec
+from qap.machine.qmp import QmpRefused
+from qap.scenario.confidential import ID
+from qap.verify.kit.se_guest import MEMORY, Start
+from qap.verify.kit.sev_guest import sim_options
 
 REFUSED = {
     "32 bits": ("qemu32", "needs a 64-bit CPU with RDRAND"),

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from qap.ccw import ProgramFailed, SubchannelStatus
-from qap.channel import ChannelSubsystem
-from qap.features import FeatureBit
-from qap.se_guest import PROGRAMS, SIMULATION, UNANSWERED, Guest, Start
+from qap.hw.channel_program import ProgramFailed, SubchannelStatus
+from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.guest_memory import PAGE
+from qap.oracle.features import FeatureBit
+from qap.verify.kit.se_guest import PROGRAMS, SIMULATION, UNANSWERED, Guest, Start
 from qap.virtio.blk import Request
 from qap.virtio.ccw import INDICATORS, Ccw
 from qap.virtio.driver import Driver
-from qap.virtio.memory import PAGE
 from qap.virtio.queue import Buffer
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qap.sev_guest import DATA, FREE, MEMORY, boot, started
-from qap.x86_cpu import GENERAL_PROTECTION, PAGE_FAULT, Fault, Mode, PageFaultError
-from qap.x86_tables import C_BIT, ENTRIES, PAGE, SIZES, Shape, shift
+from qap.hw.x86_cpu import GENERAL_PROTECTION, PAGE_FAULT, Fault, Mode, PageFaultError
+from qap.hw.x86_page_tables import C_BIT, ENTRIES, PAGE, SIZES, Shape, shift
+from qap.verify.kit.sev_guest import DATA, FREE, MEMORY, boot, started
 
 LAST_LEAF = 0x8000_0000
 SEV_LEAF = 0x8000_001F  # APM volume 3, E.4.17

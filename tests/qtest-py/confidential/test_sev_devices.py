@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from qap.confidential import VIOLATION
-from qap.machine import Machine
-from qap.pci_bus import PciBus
-from qap.sev_guest import DATA, FREE, Guest, started
+from qap.host.wait import poll_until
+from qap.hw.pci_bus import PciBus
+from qap.hw.x86_cpu import Mode
+from qap.hw.x86_page_tables import C_BIT, PAGE, SIZES, Shape
+from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.machine import Machine
+from qap.scenario.confidential import VIOLATION
+from qap.verify.kit.sev_guest import DATA, FREE, Guest, started
 from qap.virtio.driver import Driver
-from qap.virtio.memory import MIB, GuestMemory
 from qap.virtio.mmio import mmio_slots
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
-from qap.virtio.poll import poll_until
 from qap.virtio.queue import Buffer
 from qap.virtio.rng import Rng
-from qap.x86_cpu import Mode
-from qap.x86_tables import C_BIT, PAGE, SIZES, Shape
 
 RINGS = 32 * MIB  # where the driver's memory is
 ROOM = 8 * MIB

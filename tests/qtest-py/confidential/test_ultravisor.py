@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qap.s390x_cpu import Cpu, CpuLost, Instruction, ProgramCheck
-from qap.se_guest import MEMORY, PAGES, Guest, Start
-from qap.ultravisor import (
+from qap.host.wait import poll_until
+from qap.hw.s390x_cpu import Cpu, CpuLost, Instruction, ProgramCheck
+from qap.hw.ultravisor import (
     FACILITY,
     HEADER,
     QUERY_SIZE,
@@ -19,8 +19,8 @@ from qap.ultravisor import (
     facilities,
     query,
 )
-from qap.virtio.memory import MIB, PAGE
-from qap.virtio.poll import poll_until
+from qap.machine.guest_memory import MIB, PAGE
+from qap.verify.kit.se_guest import MEMORY, PAGES, Guest, Start
 
 
 def test_facility_is_there_with_the_object_alone(start: Start) -> None:

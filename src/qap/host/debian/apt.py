@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.debian.failure import Reason, Unavailable, unavailable
-from qap.errors import MissingError
+from qap.host.debian.failure import Reason, Unavailable, unavailable
+from qap.host.errors import MissingError
 
 SOURCE = "source"
 APT_S = 900.0

@@ -10,13 +10,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from qap.debian import taken
-from qap.debian.failure import REMEDY, Unavailable
-from qap.debian.place import Place
-from qap.debian.sums import check
-from qap.debian.taken import RECORD, Package, PassedOver, Record, Taken
-from qap.errors import MissingError
-from qap.lock import locked
+from qap.host.debian import taken
+from qap.host.debian.failure import REMEDY, Unavailable
+from qap.host.debian.place import Place
+from qap.host.debian.sums import check
+from qap.host.debian.taken import RECORD, Package, PassedOver, Record, Taken
+from qap.host.errors import MissingError
+from qap.host.lock import locked
 
 
 class NotBrought(MissingError):

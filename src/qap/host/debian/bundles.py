@@ -5,14 +5,14 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from qap import config
-from qap.debian.bundle import Bundle
-from qap.debian.place import Place
-from qap.errors import unknown_name
-from qap.paths import CONFIGS
+from qap.host import toml
+from qap.host.debian.bundle import Bundle
+from qap.host.debian.place import Place
+from qap.host.errors import unknown_name
+from qap.host.paths import CONFIGS
 
 
-class Entry(config.Model):
+class Entry(toml.Model):
     """A section of configs/archive.toml.
 
     Attributes:
@@ -46,7 +46,7 @@ class Entry(config.Model):
 @cache
 def _entries() -> dict[str, Entry]:
     path = CONFIGS / "archive.toml"
-    return {name: config.checked(Entry, values, path) for name, values in config.read(path).items()}
+    return {name: toml.checked(Entry, values, path) for name, values in toml.read(path).items()}
 
 
 def bundle(name: str, architecture: str) -> Bundle:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from urllib.parse import unquote, urlsplit
 
-from qap.errors import MissingError
+from qap.host.errors import MissingError
 
 
 class Reason(StrEnum):

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from qap.debian.bundle import Bundle
-from qap.debian.sums import check
-from qap.errors import MissingError, QapError
-from qap.lock import locked
-from qap.paths import cache
+from qap.host.debian.bundle import Bundle
+from qap.host.debian.sums import check
+from qap.host.errors import MissingError, QapError
+from qap.host.lock import locked
+from qap.host.paths import cache
 
 
 def unpacked(

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from qap.config import Model
-from qap.debian.suite import Suite
+from qap.host.debian.suite import Suite
+from qap.host.toml import Model
 
 
 class Place(Model):

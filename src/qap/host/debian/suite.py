@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.debian.apt import SOURCE, Apt
-from qap.debian.failure import Reason, Unavailable
-from qap.debian.sums import write_sums
-from qap.lock import locked
-from qap.paths import cache
+from qap.host.debian.apt import SOURCE, Apt
+from qap.host.debian.failure import Reason, Unavailable
+from qap.host.debian.sums import write_sums
+from qap.host.lock import locked
+from qap.host.paths import cache
 
 # Lists of packages are not brought again sooner than this, unless they name what is gone.
 LISTS_S = 600.0

@@ -4,7 +4,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 
 SUMS = "SHA256SUMS"
 

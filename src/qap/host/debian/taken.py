@@ -5,10 +5,10 @@ from urllib.parse import unquote
 
 from pydantic import ValidationError
 
-from qap.config import Model
-from qap.debian.failure import Reason
-from qap.debian.suite import Suite
-from qap.paths import cache
+from qap.host.debian.failure import Reason
+from qap.host.debian.suite import Suite
+from qap.host.paths import cache
+from qap.host.toml import Model
 
 RECORD = "taken.json"
 

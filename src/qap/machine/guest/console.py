@@ -9,7 +9,7 @@ from typing import cast
 import pexpect
 from pexpect.socket_pexpect import SocketSpawn
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 
 PANIC = rb"(?:Kernel panic - not syncing|Oops:|BUG: unable to handle)[^\r\n]*[\r\n]"
 COMMAND_S = 60.0
@@ -37,7 +37,7 @@ class Outcome:
 
 
 class Console:
-    """A guest's console, connected to the /init of qap.guest.initramfs.
+    """A guest's console, connected to the /init of qap.machine.guest.initramfs.
 
     Args:
         sock: the other end of the guest's serial line.

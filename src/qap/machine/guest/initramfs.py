@@ -7,13 +7,13 @@ from pathlib import Path
 import libarchive
 from libarchive.write import ArchiveWrite
 
-from qap import config
-from qap.debian.bundles import bundle
-from qap.debian.package import unpacked
-from qap.guest.kernel import Kernel, module_content, module_name
-from qap.guest.program import program
-from qap.lock import locked
-from qap.paths import cache
+from qap.host import toml
+from qap.host.debian.bundles import bundle
+from qap.host.debian.package import unpacked
+from qap.host.lock import locked
+from qap.host.paths import cache
+from qap.machine.guest.kernel import Kernel, module_content, module_name
+from qap.machine.guest.program import program
 
 HERE = Path(__file__).parent
 SCRIPTS = {
@@ -24,13 +24,13 @@ SCRIPTS = {
 
 
 def initramfs(
-    guest: config.Guest, kernel: Kernel, modules: tuple[str, ...], programs: tuple[str, ...] = ()
+    guest: toml.Guest, kernel: Kernel, modules: tuple[str, ...], programs: tuple[str, ...] = ()
 ) -> Path:
     """A cpio archive (newc) that boots to a console dialogue; made once and cached.
 
     Args:
         modules: names of kernel modules to load at boot, besides their dependencies.
-        programs: names for qap.guest.program of what is in /bin beside busybox.
+        programs: names for qap.machine.guest.program of what is in /bin beside busybox.
     """
     busybox = unpacked(bundle("busybox", guest.architecture))
     files = kernel.modules(modules)

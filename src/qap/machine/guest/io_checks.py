@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.errors import QapError
-from qap.guest.console import Console
+from qap.host.errors import QapError
+from qap.machine.guest.console import Console
 
 MIB = 1 << 20
 DISK_MIB = 16

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import libarchive
 
-from qap.errors import QapError
+from qap.host.errors import QapError
 
 INITRD_START = 0x10408  # u64, big-endian; the size follows it
 MAX_COMMAND_LINE_SIZE = 0x10430  # u64, with the NUL at the end

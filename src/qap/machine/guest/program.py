@@ -5,9 +5,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from qap.errors import MissingError, QapError, UsageError
-from qap.lock import locked
-from qap.paths import cache
+from qap.host.errors import MissingError, QapError, UsageError
+from qap.host.lock import locked
+from qap.host.paths import cache
 
 HERE = Path(__file__).parent
 # What gcc without a prefix compiles for, by Debian's name: qap runs on nothing else.

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from qap.debian.bundles import bundle
-from qap.debian.package import merge_usr, unpacked
+from qap.host.debian.bundles import bundle
+from qap.host.debian.package import merge_usr, unpacked
 
 # What a guest needs to mount the folder.
 MODULES = ("9p", "9pnet_virtio")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
-from qap.errors import QapError
-from qap.guest.console import Console
+from qap.host.errors import QapError
+from qap.machine.guest.console import Console
 from qap.vhost_user.vsock import VsockHost
 
 SIZE = 1 << 20
@@ -140,7 +140,7 @@ def over_serial(console: Console, path: Path, name: str = "port") -> None:
 def over_vsock(console: Console, host: VsockHost) -> None:
     """Send SIZE bytes to the host over a socket device, and get its answer.
 
-    The guest has the folder of qap.guest.tools as 9p's "tools".
+    The guest has the folder of qap.machine.guest.tools as 9p's "tools".
 
     Raises:
         TrafficMismatch: what arrived on either side is not what was sent.

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from qap.features import FeatureBit
+from qap.oracle.features import FeatureBit
 
 HERE = Path(__file__).parent
 SCRIPTS = ("cells", "state", "elements", "details", "list", "pivot", "page")

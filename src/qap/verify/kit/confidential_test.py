@@ -10,18 +10,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from qap import confidential, config, workload
-from qap.acceptance import GuestTest
-from qap.confidential import VIOLATION, Shared
-from qap.guest import traffic
-from qap.guest.tools import MODULES as TOOLS_MODULES
-from qap.guest.tools import tools
-from qap.machine import Boot, Device, Machine, QemuDied, Spec
-from qap.scenario import MachineType, kinds, machine_types
-from qap.under_test import build_under_test
-from qap.vhost_user import real
-from qap.vhost_user.model import backend
-from qap.vhost_user.real import Service
+from qap.fork.under_test import build_under_test
+from qap.host import toml
+from qap.machine.guest import io_checks, traffic
+from qap.machine.guest.tools import MODULES as TOOLS_MODULES
+from qap.machine.guest.tools import tools
+from qap.machine.machine import Boot, Device, Machine, QemuDied, Spec
+from qap.scenario import confidential
+from qap.scenario.confidential import VIOLATION, Shared
+from qap.scenario.scenario import MachineType, kinds, machine_types
+from qap.verify.kit.guest_test import GuestTest
+from qap.vhost_user import programs
+from qap.vhost_user.device_types import backend
+from qap.vhost_user.programs import Service
 from qap.vhost_user.vsock import VsockHost
 
 # Virtio device IDs (virtio 1.3, chapter 5).
@@ -54,12 +55,12 @@ class ProtectedTest(GuestTest):
         self.owned = ExitStack()
         self.addCleanup(self.owned.close)
         self.folder = Path(self.owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
-        self.stuff = workload.Stuff(self.folder)
+        self.stuff = io_checks.Stuff(self.folder)
         self.stuff.prepare()
 
     @property
-    def settings(self) -> config.Guest:
-        return config.guest(self.guest)
+    def settings(self) -> toml.Guest:
+        return toml.guest(self.guest)
 
     @property
     def place(self) -> MachineType:
@@ -83,7 +84,7 @@ class ProtectedTest(GuestTest):
         **rest: Any,
     ) -> Spec:
         """A machine with a root port where devices are hot-plugged into one."""
-        settings = config.guest(guest or self.guest)
+        settings = toml.guest(guest or self.guest)
         place = machine_types()[machine or settings.machine]
         return Spec(
             place.name,
@@ -130,17 +131,17 @@ class ProtectedTest(GuestTest):
 
     def prove_disk(self, machine: Machine) -> None:
         """Find the disk in the guest, and read and write it."""
-        name = workload.find(machine.console, BLOCK)
-        self.log.info(workload.disk(machine.console, self.stuff, name))
+        name = io_checks.find(machine.console, BLOCK)
+        self.log.info(io_checks.disk(machine.console, self.stuff, name))
 
     def prove_virtiofs(self, machine: Machine) -> None:
         """Find a shared folder, and exchange files."""
-        name = workload.find(machine.console, FS, PLUGGED_S)
-        self.log.info(workload.files(machine.console, self.stuff, name))
+        name = io_checks.find(machine.console, FS, PLUGGED_S)
+        self.log.info(io_checks.files(machine.console, self.stuff, name))
 
     def virtiofsd(self, name: str) -> Any:
         """Debian's, of the guest's byte order."""
-        return real.virtiofsd(self.folder, self.stuff.shared, self.settings.architecture, name)
+        return programs.virtiofsd(self.folder, self.stuff.shared, self.settings.architecture, name)
 
     def prove_devices_in_qemu(self) -> None:
         """Disk, network, random numbers, serial and 9p, with data compared on both sides."""
@@ -167,11 +168,11 @@ class ProtectedTest(GuestTest):
             console = machine.console
             self.prove_disk(machine)
             traffic.over_network(console)
-            workload.random(console, self.stuff, workload.find(console, RNG))
+            io_checks.random(console, self.stuff, io_checks.find(console, RNG))
             traffic.over_serial(console, port)
-            name = workload.find(console, NINEP)
+            name = io_checks.find(console, NINEP)
             mount = "-t 9p -o trans=virtio,version=9p2000.L share"
-            workload.files(console, self.stuff, name, mount)
+            io_checks.files(console, self.stuff, name, mount)
 
     def prove_back_ends(self) -> None:
         """virtiofs, a disk of qemu-storage-daemon's and a socket of Python's, all vhost-user.
@@ -191,7 +192,7 @@ class ProtectedTest(GuestTest):
         with (
             behind,
             self.virtiofsd("fs") as fs,
-            real.storage_daemon(self.folder, daemon, self.stuff.image, "disk") as disk,
+            programs.storage_daemon(self.folder, daemon, self.stuff.image, "disk") as disk,
         ):
             sockets = {"fs": fs.socket, "disk": disk.socket, "vsock": behind.path}
             devices = [
@@ -208,7 +209,7 @@ class ProtectedTest(GuestTest):
             with self.booted(devices, modules, cpus=2, **options) as machine:
                 self.prove_virtiofs(machine)
                 self.prove_disk(machine)
-                workload.find(machine.console, VSOCK)
+                io_checks.find(machine.console, VSOCK)
                 traffic.over_vsock(machine.console, host)
                 self.assertGreater(len(behind.touched), 100)
                 private = confidential.private_touched(behind, Shared.of(machine))
@@ -220,7 +221,7 @@ class ProtectedTest(GuestTest):
         modules = [*BLOCK_MODULES, "virtiofs"]
         with self.booted([disk], modules, cpus=2, blockdevs=blockdevs) as machine:
             console = machine.console
-            name = workload.find(console, BLOCK)
+            name = io_checks.find(console, BLOCK)
             node = console.check(f"ls /sys/bus/virtio/devices/{name}/block")
             reading = (
                 f"while dd if=/dev/{node} of=/dev/null bs=64k iflag=direct 2>/dev/null; "
@@ -240,9 +241,9 @@ class ProtectedTest(GuestTest):
         fs = self.device("vhost-user-fs", id="fs0", chardev=name)
         machine.plug({**fs, **self.place.place})
         self.prove_virtiofs(machine)
-        self.log.info(workload.large_file(machine.console, self.stuff, LARGE_MIB))
+        self.log.info(io_checks.large_file(machine.console, self.stuff, LARGE_MIB))
         machine.unplug("fs0")
-        workload.wait_gone(machine.console, FS)
+        io_checks.wait_gone(machine.console, FS)
         machine.qmp.execute("chardev-remove", id=name)
 
     def prove_reboots(self, times: int) -> None:

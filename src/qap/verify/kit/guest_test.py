@@ -4,11 +4,11 @@ from typing import Any
 
 from avocado import Test
 
-from qap import config
-from qap.run import problems
-from qap.scenario import Scenario
-from qap.trial import Trial
-from qap.under_test import build_under_test
+from qap.fork.under_test import build_under_test
+from qap.host import toml
+from qap.scenario.run import problems
+from qap.scenario.scenario import Scenario
+from qap.scenario.trial import Trial
 
 
 class GuestTest(Test):
@@ -20,14 +20,14 @@ class GuestTest(Test):
     timeout = 180
 
     def check(self, **scenario: Any) -> None:
-        """Carry out a scenario (the fields of qap.scenario.Scenario) and compare.
+        """Carry out a scenario (the fields of qap.scenario.scenario.Scenario) and compare.
 
         Fails with what was expected, what was seen, the last lines of QEMU and guest,
         and the command to run again.
         """
         build = build_under_test()
         one = Scenario(name=self.name.name, **scenario)
-        binary = build.path(f"qemu-system-{config.guest(one.guest).qemu}")
+        binary = build.path(f"qemu-system-{toml.guest(one.guest).qemu}")
         self.log.info("%s: %s with %s", one.title, build.name, binary)
         seen = Trial(one, build).run()
         self.log.info("%s in %.1f s: %s", seen.outcome, seen.seconds, "; ".join(seen.said))

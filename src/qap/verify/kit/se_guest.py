@@ -5,16 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from qap.channel import ChannelSubsystem
-from qap.confidential import ID, VIOLATION
-from qap.features import mask
-from qap.machine import Device, Machine
-from qap.s390x_cpu import Cpu
-from qap.ultravisor import Ultravisor
+from qap.hw.s390x_cpu import Cpu
+from qap.hw.subchannel import ChannelSubsystem
+from qap.hw.ultravisor import Ultravisor
+from qap.machine.guest_memory import MIB, PAGE, GuestMemory
+from qap.machine.machine import Device, Machine
+from qap.oracle.features import mask
+from qap.scenario.confidential import ID, VIOLATION
 from qap.virtio.blk import Request
 from qap.virtio.ccw import INDICATORS, Ccw
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.memory import MIB, PAGE, GuestMemory
 from qap.virtio.queue import Buffer, Queue
 
 MEMORY = 128

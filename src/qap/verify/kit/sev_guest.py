@@ -5,11 +5,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.confidential import ID, Shared
-from qap.machine import Device, Machine, Spec
-from qap.under_test import build_under_test
-from qap.x86_cpu import Cpu, Mode, firmware_option
-from qap.x86_tables import Tables
+from qap.fork.under_test import build_under_test
+from qap.hw.x86_cpu import Cpu, Mode, firmware_option
+from qap.hw.x86_page_tables import Tables
+from qap.machine.machine import Device, Machine, Spec
+from qap.scenario.confidential import ID, Shared
 
 TABLES = 1 << 20
 DATA = 1 << 24

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from qap.vhost_user.mem_table import Region
+from qap.vhost_user.memory.mem_table import Region
 
 Space = Literal["iova", "gpa", "uva"]
 What = Literal["desc", "driver", "device", "buffer", "indirect"]

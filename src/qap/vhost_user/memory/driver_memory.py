@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from qap.features import FeatureBit
-from qap.vhost_user.access import Access, Dirty, RawTouched
-from qap.vhost_user.dirty_log import LOG_ALL, DirtyLog
+from qap.oracle.features import FeatureBit
 from qap.vhost_user.handler import Acked, Handlers, Words, only_fd, u64
-from qap.vhost_user.iotlb import Entry, Iotlb, IotlbType, Permission
-from qap.vhost_user.mem_table import BadAddress, MemTable, Region
+from qap.vhost_user.memory.access import Access, Dirty, RawTouched
+from qap.vhost_user.memory.dirty_log import LOG_ALL, DirtyLog
+from qap.vhost_user.memory.iotlb import Entry, Iotlb, IotlbType, Permission
+from qap.vhost_user.memory.mem_table import BadAddress, MemTable, Region
 from qap.vhost_user.protocol import FrontendRequest, Message, ProtocolError, ProtocolFeature
 
 MEM_SLOTS = 32

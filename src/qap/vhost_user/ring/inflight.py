@@ -6,7 +6,7 @@ import struct
 from typing import Self
 
 from qap.vhost_user.protocol import ProtocolError
-from qap.vhost_user.ring import Chain, Descriptor
+from qap.vhost_user.ring.ring import Chain, Descriptor
 
 VERSION = 1
 ALIGNMENT = 64

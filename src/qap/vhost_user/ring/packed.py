@@ -2,8 +2,8 @@
 
 import struct
 
-from qap.vhost_user.access import Access
-from qap.vhost_user.ring import (
+from qap.vhost_user.memory.access import Access
+from qap.vhost_user.ring.ring import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
     DESC_F_WRITE,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from qap.vhost_user.access import Access
+from qap.vhost_user.memory.access import Access
 
 RingByteOrder = Literal["<", ">"]
 

@@ -3,18 +3,18 @@
 import sys
 from collections.abc import Callable
 
-from qap.features import FeatureBit
+from qap.oracle.features import FeatureBit
+from qap.vhost_user.chain_service import LATER, Served
 from qap.vhost_user.device import Device
-from qap.vhost_user.mem_table import BadAddress
+from qap.vhost_user.memory.mem_table import BadAddress
 from qap.vhost_user.misbehave import Conduct
-from qap.vhost_user.packed_ring import PackedRing
 from qap.vhost_user.protocol import ProtocolError
 from qap.vhost_user.records import RingError
-from qap.vhost_user.ring import Chain, MalformedRing, Ring, RingLayout
-from qap.vhost_user.service import LATER, Served
+from qap.vhost_user.ring.packed import PackedRing
+from qap.vhost_user.ring.ring import Chain, MalformedRing, Ring, RingLayout
+from qap.vhost_user.ring.split import SplitRing
+from qap.vhost_user.ring.vring import Vring, signal
 from qap.vhost_user.session import Session
-from qap.vhost_user.split_ring import SplitRing
-from qap.vhost_user.vring import Vring, signal
 
 
 class RingStopped(Exception):

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 from qap.vhost_user.protocol import ProtocolError
-from qap.vhost_user.ring import Ring
+from qap.vhost_user.ring.ring import Ring
 
 
 @dataclass

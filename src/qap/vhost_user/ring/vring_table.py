@@ -5,11 +5,11 @@ import struct
 from collections.abc import Iterator
 from typing import Protocol
 
-from qap.features import FeatureBit
-from qap.vhost_user.dirty_log import VRING_F_LOG
+from qap.oracle.features import FeatureBit
 from qap.vhost_user.handler import Acked, Handlers, Words, only_fd
+from qap.vhost_user.memory.dirty_log import VRING_F_LOG
 from qap.vhost_user.protocol import FrontendRequest, Message, ProtocolFeature
-from qap.vhost_user.vring import Vring
+from qap.vhost_user.ring.vring import Vring
 
 # SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR: bits of the payload.
 VRING_INDEX = 0xFF

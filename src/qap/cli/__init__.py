@@ -1,0 +1,1 @@
+"""The verbs of ./qap: parse, call, print, exit code."""

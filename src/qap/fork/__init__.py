@@ -1,0 +1,1 @@
+"""The base, the patch queue, the trees and their builds."""

@@ -1,0 +1,1 @@
+"""Buses and CPUs as a driver sees them."""

@@ -1,0 +1,1 @@
+"""One QEMU: command line, sockets and memory, and the guest in it."""

@@ -1,0 +1,1 @@
+"""What costs, and what grows: bench and soak."""

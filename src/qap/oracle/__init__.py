@@ -1,0 +1,1 @@
+"""What the specifications say must happen. It imports nothing of qap."""

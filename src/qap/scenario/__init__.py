@@ -1,0 +1,1 @@
+"""One guest, one device, one story: run, repro and shell."""

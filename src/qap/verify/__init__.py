@@ -1,0 +1,1 @@
+"""Runs the test suites and proves the patches."""

@@ -1,0 +1,1 @@
+"""The front-end's memory as a back-end reaches it: regions, IOTLB and dirty log."""

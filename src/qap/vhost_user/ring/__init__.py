@@ -1,0 +1,1 @@
+"""The back-end's side of a virtqueue, split and packed."""
