@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qap.fork.under_test import build_under_test
-from qap.host import toml
+from qap.fork.build import Build
+from qap.machine import catalog
+from qap.machine.catalog import machine_types, viommus
 from qap.machine.guest import io_checks
-from qap.machine.machine import Boot, Machine, Spec
+from qap.machine.guest.boot import Boot
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, bits
-from qap.scenario.scenario import machine_types, viommus
 from qap.verify.kit.guest_test import GuestTest
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.device_types import backend
@@ -36,7 +38,7 @@ class BackendFeatures(GuestTest):
 
     def negotiate(self, behind: Backend, viommu: str) -> list[int]:
         """Boot, let the driver bind, and return the bits it negotiated."""
-        guest = toml.guest("x86_64")
+        guest = catalog.guest("x86_64")
         iommu = viommus()[viommu]
         place = machine_types()["q35"]
         device = {"driver": "vhost-user-rng-pci", "chardev": "backend", "iommu_platform": True}
@@ -48,7 +50,7 @@ class BackendFeatures(GuestTest):
             chardevs=[f"socket,id=backend,path={behind.path}"],
             boot=Boot(guest, ("virtio_rng", *iommu.modules), iommu.append),
         )
-        with Machine(build_under_test().path("qemu-system-x86_64"), spec) as machine:
+        with Machine(Build.under_test().path("qemu-system-x86_64"), spec) as machine:
             machine.boot()
             name = io_checks.find(machine.console, RNG)
             behind.wait_for(FrontendRequest.SET_VRING_KICK, timeout=30)

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.host.errors import QapError
+from qap.machine.device import Device
 from qap.machine.guest.boot_sector import boot_sector
-from qap.machine.machine import OUTPUT_LINES, Device, Machine, Spec
+from qap.machine.machine import OUTPUT_LINES, Machine
+from qap.machine.spec import Spec
 from qap.verify.kit.guest_test import GuestTest
 
 BOOTED_S = 60.0
@@ -36,7 +38,7 @@ class Firmware(GuestTest):
     extra: Sequence[str] = ()
 
     def setUp(self) -> None:
-        self.build = build_under_test()
+        self.build = Build.under_test()
         scratch = tempfile.TemporaryDirectory(prefix="qap-")
         self.addCleanup(scratch.cleanup)
         self.folder = Path(scratch.name)

@@ -11,13 +11,16 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
-from qap.fork.under_test import build_under_test
-from qap.host import toml
+from qap.fork.build import Build
 from qap.host.errors import QapError
+from qap.machine import catalog
+from qap.machine.device import Device
 from qap.machine.guest import io_checks
+from qap.machine.guest.boot import Boot
 from qap.machine.guest.console import GuestLost
 from qap.machine.guest.ipl_disk import ipl_image, write_ipl_disk
-from qap.machine.machine import OUTPUT_LINES, Boot, Device, Machine, Spec
+from qap.machine.machine import OUTPUT_LINES, Machine
+from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit
 from qap.verify.kit.guest_test import GuestTest
 
@@ -39,8 +42,8 @@ class IplCcw(GuestTest):
     """
 
     def setUp(self) -> None:
-        self.build = build_under_test()
-        self.guest = toml.guest("s390x")
+        self.build = Build.under_test()
+        self.guest = catalog.guest("s390x")
         scratch = tempfile.TemporaryDirectory(prefix="qap-")
         self.addCleanup(scratch.cleanup)
         self.folder = Path(scratch.name)
@@ -64,10 +67,9 @@ class IplCcw(GuestTest):
     @cached_property
     def image(self) -> bytes:
         """What boots: Debian's kernel with the /init that answers on the console."""
-        words = Boot(self.guest, MODULES).argv()
-        option = dict(zip(words[::2], words[1::2], strict=True))
-        kernel, initrd = (Path(option[name]).read_bytes() for name in ("-kernel", "-initrd"))
-        return ipl_image(kernel, initrd, option["-append"])
+        boot = Boot(self.guest, MODULES)
+        images = boot.bring()
+        return ipl_image(images.kernel.read_bytes(), images.initrd.read_bytes(), boot.words)
 
     @cached_property
     def disk(self) -> str:

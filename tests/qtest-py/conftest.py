@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from qap.fork.build import Build
-from qap.fork.under_test import build_under_test
-from qap.machine.machine import Device, Machine, QemuDied, Spec
+from qap.machine.catalog import machine_types, viommus
+from qap.machine.device import Device
+from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
-from qap.scenario.scenario import machine_types, viommus
+from qap.machine.spec import Spec
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.device_types import backend, device_types
 from qap.vhost_user.misbehave import Misbehaviour
@@ -127,4 +128,4 @@ def lab() -> Iterator[Lab]:
     """A lab on the build under test, in a folder with a short name: unix(7) has a limit."""
     with ExitStack() as owned:
         folder = owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-"))
-        yield Lab(build_under_test(), Path(folder), owned)
+        yield Lab(Build.under_test(), Path(folder), owned)

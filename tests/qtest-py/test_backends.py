@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from qap.machine.catalog import kinds
 from qap.machine.guest import io_checks
 from qap.oracle.features import FeatureBit
-from qap.scenario.scenario import kinds
 from qap.vhost_user import programs
 from qap.vhost_user.protocol import Channel, FrontendRequest, Message
 

@@ -10,7 +10,6 @@ import pytest
 
 from qap.fork.build import Build
 from qap.fork.mutant import BUNDLE, StandIn, mutant
-from qap.fork.under_test import build_under_test
 from qap.host.errors import QapError
 from qap.measure import instructions, throughput
 from qap.measure.callgrind import Counted
@@ -21,7 +20,7 @@ from qap.measure.instructions import CASES
 pytestmark = pytest.mark.timeout(400)
 
 SYSTEM = "qemu-system-x86_64"
-BUILD = build_under_test()
+BUILD = Build.under_test()
 ROUNDS = 2
 OFF = [one for one in VARIANTS if not one.iommu_platform]
 ON = [one for one in VARIANTS if one.iommu_platform]
@@ -55,7 +54,7 @@ def test_qemu_that_does_more_for_a_request_is_worse() -> None:
 
     with tempfile.TemporaryDirectory(prefix="qap-") as folder:
         changed = mutant(BUILD, SYSTEM, "hw/virtio/virtio.c", edit, Path(folder))
-        slow = StandIn(BUILD.profile, BUILD.is_base, SYSTEM, changed)
+        slow = StandIn(BUILD.profile, BUILD.is_base, tool=SYSTEM, program=changed)
         row = counted("virtio-rng, PCI, split", {"fork": slow, "base": BUILD}, OFF)
     assert not row.ok
     found = row.compared("fork off", "base off")

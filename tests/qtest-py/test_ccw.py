@@ -23,7 +23,9 @@ from qap.hw.channel_program import (
 from qap.hw.s390x_cpu import Cpu, CpuLost, Instruction, ProgramCheck
 from qap.hw.s390x_stub import PSW_WAIT, kernel_option
 from qap.hw.subchannel import ChannelSubsystem, Subchannel
-from qap.machine.machine import Device, Machine, Spec
+from qap.machine.device import Device
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 
 Starter = Callable[..., tuple[Machine, Cpu]]
 RNG: Device = {"driver": "virtio-rng-ccw", "id": "dut", "devno": "fe.0.0005"}

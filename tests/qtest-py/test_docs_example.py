@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from qap.host.paths import ROOT
+from qap.host.paths import Project
 from qap.oracle.fence import REFUSAL_PHRASE
 
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SNIPPET = re.compile(r"\n(?=# qap\.)")
 MODULES = re.compile(r"# (qap\.[\w.]+(?:, qap\.[\w.]+)*):")
-EXAMPLE, ROOMS = FENCE.findall((ROOT / "docs" / "library.md").read_text())
+EXAMPLE, ROOMS = FENCE.findall((Project.here().root / "docs" / "library.md").read_text())
 # Snippets that go on from one another.
 GROUPS = ROOMS.strip().split("\n\n")
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from qap.hw.pci_bus import PciBus
+from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Device, Machine
+from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
 from qap.virtio import net, ninep, serial
 from qap.virtio.driver import MODERN, Behaviour, Driver

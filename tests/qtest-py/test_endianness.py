@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle import fence
@@ -35,7 +35,7 @@ def reach() -> Iterator[Reach]:
 
         def connected(name: str) -> Transport:
             way = WAYS[name]
-            binary = build_under_test().path(way.emulator)
+            binary = Build.under_test().path(way.emulator)
             spec = way.spec("virtio-blk", blockdevs=DISK, drive="disk0")
             return way.connect(owned.enter_context(Machine(binary, spec)))
 

@@ -11,21 +11,24 @@ from qap.hw.pci import STATUS
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.s390x_stub import kernel_option
 from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Device, Machine, QemuDied, Spec
+from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
+from qap.machine.spec import Spec
 from qap.matrix.cell import named
 from qap.matrix.group import Group
 from qap.matrix.result import Result
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
+from qap.oracle.status import Status
 from qap.virtio.ccw import Ccw
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.split import SplitQueue
-from qap.virtio.transport import Status, Transport
+from qap.virtio.transport import Transport
 from qap.virtio.transports import WAYS
 
 Start = Callable[..., tuple[Machine, Transport]]

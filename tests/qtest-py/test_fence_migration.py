@@ -16,10 +16,10 @@ from qap.machine.machine import Machine
 from qap.machine.qtest import Qtest
 from qap.machine.qtest_command import Command
 from qap.oracle.features import FeatureBit
+from qap.oracle.status import Status
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
-from qap.virtio.transport import Status
 from qap.virtio.transports import WAYS
 
 T = TypeVar("T")

@@ -13,13 +13,16 @@ from qap.hw.pci import Function
 from qap.hw.pci_bus import PciBus
 from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
-from qap.machine.machine import Device, Machine, QemuDied, Spec
+from qap.machine.machine import Machine, QemuDied
+from qap.machine.spec import Spec
 from qap.matrix.cell import named
 from qap.matrix.group import Group
 from qap.matrix.result import Result
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
+from qap.oracle.status import Status
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import pattern
 from qap.vhost_user.device_types import all_types
@@ -27,7 +30,6 @@ from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
-from qap.virtio.transport import Status
 
 Refusal = Callable[[Machine, Device], str]
 PROPERTY = "x-require-iommu-platform"

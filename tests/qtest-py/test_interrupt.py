@@ -13,7 +13,7 @@ import pytest
 
 from qap.fork.build import Build
 from qap.host.errors import Exit
-from qap.host.paths import ROOT
+from qap.host.paths import Project
 from qap.host.wait import poll_until
 
 MARK = "QAP_TEST_MARK"
@@ -90,7 +90,7 @@ def test_killing_qap_leaves_no_process_and_no_folder(
     with os.fdopen(os.open(fifo, os.O_RDWR), "r") as started:
         run = subprocess.Popen(
             [sys.executable, "-m", "qap", *verb],
-            cwd=ROOT,
+            cwd=Project.here().root,
             env={
                 **os.environ,
                 MARK: mark,
@@ -115,7 +115,7 @@ def test_suite_ends_where_the_shell_ignores_sigint() -> None:
     argv = [sys.executable, "-m", "qap", "test", "unit"]
     with subprocess.Popen(
         ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *argv],
-        cwd=ROOT,
+        cwd=Project.here().root,
         env={**os.environ, MARK: mark},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -14,8 +14,9 @@ from qap.iommu.amd import Amd
 from qap.iommu.driver import Fault, FaultReason, Iommu
 from qap.iommu.find import find_iommu
 from qap.iommu.virtio_iommu import VirtioIommu
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
-from qap.machine.machine import Device, Machine
+from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit
 from qap.virtio import blk
 from qap.virtio.blk import SECTOR, Blk

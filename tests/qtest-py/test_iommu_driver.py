@@ -13,8 +13,8 @@ from qap.iommu.driver import Fault, FaultReason, Iommu, IommuError
 from qap.iommu.find import find_iommu
 from qap.iommu.virtio_iommu import ReservedRegion, VirtioIommu
 from qap.iommu.vtd import Vtd
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
-from qap.machine.machine import Device
 
 IOMMUS: dict[str, Device] = {
     "intel-iommu": {"driver": "intel-iommu"},

@@ -13,8 +13,8 @@ from qap.iommu.ats import enable_ats
 from qap.iommu.driver import Iommu, IommuError
 from qap.iommu.find import find_iommu
 from qap.iommu.vtd import Vtd
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
-from qap.machine.machine import Device
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import pattern
 from qap.vhost_user.memory.iotlb import IotlbType

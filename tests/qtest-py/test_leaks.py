@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from qap.machine.machine import Device, Machine, address_spaces
+from qap.machine.device import Device
+from qap.machine.machine import Machine, address_spaces
 from qap.vhost_user.misbehave import HangUp
 from qap.vhost_user.protocol import FrontendRequest
 

@@ -1,6 +1,6 @@
 """Guest memory that is mapped here is the guest's."""
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.mapped_memory import MappedMemory
@@ -12,7 +12,7 @@ from qap.virtio.transports import WAYS
 def test_what_one_side_writes_the_other_reads() -> None:
     """Over qtest or through the mapping; and a device serves from there."""
     way = WAYS["pci modern"]
-    with Machine(build_under_test().path(way.emulator), way.spec("virtio-rng")) as machine:
+    with Machine(Build.under_test().path(way.emulator), way.spec("virtio-rng")) as machine:
         over_qtest = GuestMemory(machine.qtest)
         with MappedMemory.of(machine) as mapped:
             address = mapped.put(b"\x01\x02\x03\x04")

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 
 from qap.fork.build import Build
-from qap.fork.under_test import build_under_test
 from qap.matrix.cell import Cell, cells, named, selected
 from qap.matrix.group import Group, groups
 from qap.matrix.result import Result
 from qap.oracle import fence as oracle
 from qap.oracle.fence import Outcome
 
-FORK = build_under_test()
+FORK = Build.under_test()
 STOCK = Build(FORK.profile, is_base=True)
 # What needs no patch, or one that is in the queue.
 SETTLED = (

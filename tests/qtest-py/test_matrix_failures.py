@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from qap.fork.build import Build
 from qap.fork.mutant import StandIn
-from qap.fork.under_test import build_under_test
 from qap.host import process
 from qap.host.errors import MissingError, QapError
 from qap.host.wait import poll_until
 from qap.machine import qmp
-from qap.matrix import journal, pool, run, setup
+from qap.matrix import pool, run, setup
 from qap.matrix.cell import cells, named, selected
 from qap.matrix.group import Group, groups
 from qap.matrix.result import Result
@@ -24,7 +24,7 @@ from qap.vhost_user import device_types
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import Mute
 
-BUILD = build_under_test()
+BUILD = Build.under_test()
 RNG = "q35/modern/virtio-rng/in-qemu/none/any/on/hot/accepts"
 COLD = "q35/modern/virtio-rng/in-qemu/none/before/on/cold/accepts"
 BALLOON = "q35/modern/virtio-balloon/in-qemu/none/any/on/hot/accepts"
@@ -98,7 +98,7 @@ def watched(tmp_path: Path) -> StandIn:
     """The build under test, its emulator under a name that no other test has."""
     program = tmp_path / "qemu-system-x86_64"
     program.symlink_to(BUILD.path(program.name))
-    return StandIn(BUILD.profile, BUILD.is_base, program.name, program)
+    return StandIn(BUILD.profile, BUILD.is_base, tool=program.name, program=program)
 
 
 MANY = selected(["machine=q35,interface=modern,device=virtio-rng,plug=hot"])
@@ -181,14 +181,13 @@ def test_back_end_that_never_answers_is_one_line(
 
 
 def test_run_in_processes_writes_a_journal_and_goes_on_from_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(journal, "RESULTS", tmp_path)
     chosen = selected([RNG, f"{FS}/any/on/hot/accepts", BALLOON])
-    report = run.matrix(chosen, BUILD, jobs=2, resume=False)
+    report = run.matrix(chosen, BUILD, jobs=2, resume=False, folder=tmp_path)
     assert report.ok
     assert [one["cell"] for one in report.results] == [cell.name for cell in chosen]
-    path = tmp_path / "matrix" / f"{BUILD.name}.jsonl"
+    path = tmp_path / f"{BUILD.name}.jsonl"
     head, *lines = path.read_text().splitlines()
     assert len(lines) == len(chosen)
     path.write_text(f"{head}\n{lines[0]}\n{lines[1][:100]}")

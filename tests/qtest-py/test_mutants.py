@@ -14,15 +14,14 @@ import pytest
 
 from qap.fork.build import Build
 from qap.fork.mutant import Edit, StandIn, mutant
-from qap.fork.under_test import build_under_test
 from qap.host.errors import QapError, UsageError
-from qap.matrix import journal, run
+from qap.matrix import run
 from qap.matrix.cell import selected
 from qap.matrix.group import Group, groups
 from qap.matrix.result import Result
 
 SYSTEM = "qemu-system-x86_64"
-BUILD = build_under_test()
+BUILD = Build.under_test()
 BUS, VIRTIO, RNG = "hw/virtio/virtio-bus.c", "hw/virtio/virtio.c", "hw/virtio/virtio-rng.c"
 VHOST = "hw/virtio/vhost.c"
 RETURNS = "machine=q35,device=vhost-user-blk,viommu=intel-off,iommu_platform=on,driver=accepts"
@@ -102,7 +101,7 @@ def made() -> Iterator[Callable[[str, Edit], StandIn]]:
         def make(source: str, edit: Edit) -> StandIn:
             folder = owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-"))
             emulator = mutant(BUILD, SYSTEM, source, edit, Path(folder))
-            return StandIn(BUILD.profile, BUILD.is_base, SYSTEM, emulator)
+            return StandIn(BUILD.profile, BUILD.is_base, tool=SYSTEM, program=emulator)
 
         yield make
 
@@ -157,11 +156,12 @@ def test_what_a_mutant_does_right_matches(made: Made, source: str, edit: Edit) -
     assert {result["verdict"] for result in results.values()} == {"match"}
 
 
-def test_run_on_a_mutant_fails(made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(journal, "RESULTS", tmp_path)
+def test_run_on_a_mutant_fails(made: Made, tmp_path: Path) -> None:
     chosen = selected([REFUSES])
-    assert run.matrix(chosen, BUILD, jobs=1, resume=False).ok
-    assert not run.matrix(chosen, made(VIRTIO, no_driver_check), jobs=1, resume=False).ok
+    assert run.matrix(chosen, BUILD, jobs=1, resume=False, folder=tmp_path).ok
+    assert not run.matrix(
+        chosen, made(VIRTIO, no_driver_check), jobs=1, resume=False, folder=tmp_path
+    ).ok
 
 
 def test_crash_is_a_failed_cell_with_its_backtrace_and_the_run_goes_on(made: Made) -> None:

@@ -16,14 +16,15 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine, QemuDied
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.negotiation import ACCESS_PLATFORM, Negotiation, Serves, Step
+from qap.oracle.status import Status
 from qap.virtio.queue import Buffer, Used
 from qap.virtio.split import SplitQueue
-from qap.virtio.transport import Status, Transport
+from qap.virtio.transport import Transport
 from qap.virtio.transports import WAYS
 
 # 6.3: UNUSED, bit 30, is offered by legacy devices and never accepted.
@@ -98,7 +99,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindSite]:
                 way = WAYS[name]
                 spec = way.spec("virtio-rng", iommu_platform=requested)
                 log = tmp_path_factory.mktemp("negotiation") / "qemu.log"
-                binary = build_under_test().path(way.emulator)
+                binary = Build.under_test().path(way.emulator)
                 machine = owned.enter_context(Machine(binary, spec, log=log))
                 started[name, requested] = Site(machine, way.connect(machine), requested)
             return started[name, requested]

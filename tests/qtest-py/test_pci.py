@@ -13,8 +13,9 @@ from qap.hw.pci_bus import (
     PciBus,
     Slot,
 )
+from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Device, Machine
+from qap.machine.machine import Machine
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.rng import Rng

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from qap.machine.machine import Device, Machine
+from qap.machine.device import Device
+from qap.machine.machine import Machine
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.vhost_user.device_types import device_types
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qap.fork.under_test import build_under_test
-from qap.machine.machine import Device, Machine, Spec
+from qap.fork.build import Build
+from qap.machine.device import Device
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.vhost_user.device_types import backend
 
@@ -29,7 +31,7 @@ def machine() -> Iterator[Machine]:
             memory=128,
             chardevs=[f"socket,id=backend,path={path}"],
         )
-        binary = build_under_test().path("qemu-system-s390x")
+        binary = Build.under_test().path("qemu-system-s390x")
         yield owned.enter_context(Machine(binary, spec))
 
 

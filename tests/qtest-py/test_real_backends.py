@@ -12,8 +12,9 @@ import pytest
 from qap.host.errors import QapError
 from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
+from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Device, Machine
+from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user import programs, testpmd
 from qap.vhost_user.programs import Service

@@ -12,9 +12,9 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.host.errors import Exit
-from qap.host.paths import ROOT
+from qap.host.paths import Project
 from qap.scenario.confidential import PROTECTED
 from qap.scenario.shell import GUESTS, Kind
 
@@ -26,11 +26,11 @@ MONITOR, PROMPT = r"\(qemu\) ", "# "
 @contextmanager
 def shell(*options: str) -> Iterator[tuple["pexpect.spawn[str]", str]]:
     """The verb on a terminal of its own, whose guest waits for a command, and what it said."""
-    profile = build_under_test().profile
+    profile = Build.under_test().profile
     argv = [*QAP, "shell", "--profile", profile, *options]
     environment = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
     child = pexpect.spawn(
-        argv[0], argv[1:], timeout=90, cwd=ROOT, env=environment, encoding="utf-8"
+        argv[0], argv[1:], timeout=90, cwd=Project.here().root, env=environment, encoding="utf-8"
     )
     with closing(child):
         child.logfile_read = heard = io.StringIO()
@@ -73,7 +73,9 @@ def test_virtiofs_is_plugged_by_hand(kind: Kind | None, tmp_path: Path) -> None:
 )
 def test_what_can_not_be_is_refused(options: list[str], said: str) -> None:
     argv = [*QAP, "shell", *options]
-    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv, cwd=Project.here().root, capture_output=True, text=True, check=False
+    )
     assert done.returncode == Exit.USAGE
     assert said in done.stderr
     assert done.stderr.count("\n") == 1

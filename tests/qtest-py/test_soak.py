@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.host.cpu_time import children
-from qap.host.paths import ROOT
-from qap.machine.machine import Machine, Spec
+from qap.host.paths import Project
+from qap.machine.machine import Machine
 from qap.machine.resources import Footprint
+from qap.machine.spec import Spec
 from qap.measure.soak import Order, carry_out
 from qap.measure.soak_cycle import Soak, Step, rotation
 
@@ -35,7 +36,7 @@ def step(device: str, *, refused: bool = False) -> Step:
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    binary = build_under_test().path("qemu-system-x86_64")
+    binary = Build.under_test().path("qemu-system-x86_64")
     port = {"driver": "pcie-root-port", "id": "port0", "chassis": 1, "slot": 1}
     with Machine(binary, Spec("q35", accel="qtest", memory=128, devices=[port])) as started:
         yield started
@@ -43,7 +44,7 @@ def machine() -> Iterator[Machine]:
 
 def test_a_cycle_of_each_kind_leaves_nothing_behind() -> None:
     steps = (step("virtio-rng"), step("vhost-user-rng"), step("virtio-blk", refused=True))
-    result = Soak(build_under_test(), 6, steps=steps, bounded=False).run()
+    result = Soak(Build.under_test(), 6, steps=steps, bounded=False).run()
     assert result["problems"] == {}
     assert (result["plugged"], result["refused"]) == (4, 2)
     assert [sample["cycle"] for sample in result["samples"]] == [0, 3, 6, 6]
@@ -51,7 +52,7 @@ def test_a_cycle_of_each_kind_leaves_nothing_behind() -> None:
 
 def test_device_that_plugs_where_it_must_be_refused_is_a_problem() -> None:
     harmless = replace(step("virtio-blk", refused=True), spoilt=(("queue-size", 4),))
-    result = Soak(build_under_test(), 2, steps=(harmless,), bounded=False).run()
+    result = Soak(Build.under_test(), 2, steps=(harmless,), bounded=False).run()
     assert list(result["problems"]) == [
         "virtio-blk (queue-size=4): plugged, but must be refused",
     ]
@@ -59,7 +60,7 @@ def test_device_that_plugs_where_it_must_be_refused_is_a_problem() -> None:
 
 def test_device_that_is_refused_where_it_must_serve_is_a_problem() -> None:
     taken = replace(step("virtio-rng").config, device="virtio-iommu")
-    result = Soak(build_under_test(), 1, steps=(Step(taken),), bounded=False).run()
+    result = Soak(Build.under_test(), 1, steps=(Step(taken),), bounded=False).run()
     assert any("refused, but must plug" in problem for problem in result["problems"])
 
 
@@ -71,7 +72,7 @@ def test_crash_is_a_problem_with_qemus_last_words() -> None:
             (qemu,) = [pid for pid, name in named.items() if name.startswith("qemu-system")]
             os.kill(qemu, signal.SIGSEGV)
 
-    result = Soak(build_under_test(), 9, crash, steps=(step("virtio-rng"),), bounded=False).run()
+    result = Soak(Build.under_test(), 9, crash, steps=(step("virtio-rng"),), bounded=False).run()
     assert result["problems"] == {"QEMU ended with status -11 after 1 cycles": 1}
     assert result["done"] == 1
     assert "command: " in result["detail"]
@@ -80,7 +81,7 @@ def test_crash_is_a_problem_with_qemus_last_words() -> None:
 def test_processes_share_the_work() -> None:
     heard: dict[int, int] = {}
     steps = (step("virtio-rng"), step("virtio-blk", refused=True))
-    orders = [Order(build_under_test(), cycles, False, steps) for cycles in (1, 2)]
+    orders = [Order(Build.under_test(), cycles, False, steps) for cycles in (1, 2)]
     first, second = carry_out(orders, heard.__setitem__)
     assert (first["plugged"], first["refused"], first["problems"]) == (1, 0, {})
     assert (second["plugged"], second["refused"], second["problems"]) == (1, 1, {})
@@ -99,13 +100,13 @@ def test_footprint_names_what_is_there_and_was_not(machine: Machine) -> None:
 
 
 def test_interrupted_soak_ends_with_its_qemus(tmp_path: Path) -> None:
-    build = build_under_test()
+    build = Build.under_test()
     script = tmp_path / "soaking.py"
     script.write_text(SCRIPT.format(profile=build.profile, is_base=build.is_base))
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, str(script)],
-            cwd=ROOT,
+            cwd=Project.here().root,
             stdout=said,
             stderr=said,
             start_new_session=True,

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 
 from qap.hw.pci_bus import PciBus
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
-from qap.machine.machine import Device, Machine
+from qap.machine.machine import Machine
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
+from qap.oracle.status import Status
 from qap.vhost_user.device_types import device_types
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
-from qap.virtio.transport import Status
 
 Refusal = Callable[[Machine, Device], str]
 RINGS = 32 * MIB

@@ -6,8 +6,9 @@ import pytest
 
 from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
+from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Device, Machine
+from qap.machine.machine import Machine
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import pattern
 from qap.vhost_user.device_types import all_types

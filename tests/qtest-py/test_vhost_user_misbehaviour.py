@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from qap.hw.pci_bus import PciBus
+from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Device, Machine
+from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.fence import REFUSAL_PHRASE

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Machine, Spec
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.vhost_user.device_types import backend
 from qap.vhost_user.vsock import VsockHost
 from qap.virtio.driver import Driver
@@ -36,7 +37,7 @@ def test_both_ends_hear_all_that_the_other_sends(tmp_path: Path) -> None:
             devices=[{"driver": "vhost-user-vsock-pci", "chardev": "vsock"}],
             qtest=True,
         )
-        with Machine(build_under_test().path("qemu-system-x86_64"), spec) as machine:
+        with Machine(Build.under_test().path("qemu-system-x86_64"), spec) as machine:
             function = PciBus(machine.qtest).find(VENDOR_ID)
             driver = Driver(PciModern(function), GuestMemory(machine.qtest))
             assert driver.negotiate()

@@ -11,15 +11,18 @@ from qap.hw.channel_program import ChannelError, ProgramFailed
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.s390x_stub import kernel_option
 from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Device, Machine, Spec
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, mask
+from qap.oracle.status import Status
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.ccw import Ccw, RevisionRefused
 from qap.virtio.driver import MODERN, Behaviour, Driver, FeaturesRefused
 from qap.virtio.rng import Rng
-from qap.virtio.transport import QueueAddresses, Status, VirtioError
+from qap.virtio.transport import QueueAddresses, VirtioError
 
 DEVICE_NUMBER = 5
 RNG: Device = {"driver": "virtio-rng-ccw", "id": "dut", "devno": "fe.0.0005"}

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.hw.pci import Function
 from qap.hw.pci_bus import PciBus
+from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Device, Machine, QemuDied, Spec
+from qap.machine.machine import Machine, QemuDied
+from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, bits, mask
+from qap.oracle.status import Status
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.driver import Behaviour, Driver
@@ -23,7 +26,7 @@ from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer
 from qap.virtio.rng import Rng
 from qap.virtio.split import SplitQueue
-from qap.virtio.transport import QueueAddresses, Status, VirtioError
+from qap.virtio.transport import QueueAddresses, VirtioError
 
 BUSES = {"pc": "pci.0", "q35": "port0"}
 KINDS: dict[str, Device] = {
@@ -77,7 +80,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 blockdevs=blockdevs,
                 qtest=True,
             )
-            binary = build_under_test().path("qemu-system-x86_64")
+            binary = Build.under_test().path("qemu-system-x86_64")
             return owned.enter_context(Machine(binary, spec, log=tmp_path / "qemu.log"))
 
         yield started

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Machine, QemuDied, Spec
+from qap.machine.machine import Machine, QemuDied
+from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, bits, mask
+from qap.oracle.status import Status
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.driver import MODERN, Behaviour, Driver, FeaturesRefused
@@ -20,7 +22,7 @@ from qap.virtio.packed import PackedQueue
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.rng import Rng
 from qap.virtio.split import SplitQueue
-from qap.virtio.transport import Status, VirtioError
+from qap.virtio.transport import VirtioError
 
 VERSIONS = (1, 2)
 RINGS = {
@@ -56,7 +58,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 extra=["-global", f"virtio-mmio.force-legacy={legacy}"],
                 qtest=True,
             )
-            binary = build_under_test().path("qemu-system-x86_64")
+            binary = Build.under_test().path("qemu-system-x86_64")
             return owned.enter_context(Machine(binary, spec, log=tmp_path / "qemu.log"))
 
         yield started

@@ -9,9 +9,11 @@ import pytest
 
 from qap.host.errors import QapError
 from qap.hw.pci_bus import PciBus
+from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Device, Machine
+from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
+from qap.oracle.status import Status
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk, BlkError, RequestStatus
@@ -20,7 +22,7 @@ from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer
 from qap.virtio.rng import Rng
 from qap.virtio.split import SplitQueue
-from qap.virtio.transport import Status, VirtioError
+from qap.virtio.transport import VirtioError
 
 RNG: Device = {"driver": "virtio-rng-pci", "id": "dut", "bus": "port0", "packed": True}
 SECTORS = 2048

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
+from qap.oracle.status import Status
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.rng import Rng
-from qap.virtio.transport import Status, Transport, VirtioError
+from qap.virtio.transport import Transport, VirtioError
 from qap.virtio.transports import WAYS
 
 SECTORS = 2048
@@ -66,7 +67,7 @@ def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
                 spec = way.spec("virtio-blk", [blockdev], drive="disk0")
             else:
                 spec = way.spec("virtio-rng")
-            binary = build_under_test().path(way.emulator)
+            binary = Build.under_test().path(way.emulator)
             machine = owned.enter_context(Machine(binary, spec, log=tmp_path / "qemu.log"))
             return Site(machine, way.connect(machine))
 

@@ -17,13 +17,15 @@ from qap.hw.pci import (
 from qap.hw.s390x_cpu import Cpu, ProgramCheck
 from qap.hw.s390x_stub import kernel_option
 from qap.hw.zpci import CONFIGURATION, Access, ZpciError, ZpciFunction, zpci_functions
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
-from qap.machine.machine import Device, Machine, Spec
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, mask
+from qap.oracle.status import Status
 from qap.virtio import pci_modern as virtio
 from qap.virtio.queue import Buffer
 from qap.virtio.split import SplitQueue
-from qap.virtio.transport import Status
 
 RNG: Device = {
     "driver": "virtio-rng-pci",

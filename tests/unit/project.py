@@ -3,12 +3,13 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import pytest
 
-from qap.fork import base, build, series
+from qap.fork import base
 from qap.fork.git import Git
-from qap.host import paths, toml
+from qap.host import paths
 
 BASE_TOML = """\
 package = "qemu"
@@ -24,11 +25,6 @@ tools = ["qemu-img"]
 firmwarepath = ["/usr/share/qemu"]
 configure = ["--enable-tcg"]
 """
-UNCACHED = {
-    "base": toml.base.__wrapped__,
-    "profile": toml.profile.__wrapped__,
-    "guests": toml.guests.__wrapped__,
-}
 
 
 def numbered(name: str) -> str:
@@ -47,20 +43,14 @@ SOURCE = {
 
 
 @dataclass(frozen=True)
-class Project:
-    """What is below a project's root.
-
-    Args:
-        root: the project's root; `source` below it is the upstream that base.ensure() takes.
-    """
-
-    root: Path
+class Project(paths.Project):
+    """A project of its own; `source` below its root is the upstream that base.ensure() takes."""
 
     @classmethod
-    def make(cls, root: Path) -> "Project":
+    def make(cls, root: Path) -> Self:
         made = cls(root)
-        (made.qemu / "patches").mkdir(parents=True)
-        (made.qemu / "series").touch()
+        made.patches.mkdir(parents=True)
+        made.series.touch()
         (made.qemu / "base.toml").write_text(BASE_TOML)
         (made.configs / "profiles").mkdir(parents=True)
         made.profile("small", PROFILE_TOML)
@@ -70,51 +60,25 @@ class Project:
         return made
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Point every room of qap here until the test ends."""
+        """Make it the one that qap works on until the test ends."""
         monkeypatch.setenv("XDG_CACHE_HOME", str(self.root / "cache"))
-        for module, name, value in (
-            (paths, "ROOT", self.root),
-            (build, "ROOT", self.root),
-            (build, "CONFIGS", self.configs),
-            (toml, "CONFIGS", self.configs),
-            (toml, "QEMU", self.qemu),
-            (base, "QEMU", self.qemu),
-            (base, "TREE", self.qemu / "base"),
-            (series, "TREE", self.qemu / "tree"),
-            (series, "SERIES", self.qemu / "series"),
-            (series, "PATCHES", self.qemu / "patches"),
-        ):
-            monkeypatch.setattr(module, name, value)
-        # What configs/ says is remembered for a whole process; here it lasts for a test.
-        for name, uncached in UNCACHED.items():
-            monkeypatch.setattr(toml, name, uncached)
-
-    @property
-    def qemu(self) -> Path:
-        return self.root / "qemu"
-
-    @property
-    def configs(self) -> Path:
-        return self.root / "configs"
+        monkeypatch.setattr(paths.Project, "here", lambda: self)
+        monkeypatch.chdir(self.root)
 
     @property
     def source(self) -> Path:
         return self.root / "source"
 
     @property
-    def tree(self) -> Git:
-        return Git(self.qemu / "tree")
-
-    @property
-    def series(self) -> Path:
-        return self.qemu / "series"
+    def git(self) -> Git:
+        return Git(self.tree)
 
     def profile(self, name: str, text: str) -> None:
         (self.configs / "profiles" / f"{name}.toml").write_text(text)
 
     def bring(self) -> base.BaseInfo:
         """Make qemu/base from `source`."""
-        return base.ensure(str(self.source))
+        return base.ensure(self, str(self.source))
 
     def add_patch(self, name: str, subject: str, *edits: tuple[str, str, str]) -> None:
         """Put a patch on top of the queue, as git and a mail program would write it.
@@ -132,7 +96,7 @@ class Project:
         text = git(
             "format-patch", "-1", "--stdout", "--zero-commit", "--no-signature", "--full-index"
         )
-        write(self.qemu / "patches" / name, text)
+        write(self.patches / name, text)
         with self.series.open("a") as out:
             out.write(f"{name}\n")
 
@@ -143,7 +107,7 @@ class Project:
 
     def log(self) -> list[str]:
         """The subjects of the commits in qemu/tree, oldest first, without the base's."""
-        subjects = self.tree("log", "--reverse", "--format=%s").splitlines()
+        subjects = self.git("log", "--reverse", "--format=%s").splitlines()
         return subjects[1:]
 
 

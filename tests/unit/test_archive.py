@@ -11,7 +11,8 @@ from qap.host.debian.failure import Reason, Unavailable
 from qap.host.debian.place import Place
 from qap.host.debian.suite import Suite
 from qap.host.errors import MissingError, UsageError
-from qap.host.paths import CONFIGS
+from qap.host.paths import data
+from qap.machine import catalog
 
 from .project import Project
 
@@ -29,8 +30,10 @@ places = [
 @pytest.fixture
 def configured(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose archive.toml has one bundle, for two architectures."""
-    monkeypatch.setattr(bundles, "CONFIGS", project.configs)
+    monkeypatch.setattr(bundles, "data", lambda: project.configs)
     monkeypatch.setattr(bundles, "_entries", bundles._entries.__wrapped__)
+    monkeypatch.setattr(catalog, "data", lambda: project.configs)
+    monkeypatch.setattr(catalog, "guests", catalog.guests.__wrapped__)
     (project.configs / "archive.toml").write_text(ARCHIVE_TOML)
     (project.configs / "guests.toml").touch()
     return project
@@ -115,6 +118,6 @@ def test_records_of_bundles_that_are_gone_go(configured: Project) -> None:
 
 
 def test_every_bundle_of_this_repository_has_a_place() -> None:
-    assert (CONFIGS / "archive.toml").exists()
+    assert (data() / "archive.toml").exists()
     for bundle in archive.everything():
         assert bundle.packages and bundle.places, bundle.name

@@ -40,18 +40,18 @@ def debian(project: Project, monkeypatch: pytest.MonkeyPatch, version: str) -> l
 
 def test_base_comes_from_a_folder(project: Project) -> None:
     write(project.source / ".git/HEAD", "not ours\n")
-    found = base.ensure(str(project.source))
+    found = base.ensure(project, str(project.source))
     assert (found.version, found.package_version) == ("10.0.99", "")
     assert found.source == str(project.source)
-    assert (base.TREE / "hw/bus.c").read_text() == (project.source / "hw/bus.c").read_text()
-    assert Git(base.TREE)("rev-list", "--count", "HEAD").strip() == "1"
-    assert found.commit == Git(base.TREE).head()
-    assert base.info() == found == base.require()
+    assert (project.base_tree / "hw/bus.c").read_text() == (project.source / "hw/bus.c").read_text()
+    assert Git(project.base_tree)("rev-list", "--count", "HEAD").strip() == "1"
+    assert found.commit == Git(project.base_tree).head()
+    assert base.info(project) == found == base.require(project)
 
 
 def test_base_comes_from_a_tarball(project: Project) -> None:
     from_folder = project.bring()
-    found = base.ensure(str(tarball(project, "qemu-10.0.99")))
+    found = base.ensure(project, str(tarball(project, "qemu-10.0.99")))
     assert found.source.endswith(".tar.gz")
     assert (found.version, found.commit) == (from_folder.version, from_folder.commit)
 
@@ -59,23 +59,23 @@ def test_base_comes_from_a_tarball(project: Project) -> None:
 def test_what_the_configuration_leaves_out_is_left_out(project: Project) -> None:
     project.bring()
     assert (project.source / "roms").exists()
-    assert not (base.TREE / "roms").exists()
+    assert not (project.base_tree / "roms").exists()
 
 
 def test_base_that_is_there_is_kept(project: Project) -> None:
     found = project.bring()
     (project.source / "VERSION").write_text("10.0.100\n")
-    assert base.ensure() == found
+    assert base.ensure(project) == found
     assert project.bring().version == "10.0.100"
 
 
 def test_builds_outlive_their_base(project: Project) -> None:
     project.bring()
-    write(base.TREE / "build/lab/qemu-img", "built")
+    write(project.base_tree / "build/lab/qemu-img", "built")
     write(project.source / "hw/bus.c", "changed\n")
     project.bring()
-    assert (base.TREE / "build/lab/qemu-img").read_text() == "built"
-    assert (base.TREE / "hw/bus.c").read_text() == "changed\n"
+    assert (project.base_tree / "build/lab/qemu-img").read_text() == "built"
+    assert (project.base_tree / "hw/bus.c").read_text() == "changed\n"
 
 
 @pytest.mark.parametrize("missing", ["VERSION", "configure"])
@@ -84,24 +84,24 @@ def test_folder_that_is_not_qemu_is_refused(project: Project, missing: str) -> N
     (project.source / missing).unlink()
     with pytest.raises(UsageError, match=f"{project.source} is not a QEMU source tree"):
         project.bring()
-    assert base.info() == found
+    assert base.info(project) == found
     assert not list(project.qemu.glob(".unpack-*"))
 
 
 def test_path_that_is_not_there_is_named(project: Project) -> None:
     with pytest.raises(UsageError, match=r"--source .*/nowhere: there is no such file"):
-        base.ensure(str(project.root / "nowhere"))
+        base.ensure(project, str(project.root / "nowhere"))
 
 
 def test_file_that_is_no_tarball_is_named(project: Project) -> None:
     with pytest.raises(UsageError, match=r"--source .*/base\.toml: not a tarball"):
-        base.ensure(str(project.qemu / "base.toml"))
+        base.ensure(project, str(project.qemu / "base.toml"))
 
 
 def test_nothing_there_says_what_to_run(project: Project) -> None:
-    assert base.info() is None
+    assert base.info(project) is None
     with pytest.raises(MissingError, match=r"\./qap tree"):
-        base.require()
+        base.require(project)
 
 
 def test_base_comes_from_debian(
@@ -109,12 +109,12 @@ def test_base_comes_from_debian(
 ) -> None:
     fetched = debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
     programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
-    found = base.ensure()
+    found = base.ensure(project)
     assert fetched == ["trixie"]
     assert (found.source, found.package_version) == ("Debian trixie", "1:10.0.13+ds-0+deb13u1")
     (call,) = programs.calls()
     assert "--require-strong-checksums" in call
-    assert base.ensure("debian") == found
+    assert base.ensure(project, "debian") == found
     assert programs.calls() == []
 
 
@@ -124,12 +124,12 @@ def test_base_is_brought_again_when_less_is_left_out(
     """Or a build would miss folders, and say so in QEMU's words."""
     debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
     programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
-    base.ensure()
-    assert not (base.TREE / "roms").exists()
+    base.ensure(project)
+    assert not (project.base_tree / "roms").exists()
     said = project.qemu / "base.toml"
     said.write_text(said.read_text().replace('leave_out = ["roms"]', "leave_out = []"))
-    base.ensure()
-    assert (base.TREE / "roms").exists()
+    base.ensure(project)
+    assert (project.base_tree / "roms").exists()
 
 
 def test_debian_replaces_a_folder_only_when_asked(
@@ -138,8 +138,8 @@ def test_debian_replaces_a_folder_only_when_asked(
     debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
     programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
     ours = project.bring()
-    assert base.ensure() == ours
-    assert base.ensure("debian").source == "Debian trixie"
+    assert base.ensure(project) == ours
+    assert base.ensure(project, "debian").source == "Debian trixie"
 
 
 @pytest.mark.parametrize("version", ["1:10.1.0+ds-1", "1:11.0.0+ds-1", "1:10.00.1-1"])
@@ -149,10 +149,10 @@ def test_other_series_in_debian_is_refused(
     debian(project, monkeypatch, version)
     programs.add("dpkg-source")
     with pytest.raises(QapError, match=r"trixie now has qemu .* for 10\.0: .*--source") as refused:
-        base.ensure()
+        base.ensure(project)
     assert version in str(refused.value)
     assert programs.calls() == []
-    assert base.info() is None
+    assert base.info(project) is None
 
 
 def test_dpkg_source_that_fails_is_quoted(
@@ -161,14 +161,14 @@ def test_dpkg_source_that_fails_is_quoted(
     debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
     programs.add("dpkg-source", "echo 'dpkg-source: error: bad checksum' >&2; exit 25")
     with pytest.raises(QapError, match=r"could not unpack qemu_.*\.dsc") as failed:
-        base.ensure()
+        base.ensure(project)
     assert failed.value.detail == "dpkg-source: error: bad checksum"
 
 
 def test_documents_about_building_are_no_builds(project: Project) -> None:
     write(project.source / "docs/devel/build-system.rst", "read me\n")
     project.bring()
-    assert (base.TREE / "docs/devel/build-system.rst").exists()
+    assert (project.base_tree / "docs/devel/build-system.rst").exists()
 
 
 def test_tarball_that_ends_early_is_refused(project: Project) -> None:
@@ -176,7 +176,7 @@ def test_tarball_that_ends_early_is_refused(project: Project) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UsageError, match="not a tarball"):
-        base.ensure(str(path))
+        base.ensure(project, str(path))
 
 
 def test_tarball_without_a_folder_is_refused(project: Project) -> None:
@@ -184,7 +184,7 @@ def test_tarball_without_a_folder_is_refused(project: Project) -> None:
     with tarfile.open(path, "w"):
         pass
     with pytest.raises(UsageError, match=r"empty\.tar"):
-        base.ensure(str(path))
+        base.ensure(project, str(path))
 
 
 def test_history_in_a_tarball_is_left_out(project: Project) -> None:
@@ -193,5 +193,5 @@ def test_history_in_a_tarball_is_left_out(project: Project) -> None:
     git("add", "-A")
     git("commit", "-q", "-m", "somebody's")
     path = tarball(project, "qemu")
-    base.ensure(str(path))
-    assert Git(base.TREE)("rev-list", "--count", "HEAD").strip() == "1"
+    base.ensure(project, str(path))
+    assert Git(project.base_tree)("rev-list", "--count", "HEAD").strip() == "1"

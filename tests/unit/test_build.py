@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.fork import base, build, series
+from qap.fork import base, series
 from qap.fork.build import Build, first_error
 from qap.host.errors import MissingError, QapError, UsageError
 
@@ -113,7 +113,7 @@ def test_program_of_another_profile_is_unknown(project: Project) -> None:
 
 @pytest.mark.parametrize("is_base", [True, False])
 def test_program_is_in_its_build_folder(project: Project, is_base: bool) -> None:
-    tree = base.TREE if is_base else series.TREE
+    tree = project.base_tree if is_base else project.tree
     write(tree / "build/small/qemu-system-x86_64", "")
     found = Build("small", is_base).path("qemu-system-x86_64")
     assert found == tree / "build/small/qemu-system-x86_64"
@@ -123,7 +123,7 @@ def test_storage_daemon_is_where_qemu_s_build_puts_it(project: Project) -> None:
     project.profile("small", PROFILE_TOML.replace("qemu-img", "qemu-storage-daemon"))
     with pytest.raises(MissingError):
         Build("small").path("qemu-storage-daemon")
-    write(series.TREE / "build/small/storage-daemon/qemu-storage-daemon", "")
+    write(project.tree / "build/small/storage-daemon/qemu-storage-daemon", "")
     assert Build("small").path("qemu-storage-daemon").exists()
 
 
@@ -187,10 +187,10 @@ def test_device_lists_are_linked_out_of_git_s_sight(project: Project, fork: Buil
     project.bring()
     project.profile("small", 'devices = "qap-few"\n' + PROFILE_TOML)
     fork.make()
-    link = series.TREE / "configs/devices/x86_64-softmmu/qap-few.mak"
+    link = project.tree / "configs/devices/x86_64-softmmu/qap-few.mak"
     assert link.read_text() == "CONFIG_VIRTIO=y\n"
     assert not link.readlink().is_absolute()
-    assert project.tree("status", "--porcelain", "--untracked-files=all") == ""
+    assert project.git("status", "--porcelain", "--untracked-files=all") == ""
     assert "--with-devices-x86_64=qap-few" in (project.root / "configured").read_text()
 
 
@@ -224,9 +224,9 @@ def test_build_remembers_what_it_was_made_from(project: Project, fork: Build) ->
     fork.make()
     stock = Build("small", is_base=True)
     stock.make()
-    assert fork.provenance()["commit"] == project.tree.head() != base.require().commit
-    assert fork.provenance()["queue"] == series.digest()
-    assert stock.provenance()["commit"] == base.require().commit
+    assert fork.provenance()["commit"] == project.git.head() != base.require(project).commit
+    assert fork.provenance()["queue"] == series.digest(project)
+    assert stock.provenance()["commit"] == base.require(project).commit
     assert stock.provenance()["queue"] == ""
     assert (stock.provenance()["build"], stock.provenance()["qemu"]) == ("base", "10.0.99")
     assert json.loads((stock.folder / "qap-build.json").read_text()) == stock.provenance()
@@ -240,7 +240,3 @@ def test_missing_ninja_is_named(
     monkeypatch.setenv("PATH", str(programs.folder))
     with pytest.raises(MissingError, match="ninja"):
         fork.make()
-
-
-def test_quiet_progress_takes_every_step() -> None:
-    build.quiet(1, 2, "compile")

@@ -6,8 +6,9 @@ import pytest
 
 from qap.fork import series
 from qap.fork.build import Build
+from qap.fork.prefix import Prefix
 from qap.host.errors import QapError
-from qap.verify.bisect import Prefix, each
+from qap.verify.bisect import each
 
 from .programs import Programs
 from .project import Project, edit
@@ -52,7 +53,7 @@ def test_each_prefix_is_built_and_booted_alone(queue: Project) -> None:
         booted.append(build.path(f"qemu-system-{guest}").read_text())
         return ""
 
-    report = each(series.patches(), "small", boots)
+    report = each(queue, series.patches(queue), "small", boots)
     assert not report.ok
     assert [(row["patch"], row["ok"]) for row in report.results] == [
         ("fence/0001-ask.patch", True),
@@ -67,13 +68,15 @@ def test_each_prefix_is_built_and_booted_alone(queue: Project) -> None:
 
 
 def test_boot_that_goes_wrong_is_told(queue: Project) -> None:
-    report = each(series.patches()[:1], "small", lambda build, guest: f"{guest}: it hangs")
+    report = each(
+        queue, series.patches(queue)[:1], "small", lambda build, guest: f"{guest}: it hangs"
+    )
     assert not report.ok
     assert report.results[0]["boots"] == {"x86_64": "x86_64: it hangs"}
 
 
 def test_one_patch_stands_on_those_before_it(queue: Project) -> None:
-    report = each(series.patches()[2:], "small", fine)
+    report = each(queue, series.patches(queue)[2:], "small", fine)
     assert report.ok
     assert [row["patch"] for row in report.results] == ["ccw/0001-repair.patch"]
 
@@ -87,14 +90,14 @@ def test_only_what_a_patch_changes_is_written_anew(queue: Project, programs: Pro
         times.append({path.name: path.stat().st_mtime_ns for path in build.tree.glob("hw/*.c")})
         return ""
 
-    each(series.patches()[2:], "small", boots)
+    each(queue, series.patches(queue)[2:], "small", boots)
     before, after = times
     assert {name for name in after if after[name] != before[name]} == {"pci.c"}
     assert sum(call.startswith("ninja ") for call in programs.calls()) == 2
 
 
 def test_scratch_tree_goes_away(queue: Project) -> None:
-    each(series.patches()[:1], "small", fine)
+    each(queue, series.patches(queue)[:1], "small", fine)
     assert scratch(queue) == []
 
 
@@ -109,24 +112,24 @@ def test_scratch_tree_goes_away_on_interruption(
     if when == "builds":
         monkeypatch.setattr(Prefix, "make", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        each(series.patches(), "small", interrupt)
+        each(queue, series.patches(queue), "small", interrupt)
     assert scratch(queue) == []
 
 
 def test_work_in_qemu_tree_is_left_alone(queue: Project) -> None:
-    series.ensure()
-    head = queue.tree.head()
-    edit(series.TREE, "hw/pci.c", "pci line 30\n", "mine\n")
-    each(series.patches()[:1], "small", fine)
-    assert queue.tree.head() == head
-    assert "mine\n" in (series.TREE / "hw/pci.c").read_text()
-    assert queue.tree("worktree", "list").count("\n") == 1
+    series.ensure(queue)
+    head = queue.git.head()
+    edit(queue.tree, "hw/pci.c", "pci line 30\n", "mine\n")
+    each(queue, series.patches(queue)[:1], "small", fine)
+    assert queue.git.head() == head
+    assert "mine\n" in (queue.tree / "hw/pci.c").read_text()
+    assert queue.git("worktree", "list").count("\n") == 1
 
 
 def test_patch_that_does_not_apply_is_an_error(queue: Project) -> None:
-    edit(series.PATCHES, "fence/0001-ask.patch", "-bus line 5", "-bus line 500")
+    edit(queue.patches, "fence/0001-ask.patch", "-bus line 5", "-bus line 500")
     with pytest.raises(QapError, match=r"0001-ask\.patch does not apply"):
-        each(series.patches()[:1], "small", fine)
+        each(queue, series.patches(queue)[:1], "small", fine)
     assert scratch(queue) == []
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from qap.fork.build import Build
 from qap.host.errors import UsageError
-from qap.matrix import journal, tables
+from qap.matrix import tables
 from qap.matrix.journal import Journal
 from qap.matrix.observation import Seen
 from qap.matrix.result import Result
@@ -29,7 +29,6 @@ RECORD = "qemu/tree/build/small/qap-build.json"
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch, project: Project) -> Journal:
     """The journal of a build, in a project of its own; it has three results."""
-    monkeypatch.setattr(journal, "RESULTS", project.root / "results")
     write(project.root / RECORD, '{"build": "fork", "queue": "one"}')
     made = Journal(Build("small"))
     made.begin()

@@ -10,7 +10,7 @@ import pytest
 
 from qap.fork.build import Build
 from qap.host.errors import MissingError, UsageError
-from qap.matrix import journal, pool, run
+from qap.matrix import pool, run
 from qap.matrix.cell import Cell, selected
 from qap.matrix.observation import Seen
 from qap.matrix.result import Result, Verdict
@@ -28,7 +28,14 @@ cells = [{ machine = "q35", device = "virtio-rng", viommu = "none", plug = "hot"
 """
 ALL = selected(["machine=q35,device=virtio-rng,viommu=none,plug=hot"])
 DEVICES = "echo 'name \"virtio-rng-pci\", bus PCI'"
-FORK, BASE = Build("small"), Build("small", is_base=True)
+
+
+def fork() -> Build:
+    return Build("small")
+
+
+def base() -> Build:
+    return Build("small", is_base=True)
 
 
 def matching(cell: Cell) -> Seen:
@@ -72,11 +79,10 @@ class Pool:
 def without_qemu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, project: Project) -> Pool:
     """The pool of a project of its own, where one gap is known and QEMU has one device."""
     project.bring()
-    for build in (FORK, BASE):
+    for build in (fork(), base()):
         Programs(build.folder).add("qemu-system-x86_64", DEVICES)
     made = Pool()
     monkeypatch.setattr(pool, "carry_out", made.carry_out)
-    monkeypatch.setattr(journal, "RESULTS", tmp_path / "results")
     use_gaps(monkeypatch, tmp_path / "gaps.toml", SLOW)
     return made
 
@@ -88,7 +94,7 @@ def without_gaps(without_qemu: Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_run_in_which_all_is_as_it_must_be_is_ok(without_gaps: Pool) -> None:
-    report = run.matrix(ALL, FORK, jobs=1, resume=False)
+    report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert report.ok
     assert [one["cell"] for one in report.results] == [cell.name for cell in ALL]
     assert {one["verdict"] for one in report.results} == {Verdict.MATCH}
@@ -106,7 +112,7 @@ def test_one_cell_that_is_not_fails_the_run(
     without_gaps: Pool, seen: Seen, verdict: Verdict
 ) -> None:
     without_gaps.seen[SERVED] = seen
-    report = run.matrix(ALL, FORK, jobs=1, resume=False)
+    report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert not report.ok
     wrong = {
         one["cell"]: one["verdict"] for one in report.results if one["verdict"] != Verdict.MATCH
@@ -116,7 +122,7 @@ def test_one_cell_that_is_not_fails_the_run(
 
 def test_known_gap_does_not_fail_the_run(without_qemu: Pool) -> None:
     without_qemu.seen[SERVED] = UNSERVED
-    report = run.matrix(ALL, FORK, jobs=1, resume=False)
+    report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert report.ok
     known = [one["cell"] for one in report.results if one["verdict"] == Verdict.KNOWN]
     assert known == [SERVED.name]
@@ -124,12 +130,12 @@ def test_known_gap_does_not_fail_the_run(without_qemu: Pool) -> None:
 
 def test_known_gap_fails_the_run_on_stock(without_qemu: Pool) -> None:
     without_qemu.seen[SERVED] = UNSERVED
-    assert not run.matrix(ALL, BASE, jobs=1, resume=False).ok
+    assert not run.matrix(ALL, base(), jobs=1, resume=False).ok
 
 
 @pytest.mark.usefixtures("without_qemu")
 def test_gap_that_no_longer_occurs_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
-    report = run.matrix(ALL, FORK, jobs=1, resume=False)
+    report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert not report.ok
     assert {one["verdict"] for one in report.results} == {Verdict.MATCH}
     said = " ".join(capsys.readouterr().out.split())
@@ -138,12 +144,12 @@ def test_gap_that_no_longer_occurs_fails_the_run(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("without_qemu")
 def test_gap_is_not_missed_where_one_of_its_cells_was_not_run() -> None:
-    assert run.matrix(ALL[1:], FORK, jobs=1, resume=False).ok
+    assert run.matrix(ALL[1:], fork(), jobs=1, resume=False).ok
 
 
 @pytest.mark.usefixtures("without_qemu")
 def test_gap_need_not_occur_on_stock() -> None:
-    assert run.matrix(ALL, BASE, jobs=1, resume=False).ok
+    assert run.matrix(ALL, base(), jobs=1, resume=False).ok
 
 
 @pytest.mark.usefixtures("without_qemu")
@@ -152,13 +158,13 @@ def test_gap_without_a_reason_need_not_occur(
 ) -> None:
     unexcused = SLOW.replace('reason = "nobody has looked yet"\n', "")
     use_gaps(monkeypatch, tmp_path / "gaps.toml", unexcused)
-    assert run.matrix(ALL, FORK, jobs=1, resume=False).ok
+    assert run.matrix(ALL, fork(), jobs=1, resume=False).ok
 
 
 def interrupt(made: Pool, after: int) -> None:
     made.most = after
     with pytest.raises(KeyboardInterrupt):
-        run.matrix(ALL, FORK, jobs=1, resume=False)
+        run.matrix(ALL, fork(), jobs=1, resume=False)
     made.most = None
 
 
@@ -170,10 +176,10 @@ def test_interrupted_run_says_how_to_go_on(
 
 
 def test_resumed_run_carries_out_what_is_left_and_reports_all(without_gaps: Pool) -> None:
-    whole = run.matrix(ALL, FORK, jobs=1, resume=False)
+    whole = run.matrix(ALL, fork(), jobs=1, resume=False)
     without_gaps.done.clear()
     interrupt(without_gaps, after=3)
-    resumed = run.matrix(ALL, FORK, jobs=1, resume=True)
+    resumed = run.matrix(ALL, fork(), jobs=1, resume=True)
     assert without_gaps.done == ALL
     assert resumed.results == whole.results
     assert resumed.ok
@@ -183,29 +189,29 @@ def test_resumed_run_fails_for_what_was_wrong_before(without_gaps: Pool) -> None
     without_gaps.seen[ALL[0]] = Seen(error="QEMU ended with status -6")
     interrupt(without_gaps, after=3)
     without_gaps.seen.clear()
-    assert not run.matrix(ALL, FORK, jobs=1, resume=True).ok
+    assert not run.matrix(ALL, fork(), jobs=1, resume=True).ok
 
 
 @pytest.mark.usefixtures("without_gaps")
 def test_nothing_to_resume_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match=r"^--resume: no run of the fork was begun$"):
-        run.matrix(ALL, FORK, jobs=1, resume=True)
+        run.matrix(ALL, fork(), jobs=1, resume=True)
 
 
 def test_qemu_that_lacks_devices_is_one_line_before_anything_is_run(without_qemu: Pool) -> None:
-    Programs(FORK.folder).add("qemu-system-x86_64", "echo 'name \"virtio-rng-ccw\", bus PCI'")
+    Programs(fork().folder).add("qemu-system-x86_64", "echo 'name \"virtio-rng-ccw\", bus PCI'")
     with pytest.raises(
         MissingError, match=r"^qemu-system-x86_64 .* has no device virtio-rng-pci: "
     ):
-        run.matrix(ALL, FORK, jobs=1, resume=False)
+        run.matrix(ALL, fork(), jobs=1, resume=False)
     assert without_qemu.done == []
 
 
 @pytest.mark.usefixtures("without_gaps")
 def test_report_has_a_line_for_each_cell(tmp_path: Path) -> None:
-    report = run.matrix(ALL, FORK, jobs=1, resume=False)
+    report = run.matrix(ALL, fork(), jobs=1, resume=False)
     path = tmp_path / "matrix.json"
-    report.write(path, [FORK])
+    report.write(path, {})
     document = json.loads(path.read_text())
     assert (document["verb"], document["ok"]) == ("matrix", True)
     assert document["results"] == report.results
@@ -216,5 +222,5 @@ def test_report_has_a_line_for_each_cell(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_gaps")
 def test_report_of_no_cells_is_json(tmp_path: Path) -> None:
     path = tmp_path / "matrix.json"
-    run.matrix([], FORK, jobs=1, resume=False).write(path, [FORK])
+    run.matrix([], fork(), jobs=1, resume=False).write(path, {})
     assert json.loads(path.read_text())["results"] == []

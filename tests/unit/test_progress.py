@@ -12,13 +12,10 @@ STEP = "Compiling C object libqemu-x86_64-softmmu.a.p/hw_virtio_virtio-config-io
 
 
 @pytest.mark.parametrize("title", ["base (lab)", "fork (sanitize)"])
-def test_bar_shows_counts_and_times_in_80_columns(
-    title: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bar_shows_counts_and_times_in_80_columns(title: str) -> None:
     out = io.StringIO()
     terminal = Console(width=80, force_terminal=True, color_system=None, file=out)
-    monkeypatch.setattr(progress, "console", terminal)
-    with progress.bar(title) as report:
+    with progress.bar(title, terminal) as report:
         report(1157, 2740, STEP)
     lines = re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]+", out.getvalue())
     shown = [line for line in lines if "1157" in line]
@@ -29,10 +26,9 @@ def test_bar_shows_counts_and_times_in_80_columns(
         assert re.search(r" 1157/2740 \d:\d\d:\d\d left (-|\d):(-|\d){2}:(-|\d){2} hw_virtio", line)
 
 
-def test_log_has_a_line_for_each_tenth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_has_a_line_for_each_tenth() -> None:
     out = io.StringIO()
-    monkeypatch.setattr(progress, "console", Console(width=80, file=out))
-    with progress.bar("base (lab)") as report:
+    with progress.bar("base (lab)", Console(width=80, file=out)) as report:
         for step in range(1, 201):
             report(step, 200, STEP)
     assert len(out.getvalue().splitlines()) == 10

@@ -8,6 +8,8 @@ import pytest
 from qap import __version__
 from qap.fork import series
 from qap.fork.build import Build
+from qap.fork.provenance import provenance
+from qap.host import paths
 from qap.host.report import Report, shortened
 
 from .project import Project, write
@@ -16,7 +18,7 @@ RESULT = {"name": "one", "problems": []}
 
 
 def written(path: Path, builds: list[Build]) -> dict[str, object]:
-    Report("run", False, 1.5, [RESULT]).write(path, builds)
+    Report("run", False, 1.5, [RESULT]).write(path, provenance(paths.Project.here(), builds))
     read: dict[str, object] = json.loads(path.read_text())
     return read
 
@@ -51,7 +53,7 @@ def test_report_has_the_documented_keys(project: Project, tmp_path: Path) -> Non
             "commit": found.commit,
             "left_out": ["roms"],
         },
-        "queue": {"sha256": series.digest(), "patches": ["fence/0001-b.patch"]},
+        "queue": {"sha256": series.digest(project), "patches": ["fence/0001-b.patch"]},
         "builds": [{"build": "fork"}],
         "packages": [],
         "verb": "run",

@@ -16,7 +16,7 @@ def queue(project: Project) -> Project:
     project.add_patch("fence/0001-a.patch", "a", ("hw/bus.c", "bus line 5\n", "bus asks\n"))
     project.add_patch("fence/0002-b.patch", "b", ("hw/pci.c", "pci line 9\n", "pci tells\n"))
     project.bring()
-    series.ensure()
+    series.ensure(project)
     return project
 
 
@@ -24,19 +24,19 @@ def test_refresh_waits_for_a_rebase_to_end(queue: Project) -> None:
     """Stopped at the first of two patches, the second is not in HEAD's history."""
     before = queue.queue()
     subprocess.run(
-        ["git", "-C", str(series.TREE), "rebase", "-q", "-i", "qap-base"],
+        ["git", "-C", str(queue.tree), "rebase", "-q", "-i", "qap-base"],
         env={"GIT_SEQUENCE_EDITOR": "sed -i 1s/pick/edit/", "PATH": "/usr/bin:/bin"},
         check=True,
         capture_output=True,
     )
     with pytest.raises(QapError, match="in the middle of a rebase"):
-        series.refresh()
+        series.refresh(queue)
     assert queue.queue() == before
 
 
 def another_base(queue: Project, old: str, new: str) -> None:
     edit(queue.source, "hw/bus.c", old, new)
-    base.ensure(str(queue.source))
+    base.ensure(queue, str(queue.source))
 
 
 def test_base_that_the_patches_do_not_fit_leaves_tree_and_queue(queue: Project) -> None:
@@ -44,18 +44,18 @@ def test_base_that_the_patches_do_not_fit_leaves_tree_and_queue(queue: Project) 
     before = queue.queue()
     another_base(queue, "bus line 5\n", "bus line five\n")
     with pytest.raises(QapError, match=r"0001-a\.patch does not apply"):
-        series.ensure(update=True)
-    assert queue.tree("log", "--format=%s", "-2").split() == ["b", "a"]
+        series.ensure(queue, update=True)
+    assert queue.git("log", "--format=%s", "-2").split() == ["b", "a"]
     with pytest.raises(QapError, match="rebase its commits onto qap-base"):
-        series.refresh()
+        series.refresh(queue)
     assert queue.queue() == before
-    queue.tree("rev-parse", "--verify", "qap-base")
+    queue.git("rev-parse", "--verify", "qap-base")
 
 
 def test_another_base_does_not_overwrite_uncommitted_work(queue: Project) -> None:
-    write(series.TREE / "hw/ccw.c", "my work\n")
+    write(queue.tree / "hw/ccw.c", "my work\n")
     another_base(queue, "bus line 1\n", "bus line one\n")
-    series.ensure()
-    assert (series.TREE / "hw/ccw.c").read_text() == "my work\n"
+    series.ensure(queue)
+    assert (queue.tree / "hw/ccw.c").read_text() == "my work\n"
     with pytest.raises(QapError, match="not committed"):
-        series.ensure(update=True)
+        series.ensure(queue, update=True)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from qap.fork.build import Build
-from qap.fork.under_test import build_under_test
 from qap.host.errors import MissingError
 from qap.verify.qtest_programs import (
     MISSING,
@@ -232,7 +231,7 @@ def test_every_program_is_one_that_upstream_builds_for_its_target() -> None:
 
 
 def test_real_program_drives_the_real_emulator() -> None:
-    build = build_under_test()
+    build = Build.under_test()
     if not (build.folder / QOS.ninja_target).exists():
         pytest.skip("upstream's qos-test is not built here")
     run = run_qtest(build, QOS, args=["-p", REAL_TEST])

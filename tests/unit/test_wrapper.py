@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.host.paths import ROOT
+from qap.host.paths import Project
 
 from .programs import Programs
 
@@ -58,7 +58,7 @@ def wrapper(tmp_path: Path) -> Wrapper:
     root = tmp_path / "a project"
     for name in ("qap", "pyproject.toml", "requirements.lock"):
         root.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, root / name)
+        shutil.copy(Project.here().root / name, root / name)
     (root / "configs").mkdir()
     (root / "configs/packages.txt").write_text(PACKAGES)
     programs = Programs(tmp_path / "programs")
@@ -239,7 +239,7 @@ def test_old_python_is_refused(wrapper: Wrapper) -> None:
 
 
 def test_every_package_of_this_repository_has_a_purpose() -> None:
-    lines = (ROOT / "configs/packages.txt").read_text().splitlines()
+    lines = (Project.here().root / "configs/packages.txt").read_text().splitlines()
     listed = [line for line in lines if line and not line.startswith("#")]
     assert listed
     for line in listed:

@@ -6,22 +6,23 @@ from rich.console import Console
 from rich.markup import escape
 
 from qap.fork import base
-from qap.host import toml
 from qap.host.debian import taken
 from qap.host.debian.bundle import Bundle, NotBrought
 from qap.host.debian.bundles import bundles
 from qap.host.debian.failure import Unavailable
 from qap.host.errors import QapError, unknown_name
+from qap.host.paths import Project
+from qap.machine import catalog
 from qap.machine.guest import kernel
 
 
 def everything() -> list[Bundle]:
     """All bundles: QEMU's source, the guests' kernels, and those of configs/archive.toml."""
-    return [base.bundle(), *_for_guests()]
+    return [base.bundle(Project.here()), *_for_guests()]
 
 
 def _for_guests() -> list[Bundle]:
-    return [*(kernel.bundle(guest) for guest in toml.guests().values()), *bundles()]
+    return [*(kernel.bundle(guest) for guest in catalog.guests().values()), *bundles()]
 
 
 def chosen(names: Sequence[str]) -> list[Bundle]:

@@ -10,11 +10,10 @@ from rich.markup import escape
 from qap import __version__
 from qap.cli import archive
 from qap.cli.fetch import origin
-from qap.fork import base, series
+from qap.fork import base, config, series
 from qap.fork.build import Build
-from qap.host import toml
 from qap.host.debian.bundle import Bundle
-from qap.host.paths import cache
+from qap.host.paths import Project, cache
 from qap.host.report import bad, good, table
 
 PROGRAMS = {
@@ -42,17 +41,17 @@ def _unsupported() -> str:
     return "" if platform.machine() == "x86_64" else bad(": only x86_64 hosts work so far")
 
 
-def _builds() -> list[list[str]]:
+def _builds(project: Project) -> list[list[str]]:
     rows = []
-    for name in toml.profiles():
-        for build in (Build(name, is_base=True), Build(name)):
+    for name in config.profiles(project):
+        for build in (Build(name, True, project), Build(name, False, project)):
             record = build.provenance()
             if not record:
                 rows.append([f"{build.name}, {name}", "[dim]not built[/]"])
                 continue
             version = record["package_version"] or record["source"]
             text = f"QEMU {record['qemu']} ({version}), commit {record['commit'][:12]}"
-            fresh = build.is_base or record["queue"] == series.digest()
+            fresh = build.is_base or record["queue"] == series.digest(project)
             rows.append(
                 [f"{build.name}, {name}", good(text) if fresh else bad(f"{text}: patches changed")]
             )
@@ -66,13 +65,14 @@ def _fetched(bundle: Bundle) -> list[str]:
 
 def show() -> bool:
     """Print it all; returns whether everything that is needed is there."""
-    found = base.info()
+    project = Project.here()
+    found = base.info(project)
     rows = [
         ["qap", __version__],
         ["machine", f"{platform.machine()}, {os.cpu_count()} processors" + _unsupported()],
         ["base", good(found.title) if found else "[dim]not brought yet: ./qap tree[/]"],
-        ["queue", f"{len(series.patches())} patches, sha256 {series.digest()[:12]}"],
-        *_builds(),
+        ["queue", f"{len(series.patches(project))} patches, sha256 {series.digest(project)[:12]}"],
+        *_builds(project),
         ["cache", f"{escape(str(cache()))}, {_size(cache()) if cache().exists() else 'empty'}"],
         *map(_fetched, archive.everything()),
         ["accelerator", "TCG; KVM is never probed, only used where asked for by name"],

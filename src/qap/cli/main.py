@@ -36,14 +36,15 @@ def tree(
     """Make qemu/tree: the base with one commit for each patch."""
     from qap.fork import base, series
     from qap.host.lock import locked
-    from qap.host.paths import QEMU
+    from qap.host.paths import Project
 
-    with locked(QEMU):
+    project = Project.here()
+    with locked(project.qemu):
         if source is not None and not discard:
-            series.refuse_to_lose()
-        found = base.ensure(source)
-        series.ensure(discard=discard, update=True)
-    print(f"qemu/tree: {found.title} + {len(series.patches())} patches")
+            series.refuse_to_lose(project)
+        found = base.ensure(project, source)
+        series.ensure(project, discard=discard, update=True)
+    print(f"qemu/tree: {found.title} + {len(series.patches(project))} patches")
 
 
 @app.command()
@@ -53,10 +54,11 @@ def refresh(
     """Write the commits of qemu/tree back to qemu/patches."""
     from qap.fork import series
     from qap.host.lock import locked
-    from qap.host.paths import QEMU
+    from qap.host.paths import Project
 
-    with locked(QEMU):
-        changed = series.refresh(topic)
+    project = Project.here()
+    with locked(project.qemu):
+        changed = series.refresh(project, topic)
     for name in changed:
         print(f"changed: {name}")
     if not changed:
@@ -66,8 +68,7 @@ def refresh(
 @app.command()
 def build(profile: Profile = "lab", base: Base = False) -> None:
     """Build the fork (or, with --base, the unpatched upstream)."""
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.fork.build import Build, make
 
     wanted = Build(profile, base)
     make(wanted)
@@ -94,8 +95,8 @@ def run(
 ) -> None:
     """The main job: boot every scenario on base and fork, and compare."""
     from qap.cli import archive
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
     from qap.scenario import run as running
     from qap.scenario.scenario import scenario, scenarios
 
@@ -105,9 +106,7 @@ def run(
     make(base)
     make(fork)
     report = running.run(chosen, fork, base, jobs)
-    if json:
-        report.write(json, [fork, base])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    finish(report, json, [fork, base])
 
 
 @app.command()
@@ -129,8 +128,8 @@ def matrix(
     ] = None,
 ) -> None:
     """What must happen beside what did, for every machine, transport, device and driver."""
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
     from qap.matrix import cell
     from qap.matrix import run as running
 
@@ -140,11 +139,9 @@ def matrix(
     build = Build(profile, base)
     make(build)
     report = running.matrix(chosen, build, jobs=jobs, resume=resume)
-    if json:
-        report.write(json, [build])
     if html:
         running.write_page(html, build, report)
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    finish(report, json, [build])
 
 
 @app.command()
@@ -161,8 +158,7 @@ def shell(
     base: Base = False,
 ) -> None:
     """A guest with its console on this terminal, and virtiofs ready to be hot-plugged."""
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.fork.build import Build, make
     from qap.scenario import shell as shells
 
     build = Build(profile, base)
@@ -185,11 +181,10 @@ def fetch(
     """Bring and check what the verbs take from the Debian archive, to be offline afterwards."""
     from qap.cli import archive
     from qap.cli import fetch as fetching
+    from qap.cli.finish import finish
 
     report = fetching.fetch(archive.chosen(names or []), renew=renew)
-    if json:
-        report.write(json, [])
-    raise typer.Exit(Exit.OK if report.ok else Exit.MISSING)
+    finish(report, json, failed=Exit.MISSING)
 
 
 @app.command()
@@ -217,8 +212,8 @@ def test(
 ) -> None:
     """Run the checkers and the test suites on the fork; builds what is missing."""
     from qap.cli import archive
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
     from qap.verify import test
     from qap.verify import upstream as upstream_suite
 
@@ -233,9 +228,7 @@ def test(
         make(base, *extra)
         make(fork, *extra)
     report = upstream_suite.upstream(fork, base) if upstream else test.test(chosen, fork)
-    if json:
-        report.write(json, [fork, base])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    finish(report, json, [fork, base])
 
 
 @app.command()
@@ -251,26 +244,22 @@ def prove(
 ) -> None:
     """Run the tests that the patches name: they must fail on base and pass on the fork."""
     from qap.cli import archive
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
     from qap.verify import prove as proving
 
-    chosen = proving.chosen(names or [])
     fork, base = Build(profile), Build(profile, is_base=True)
+    chosen = proving.chosen(fork.project, names or [])
     if each:
         from qap.verify import bisect as prefixes
 
-        report = prefixes.each(chosen, profile)
-        if json:
-            report.write(json, [])
-        raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+        report = prefixes.each(fork.project, chosen, profile)
+        finish(report, json)
     archive.bring_for_guests()
     make(base)
     make(fork)
     report = proving.prove(chosen, fork, base)
-    if json:
-        report.write(json, [fork, base])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    finish(report, json, [fork, base])
 
 
 @app.command()
@@ -301,8 +290,8 @@ def repro(
     json: Json = None,
 ) -> None:
     """Reproduce one case and explain it in one screen, with the commands to repeat it."""
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
     from qap.scenario import repro as reproducing
 
     build = Build(profile, base)
@@ -313,9 +302,7 @@ def repro(
         chosen = named(cell)
         make(build)
         report = alone(chosen, build)
-        if json:
-            report.write(json, [build])
-        raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+        finish(report, json, [build])
     if machine is None or device is None:
         raise UsageError("repro needs --machine and --device, or --cell")
     one = reproducing.scenario(
@@ -331,6 +318,4 @@ def repro(
     )
     make(build)
     report = reproducing.repro(one, build)
-    if json:
-        report.write(json, [build])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    finish(report, json, [build])

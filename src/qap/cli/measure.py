@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 import typer
 
 from qap.cli.options import Base, Json, Profile
-from qap.host.errors import Exit
 
 bench = typer.Typer(help="Measure what things cost.", no_args_is_help=True)
 
@@ -13,17 +12,15 @@ bench = typer.Typer(help="Measure what things cost.", no_args_is_help=True)
 @bench.command("matrix")
 def bench_matrix(profile: Profile = "lab", json: Json = None) -> None:
     """A cell of the matrix beside a test of upstream's qos-test, from the same tree."""
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
     from qap.measure import matrix as costs
     from qap.verify.qtest_programs import QOS
 
     build = Build(profile)
     make(build, QOS.ninja_target)
     report = costs.bench(build)
-    if json:
-        report.write(json, [build])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    finish(report, json, [build])
 
 
 @bench.command("io")
@@ -39,17 +36,15 @@ def bench_io(
     json: Json = None,
 ) -> None:
     """What the patches cost where data flows: fork against base, in turns."""
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
     from qap.measure import io
 
     fork, base = Build(profile), Build(profile, is_base=True)
     make(base)
     make(fork)
     report = io.bench(fork, base, [only] if only else io.PARTS, times)
-    if json:
-        report.write(json, [fork, base])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    finish(report, json, [fork, base])
 
 
 @bench.command("confidential")
@@ -61,16 +56,14 @@ def bench_confidential(
     json: Json = None,
 ) -> None:
     """What x-confidential-sim costs: off, beside the queue without it; on, beside a plain guest."""
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
     from qap.measure import confidential as costs
 
     build = Build(profile)
     make(build)
     report = costs.bench(build, [only] if only else costs.PARTS)
-    if json:
-        report.write(json, [build])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    finish(report, json, [build])
 
 
 soak = typer.Typer(
@@ -87,13 +80,11 @@ def soak_hotplug(
     json: Json = None,
 ) -> None:
     """Plug and unplug, a third of it failing: no descriptor, object, thread or memory stays."""
-    from qap.fork.build import Build
-    from qap.host.progress import make
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
     from qap.measure import soak as soaking
 
     build = Build(profile, base)
     make(build)
     report = soaking.soak(build, cycles, jobs)
-    if json:
-        report.write(json, [build])
-    raise typer.Exit(Exit.OK if report.ok else Exit.UNEXPECTED)
+    finish(report, json, [build])

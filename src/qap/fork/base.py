@@ -11,15 +11,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from qap.fork import config
 from qap.fork.git import Git
-from qap.host import toml
 from qap.host.debian.bundle import Bundle
 from qap.host.debian.place import Place
 from qap.host.debian.sums import check
 from qap.host.errors import MissingError, QapError, UsageError
-from qap.host.paths import QEMU
+from qap.host.paths import Project
 
-TREE = QEMU / "base"
 DEBIAN = "debian"
 EPOCH = "2025-01-01T00:00:00Z"
 
@@ -47,18 +46,18 @@ class BaseInfo:
         return f"QEMU {self.version} ({self.package_version or self.source})"
 
 
-def _record() -> Path:
-    return TREE / ".git" / "qap-base.json"
+def _record(project: Project) -> Path:
+    return project.base_tree / ".git" / "qap-base.json"
 
 
-def info() -> BaseInfo | None:
+def info(project: Project) -> BaseInfo | None:
     """What qemu/base holds, or None when there is nothing yet."""
-    if not _record().exists():
+    if not _record(project).exists():
         return None
-    return BaseInfo(**json.loads(_record().read_text()))
+    return BaseInfo(**json.loads(_record(project).read_text()))
 
 
-def ensure(source: str | None = None) -> BaseInfo:
+def ensure(project: Project, source: str | None = None) -> BaseInfo:
     """Bring and unpack the base unless it is there, with what qemu/base.toml asks for.
 
     Args:
@@ -68,27 +67,27 @@ def ensure(source: str | None = None) -> BaseInfo:
         MissingError: it can't be brought.
         UsageError: `source` is not a QEMU tree.
     """
-    present = info()
+    present = info(project)
     if present is not None:
         packaged = bool(present.package_version)
-        stale = packaged and present.left_out != toml.base().leave_out
+        stale = packaged and present.left_out != list(config.base(project).leave_out)
         if not stale and (source is None or (source == DEBIAN and packaged)):
             return present
     if source is None or source == DEBIAN:
-        return _from_debian()
-    return _from_path(Path(source).resolve())
+        return _from_debian(project)
+    return _from_path(project, Path(source).resolve())
 
 
-def bundle() -> Bundle:
+def bundle(project: Project) -> Bundle:
     """The source package that qemu/base.toml names."""
-    wanted = toml.base()
+    wanted = config.base(project)
     places = tuple(Place(suite=suite) for suite in wanted.suites)
     return Bundle("qemu:source", (f"{wanted.package}:source",), places)
 
 
-def _from_debian() -> BaseInfo:
-    wanted = toml.base()
-    taken = bundle().take()
+def _from_debian(project: Project) -> BaseInfo:
+    wanted = config.base(project)
+    taken = bundle(project).take()
     (dsc,) = map(check, taken.files)
     version = next(
         line.split(": ", 1)[1]
@@ -101,7 +100,7 @@ def _from_debian() -> BaseInfo:
             f"Debian {taken.place} now has {wanted.package} {version}, and the patches are for "
             f"{wanted.series}: bring such a tree with --source DIR|TARBALL"
         )
-    with tempfile.TemporaryDirectory(dir=QEMU, prefix=".unpack-") as scratch:
+    with tempfile.TemporaryDirectory(dir=project.qemu, prefix=".unpack-") as scratch:
         unpacked = Path(scratch) / "qemu"
         argv = ["dpkg-source", "--no-copy", "--require-strong-checksums", "-x"]
         done = subprocess.run(
@@ -109,13 +108,13 @@ def _from_debian() -> BaseInfo:
         )
         if done.returncode:
             raise QapError(f"dpkg-source could not unpack {dsc.name}", done.stderr.strip())
-        return _adopt(unpacked, f"Debian {taken.place}", version)
+        return _adopt(project, unpacked, f"Debian {taken.place}", version)
 
 
-def _from_path(path: Path) -> BaseInfo:
+def _from_path(project: Project, path: Path) -> BaseInfo:
     if not path.exists():
         raise UsageError(f"--source {path}: there is no such file or folder")
-    with tempfile.TemporaryDirectory(dir=QEMU, prefix=".unpack-") as scratch:
+    with tempfile.TemporaryDirectory(dir=project.qemu, prefix=".unpack-") as scratch:
         copied = Path(scratch) / "qemu"
         if path.is_dir():
             shutil.copytree(path, copied, symlinks=True, ignore=_builds_of(path))
@@ -126,7 +125,7 @@ def _from_path(path: Path) -> BaseInfo:
             except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as exc:
                 raise UsageError(f"--source {path}: not a tarball ({exc})") from exc
             copied = next((entry for entry in Path(scratch).iterdir() if entry.is_dir()), copied)
-        return _adopt(copied, str(path), "")
+        return _adopt(project, copied, str(path), "")
 
 
 def _builds_of(source: Path) -> Callable[[str, list[str]], list[str]]:
@@ -140,11 +139,11 @@ def _builds_of(source: Path) -> Callable[[str, list[str]], list[str]]:
     return ignored
 
 
-def _adopt(unpacked: Path, source: str, package_version: str) -> BaseInfo:
+def _adopt(project: Project, unpacked: Path, source: str, package_version: str) -> BaseInfo:
     """Make the unpacked source qemu/base, keeping the builds that are there."""
     if not (unpacked / "VERSION").exists() or not (unpacked / "configure").exists():
         raise UsageError(f"{source} is not a QEMU source tree (no VERSION or no configure)")
-    left_out = toml.base().leave_out
+    left_out = list(config.base(project).leave_out)
     for name in left_out:
         shutil.rmtree(unpacked / name, ignore_errors=True)
     git = Git(unpacked)
@@ -155,23 +154,23 @@ def _adopt(unpacked: Path, source: str, package_version: str) -> BaseInfo:
     dates = {"GIT_AUTHOR_DATE": EPOCH, "GIT_COMMITTER_DATE": EPOCH}
     git("commit", "-q", "-m", f"QEMU {version} {package_version}".strip(), env=dates)
     found = BaseInfo(source, package_version, version, git.head(), left_out)
-    builds = TREE / "build"
+    builds = project.base_tree / "build"
     if builds.exists():
         builds.rename(unpacked / "build")
-    if TREE.exists():
-        TREE.rename(unpacked.parent / "old")
-    unpacked.rename(TREE)
-    _record().write_text(json.dumps(asdict(found), indent=2) + "\n")
+    if project.base_tree.exists():
+        project.base_tree.rename(unpacked.parent / "old")
+    unpacked.rename(project.base_tree)
+    _record(project).write_text(json.dumps(asdict(found), indent=2) + "\n")
     return found
 
 
-def require() -> BaseInfo:
+def require(project: Project) -> BaseInfo:
     """What qemu/base holds.
 
     Raises:
         MissingError: nothing yet.
     """
-    present = info()
+    present = info(project)
     if present is None:
         raise MissingError("there is no qemu/base yet: run ./qap tree")
     return present

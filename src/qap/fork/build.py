@@ -6,25 +6,27 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Self
 
-from qap.fork import base, series
+from qap.fork import base, config, series
 from qap.fork.git import Git
-from qap.host import toml
 from qap.host.errors import MissingError, QapError, UsageError, unknown_name
 from qap.host.lock import locked
-from qap.host.paths import CONFIGS, QEMU, ROOT, shown
+from qap.host.paths import Project, shown
+from qap.host.progress import Progress, bar, quiet
 
+UNDER_TEST = "QAP_BUILD"
+PROFILE = "QAP_PROFILE"
 STATUS = re.compile(r"^@(\d+)/(\d+)@ ?(.*)")
 ERROR = re.compile(r"\berror: |undefined reference|multiple definition|ERROR")
-Progress = Callable[[int, int, str], None]
 
 
-def quiet(done: int, total: int, what: str) -> None:
-    """A progress display that shows nothing."""
+def _here() -> Project:
+    return Project.here()
 
 
 @dataclass(frozen=True)
@@ -34,22 +36,40 @@ class Build:
     Args:
         profile: a name in configs/profiles/.
         is_base: build the unpatched upstream rather than the fork.
+        project: whose trees are built.
     """
 
     profile: str
     is_base: bool = False
+    project: Project = field(default_factory=_here)
+
+    @classmethod
+    def under_test(cls) -> Self:
+        """The build that the environment names: QAP_BUILD and QAP_PROFILE, fork and lab if not set.
+
+        Raises:
+            UsageError: QAP_BUILD or QAP_PROFILE names nothing.
+        """
+        name = os.environ.get(UNDER_TEST, "fork")
+        if name not in ("fork", "base"):
+            raise unknown_name(UNDER_TEST, name, ("fork", "base"))
+        return cls(os.environ.get(PROFILE, "lab"), is_base=name == "base")
+
+    def as_under_test(self) -> dict[str, str]:
+        """The environment variables by which `under_test` finds this build."""
+        return {UNDER_TEST: self.name, PROFILE: self.profile}
 
     @property
     def name(self) -> str:
         return "base" if self.is_base else "fork"
 
     @cached_property
-    def settings(self) -> toml.Profile:
-        return toml.profile(self.profile)
+    def settings(self) -> config.Profile:
+        return config.profile(self.project, self.profile)
 
     @property
     def tree(self) -> Path:
-        return base.TREE if self.is_base else series.TREE
+        return self.project.base_tree if self.is_base else self.project.tree
 
     @property
     def folder(self) -> Path:
@@ -127,7 +147,7 @@ class Build:
         for target in self._systems():
             name = f"{self.settings.devices}.mak"
             link = self.tree / "configs/devices" / target / name
-            ours = CONFIGS / "devices" / target / name
+            ours = self.project.configs / "devices" / target / name
             wanted = os.path.relpath(ours, link.parent)
             if not link.is_symlink() or str(link.readlink()) != wanted:
                 link.unlink(missing_ok=True)
@@ -148,7 +168,7 @@ class Build:
         """ccache hits across clones: paths below the project are hashed relative."""
         return {
             **os.environ,
-            "CCACHE_BASEDIR": str(ROOT),
+            "CCACHE_BASEDIR": str(self.project.root),
             "CCACHE_NOHASHDIR": "1",
             "CCACHE_COMPILERCHECK": "content",
             "NINJA_STATUS": "@%f/%t@ ",
@@ -165,13 +185,14 @@ class Build:
             QapError: configure or the build failed; `detail` has the command and its
                 first error.
         """
-        if re.search(r"[\s:]", str(ROOT)):
-            raise UsageError(f"QEMU can't be built below {ROOT}: its path has a space or a colon")
+        root = self.project.root
+        if re.search(r"[\s:]", str(root)):
+            raise UsageError(f"QEMU can't be built below {root}: its path has a space or a colon")
         busy = partial(progress, 0, 0, "waits for another build to end")
-        with locked(QEMU, busy):
-            base.ensure()
+        with locked(self.project.qemu, busy):
+            base.ensure(self.project)
             if not self.is_base:
-                series.ensure()
+                series.ensure(self.project)
             self._configure(progress)
             self._link_firmware()
             self._ninja(progress, extra)
@@ -263,7 +284,7 @@ class Build:
                 )
 
     def _write_record(self) -> None:
-        found = base.require()
+        found = base.require(self.project)
         record = {
             "build": self.name,
             "profile": self.profile,
@@ -271,10 +292,16 @@ class Build:
             "package_version": found.package_version,
             "source": found.source,
             "commit": found.commit if self.is_base else Git(self.tree).head(),
-            "queue": "" if self.is_base else series.digest(),
+            "queue": "" if self.is_base else series.digest(self.project),
         }
         if record != self.provenance():
             self._record.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def make(build: Build, *extra: str) -> None:
+    """Build with a progress bar; `extra` are further targets of ninja."""
+    with bar(f"{build.name} ({build.profile})") as progress:
+        build.make(progress, extra)
 
 
 def first_error(failed: list[str]) -> str:

@@ -10,11 +10,8 @@ from qap.fork import base
 from qap.fork.git import Git, GitError
 from qap.fork.patch import Patch
 from qap.host.errors import QapError, UsageError
-from qap.host.paths import QEMU
+from qap.host.paths import Project
 
-TREE = QEMU / "tree"
-SERIES = QEMU / "series"
-PATCHES = QEMU / "patches"
 TIP = "refs/qap/tip"
 BASE_TAG = "refs/tags/qap-base"
 FORMAT = (
@@ -29,27 +26,27 @@ FORMAT = (
 )
 
 
-def patches() -> list[Patch]:
+def patches(project: Project) -> list[Patch]:
     """The queue, in order. Lines of qemu/series that start with # are comments.
 
     Raises:
         UsageError: a line names a patch that does not exist.
     """
     found = []
-    for number, line in enumerate(SERIES.read_text().splitlines(), 1):
+    for number, line in enumerate(project.series.read_text().splitlines(), 1):
         name = line.partition("#")[0].strip()
         if name:
-            path = PATCHES / name
+            path = project.patches / name
             if not path.exists():
                 raise UsageError(f"qemu/series line {number}: qemu/patches/{name} is missing")
             found.append(Patch(name, path))
     return found
 
 
-def digest() -> str:
+def digest(project: Project) -> str:
     """A hash of the whole queue and its order."""
     state = hashlib.sha256()
-    for patch in patches():
+    for patch in patches(project):
         state.update(patch.name.encode() + b"\0" + patch.path.read_bytes() + b"\0")
     return state.hexdigest()
 
@@ -70,31 +67,31 @@ class TreeState:
     dirty: bool
 
 
-def state() -> TreeState:
+def state(project: Project) -> TreeState:
     """Look at qemu/tree."""
-    git = Git(TREE)
+    git = Git(project.tree)
     head = _resolved(git, "HEAD")
     if not head:
         return TreeState([], local=False, dirty=False)
-    start = base.require().commit
+    start = base.require(project).commit
     follows = _resolved(git, start) and _is_ancestor(git, start, head)
     commits = git("rev-list", "--reverse", f"{start}..HEAD").split() if follows else None
     dirty = bool(git("status", "--porcelain", "--untracked-files=no").strip())
     return TreeState(commits, head != _resolved(git, TIP), dirty)
 
 
-def commits(git: Git, upto: int | None = None) -> str:
+def commits(project: Project, git: Git, upto: int | None = None) -> str:
     """Make the queue's commits (its first `upto` patches) in `git`; returns the last."""
-    parent = base.require().commit
+    parent = base.require(project).commit
     with tempfile.TemporaryDirectory() as scratch:
         index = Path(scratch) / "index"
         git("read-tree", parent, env={"GIT_INDEX_FILE": str(index)})
-        for patch in patches()[:upto]:
+        for patch in patches(project)[:upto]:
             parent = patch.commit(git, parent, index)
     return parent
 
 
-def ensure(*, discard: bool = False, update: bool = False) -> Path:
+def ensure(project: Project, *, discard: bool = False, update: bool = False) -> Path:
     """Make qemu/tree what the queue says; files that don't change keep their times.
 
     Args:
@@ -104,37 +101,37 @@ def ensure(*, discard: bool = False, update: bool = False) -> Path:
     Raises:
         QapError: a patch does not apply, or work in qemu/tree would be lost.
     """
-    found = base.ensure()
-    git = Git(TREE)
-    fresh = not (TREE / ".git").exists()
+    found = base.ensure(project)
+    git = Git(project.tree)
+    fresh = not (project.tree / ".git").exists()
     if fresh:
         git.init()
     elif not discard:
         stamp = _stamp(git)
-        if stamp == f"{found.commit} {digest()}" and not update:
-            return TREE
-        now = state()
+        if stamp == f"{found.commit} {digest(project)}" and not update:
+            return project.tree
+        now = state(project)
         if not update and (now.local or now.dirty):
-            return TREE
-        refuse_to_lose()
+            return project.tree
+        refuse_to_lose(project)
     # A copy of the objects: the next base may not have the commits of this one.
-    git("fetch", "-q", "--no-tags", str(base.TREE), f"+HEAD:{BASE_TAG}")
-    tip = commits(git)
+    git("fetch", "-q", "--no-tags", str(project.base_tree), f"+HEAD:{BASE_TAG}")
+    tip = commits(project, git)
     git("reset", "-q", "--hard", tip)
     git("update-ref", TIP, tip)
-    git("config", "qap.queue", f"{found.commit} {digest()}")
-    return TREE
+    git("config", "qap.queue", f"{found.commit} {digest(project)}")
+    return project.tree
 
 
-def refuse_to_lose() -> None:
+def refuse_to_lose(project: Project) -> None:
     """Stop where making qemu/tree anew would lose work done in it.
 
     Raises:
         QapError: it has commits of its own or uncommitted changes.
     """
-    if not (TREE / ".git").exists():
+    if not (project.tree / ".git").exists():
         return
-    now = state()
+    now = state(project)
     if now.local or now.dirty:
         what = "changes that are not committed" if now.dirty else "commits of its own"
         raise QapError(
@@ -166,7 +163,7 @@ def _stamp(git: Git) -> str:
         return ""
 
 
-def refresh(topic: str | None = None) -> list[str]:
+def refresh(project: Project, topic: str | None = None) -> list[str]:
     """Write the commits of qemu/tree back to qemu/patches and qemu/series.
 
     A commit keeps the topic of the patch with its subject; a new one takes `topic`,
@@ -178,18 +175,18 @@ def refresh(topic: str | None = None) -> list[str]:
         QapError: qemu/tree has changes that are not committed, is in the middle of a
             rebase, or stands on another base.
     """
-    git = Git(TREE)
-    now = state()
-    if any((TREE / ".git" / name).exists() for name in ("rebase-merge", "rebase-apply")):
+    git = Git(project.tree)
+    now = state(project)
+    if any((project.tree / ".git" / name).exists() for name in ("rebase-merge", "rebase-apply")):
         raise QapError("qemu/tree is in the middle of a rebase: finish or abort it first")
     if now.dirty:
         raise QapError("qemu/tree has changes that are not committed: commit them first")
     if now.commits is None:
         raise QapError(
-            f"qemu/tree does not stand on {base.require().title}: "
+            f"qemu/tree does not stand on {base.require(project).title}: "
             "in qemu/tree, git rebase its commits onto qap-base"
         )
-    topics = {patch.subject: patch.topic for patch in patches()}
+    topics = {patch.subject: patch.topic for patch in patches(project)}
     written: dict[str, str] = {}
     counts: dict[str, int] = {}
     current = topic
@@ -201,9 +198,9 @@ def refresh(topic: str | None = None) -> list[str]:
         counts[current] = counts.get(current, 0) + 1
         name = f"{current}/{counts[current]:04d}-{_slug(subject)}.patch"
         written[name] = git("format-patch", "-1", "--stdout", *FORMAT, commit)
-    changed = _write(written)
+    changed = _write(project, written)
     git("update-ref", TIP, "HEAD")
-    git("config", "qap.queue", f"{base.require().commit} {digest()}")
+    git("config", "qap.queue", f"{base.require(project).commit} {digest(project)}")
     return changed
 
 
@@ -212,24 +209,24 @@ def _slug(subject: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.]+", "-", subject).strip("-.")[:52].rstrip("-.")
 
 
-def _write(written: dict[str, str]) -> list[str]:
+def _write(project: Project, written: dict[str, str]) -> list[str]:
     changed = []
     for name, text in written.items():
-        path = PATCHES / name
+        path = project.patches / name
         data = text.encode("utf-8", "surrogateescape")
         if not path.exists() or path.read_bytes() != data:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             changed.append(name)
-    for path in sorted(PATCHES.glob("*/*.patch")):
-        name = str(path.relative_to(PATCHES))
+    for path in sorted(project.patches.glob("*/*.patch")):
+        name = str(path.relative_to(project.patches))
         if name not in written:
             path.unlink()
             changed.append(name)
-    text = SERIES.read_text()
+    text = project.series.read_text()
     fresh = _series_text(text.splitlines(), list(written))
     if fresh != text:
-        SERIES.write_text(fresh)
+        project.series.write_text(fresh)
         changed.append("series")
     return changed
 

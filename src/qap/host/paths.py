@@ -1,12 +1,75 @@
-"""Where things are: the project's root, its generated trees, and the download cache."""
+"""Where things are: the checkout, what comes with the package, and the download cache."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-ROOT = Path(__file__).resolve().parents[3]
-CONFIGS = ROOT / "configs"
-QEMU = ROOT / "qemu"
-RESULTS = ROOT / "results"
+from qap.host.errors import UsageError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout: the patch queue, the trees that are made of it, and results.
+
+    Args:
+        root: the folder that has configs/ and qemu/.
+    """
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> Self:
+        """The checkout that this package is part of.
+
+        Raises:
+            UsageError: it was installed elsewhere.
+        """
+        root = PACKAGE.parents[1]
+        if not (root / "qemu" / "series").exists():
+            raise UsageError("this needs the patch queue: run ./qap in a checkout of the project")
+        return cls(root)
+
+    @property
+    def configs(self) -> Path:
+        return self.root / "configs"
+
+    @property
+    def qemu(self) -> Path:
+        return self.root / "qemu"
+
+    @property
+    def base_tree(self) -> Path:
+        """The upstream source, unpatched."""
+        return self.qemu / "base"
+
+    @property
+    def tree(self) -> Path:
+        """The upstream source with a commit for each patch."""
+        return self.qemu / "tree"
+
+    @property
+    def series(self) -> Path:
+        return self.qemu / "series"
+
+    @property
+    def patches(self) -> Path:
+        return self.qemu / "patches"
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results"
+
+
+def data() -> Path:
+    """The folder of the catalogue and of what the guests boot: configs/.
+
+    In a checkout it is the project's; an installed package brings its own.
+    """
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parents[1] / "configs"
 
 
 def cache() -> Path:
@@ -17,8 +80,8 @@ def cache() -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path as a person at the project's root would type it."""
+    """A path as a person would type it here."""
     try:
-        return str(path.relative_to(ROOT))
+        return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)

@@ -1,50 +1,54 @@
 """Progress on the terminal: a bar for builds, a line a step elsewhere."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Column
+if TYPE_CHECKING:
+    from rich.console import Console
 
-from qap.fork.build import Build
-from qap.fork.build import Progress as Report
+# Told of steps done, steps in all (0 if there are none to count) and what is being done.
+Progress = Callable[[int, int, str], None]
 
-console = Console(stderr=True)
+
+def quiet(done: int, total: int, what: str) -> None:
+    """Shows nothing."""
 
 
 @contextlib.contextmanager
-def bar(title: str) -> Iterator[Report]:
-    """A progress bar with steps, time so far and time left; fits into 80 columns."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("[dim]{task.fields[what]}", table_column=Column(ratio=1, no_wrap=True)),
-    )
+def bar(title: str, console: "Console | None" = None) -> Iterator[Progress]:
+    """A progress bar with steps, time so far and time left; fits into 80 columns.
+
+    Args:
+        console: where it is shown; standard error if None.
+    """
+    from rich import progress
+    from rich.console import Console
+    from rich.table import Column
+
+    console = console or Console(stderr=True)
     if not console.is_terminal:
-        yield _lines(title)
+        yield _lines(title, console)
         return
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
-        task = progress.add_task(title, total=None, what="")
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(bar_width=20),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("[dim]{task.fields[what]}", table_column=Column(ratio=1, no_wrap=True)),
+    )
+    with progress.Progress(*columns, console=console, transient=True, expand=True) as shown:
+        task = shown.add_task(title, total=None, what="")
 
         def report(done: int, total: int, what: str) -> None:
-            progress.update(task, completed=done, total=total or None, what=what.rpartition("/")[2])
+            shown.update(task, completed=done, total=total or None, what=what.rpartition("/")[2])
 
         yield report
 
 
-def _lines(title: str) -> Report:
+def _lines(title: str, console: "Console") -> Progress:
     """For a log file: a line for each tenth of the steps."""
     last = 0
 
@@ -57,9 +61,3 @@ def _lines(title: str) -> Report:
             console.print(f"{title}: {done}/{total}", highlight=False)
 
     return report
-
-
-def make(build: Build, *extra: str) -> None:
-    """Build with a progress bar; `extra` are further targets of ninja."""
-    with bar(f"{build.name} ({build.profile})") as report:
-        build.make(report, extra)

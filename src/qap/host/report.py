@@ -1,8 +1,8 @@
 """Results: one object for JSON, a table for the terminal."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from qap import __version__
-from qap.fork import base, series
-from qap.fork.build import Build
 from qap.host.debian.taken import everything_taken
 
 SCHEMA = 1
@@ -23,7 +21,7 @@ class Report:
     """What a verb found out; documented in docs/json.md.
 
     Attributes:
-        verb: run, test, prove or repro.
+        verb: bench, fetch, matrix, prove, repro, run, soak or test.
         ok: everything was as expected.
         results: one object a row.
         seconds: how long it took.
@@ -34,15 +32,16 @@ class Report:
     seconds: float
     results: Sequence[dict[str, Any]] = field(default_factory=list)
 
-    def write(self, path: Path, builds: Sequence[Build]) -> None:
-        """Write it as one JSON object, each result on a line of its own."""
-        found = base.info()
+    def write(self, path: Path, provenance: Mapping[str, object]) -> None:
+        """Write it as one JSON object, each result on a line of its own.
+
+        Args:
+            provenance: further keys, of what was under test.
+        """
         document = {
             "schema": SCHEMA,
             "version": __version__,
-            "base": asdict(found) if found else None,
-            "queue": {"sha256": series.digest(), "patches": [p.name for p in series.patches()]},
-            "builds": [build.provenance() for build in builds],
+            **provenance,
             "packages": [taken.model_dump(mode="json") for taken in everything_taken()],
             "verb": self.verb,
             "ok": self.ok,

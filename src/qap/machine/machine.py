@@ -7,22 +7,20 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from qap.host import toml
 from qap.host.errors import QapError
 from qap.host.process import Child
+from qap.machine.device import Device
 from qap.machine.guest.console import Console, GuestLost
-from qap.machine.guest.initramfs import initramfs
-from qap.machine.guest.kernel import kernel
 from qap.machine.qmp import Qmp, QmpLost
 from qap.machine.qtest import Qtest
+from qap.machine.spec import Spec
 from qap.oracle.fence import REFUSAL_PHRASE
 
 EXIT_S = 20.0
 START_S = 60.0
 OUTPUT_LINES = 100
-Device = dict[str, Any]
 
 
 class QemuDied(QapError):
@@ -47,95 +45,6 @@ class QemuDied(QapError):
     def fenced(self) -> bool:
         """Whether it ended in good order, as a device refuses iommu_platform=on."""
         return self.status == 1 and REFUSAL_PHRASE in self.said
-
-
-@dataclass(frozen=True)
-class Boot:
-    """The kernel, initramfs and command line that a guest boots with.
-
-    Attributes:
-        modules, programs: what is in the initramfs, as `initramfs` takes it.
-        append: kernel parameters beside the guest's own.
-        packaged: boot the kernel as its package has it, which decompresses itself, where
-            we have it decompressed.
-    """
-
-    guest: toml.Guest
-    modules: tuple[str, ...] = ()
-    append: str = ""
-    packaged: bool = False
-    programs: tuple[str, ...] = ()
-
-    def argv(self) -> list[str]:
-        image = kernel(self.guest)
-        words = (
-            f"console={self.guest.console} qap.console={self.guest.console} "
-            f"panic=-1 quiet loglevel=4 {self.guest.append} {self.append}"
-        )
-        return [
-            "-kernel",
-            str(image.packaged if self.packaged else image.image),
-            "-initrd",
-            str(initramfs(self.guest, image, (*self.guest.modules, *self.modules), self.programs)),
-            "-append",
-            " ".join(words.split()),
-        ]
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A machine as data; `argv()` renders it.
-
-    Attributes:
-        machine: the machine type with its properties, as -machine takes it.
-        accel: "tcg", "qtest", or "kvm" if asked for by name.
-        memory: RAM in MiB, in a memfd that vhost-user back-ends can map.
-        objects, chardevs: values of -object and -chardev.
-        devices: properties of each -device in the order of the command line; "driver"
-            is the type.
-        boot: what boots, or None for a machine without a guest.
-        qtest: open a QTest session beside the monitor.
-    """
-
-    machine: str
-    accel: str = "tcg"
-    cpu: str | None = None
-    memory: int = 512
-    chardevs: Sequence[str] = ()
-    devices: Sequence[Device] = ()
-    blockdevs: Sequence[str] = ()
-    extra: Sequence[str] = ()
-    boot: Boot | None = None
-    qtest: bool = False
-
-    def argv(self) -> list[str]:
-        """The part of the command line that is the same by hand and under qap."""
-        memory = f"memory-backend-memfd,id=ram,size={self.memory}M,share=on"
-        words = ["-nodefaults", "-no-user-config", "-display", "none"]
-        words += ["-object", memory, "-machine", f"{self.machine},memory-backend=ram"]
-        words += ["-accel", self.accel, "-m", str(self.memory)]
-        if self.cpu:
-            words += ["-cpu", self.cpu]
-        for option, values in (("-chardev", self.chardevs), ("-blockdev", self.blockdevs)):
-            for value in values:
-                words += [option, value]
-        for device in self.devices:
-            words += ["-device", device_option(device)]
-        words += self.extra
-        if self.boot:
-            words += self.boot.argv()
-        return words
-
-
-def device_option(device: Device) -> str:
-    """A device as -device takes it: driver first, booleans as on and off."""
-    shown = {True: "on", False: "off"}
-    rest = [
-        f"{key}={shown[value] if isinstance(value, bool) else value}"
-        for key, value in device.items()
-        if key != "driver"
-    ]
-    return ",".join([device["driver"], *rest])
 
 
 @dataclass
@@ -181,7 +90,7 @@ class Machine:
         argv = [
             *self.wrapper,
             str(self.binary),
-            *self.spec.argv(),
+            *self.spec.argv(self.spec.bring()),
             "-chardev",
             f"socket,id=qmp,fd={monitor_qemu.fileno()}",
             "-mon",

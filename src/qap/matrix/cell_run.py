@@ -10,10 +10,11 @@ from qap.matrix.reconnect import Comeback
 from qap.matrix.tables import DriverRow
 from qap.matrix.testbed import Site
 from qap.oracle.features import FeatureBit, bits, mask
+from qap.oracle.status import Status
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.transport import Status, Transport
+from qap.virtio.transport import Transport
 
 COMBINED = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_OK
 

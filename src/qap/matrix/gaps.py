@@ -5,12 +5,12 @@ from functools import cache
 
 from pydantic import Field
 
-from qap.host.paths import CONFIGS
+from qap.host.paths import data
 from qap.host.toml import Model, checked, read
 from qap.matrix.cell import Cell, matches_axes
 from qap.matrix.judge import Kind, Problem
 
-PATH = CONFIGS / "gaps.toml"
+PATH = data() / "gaps.toml"
 
 
 class Gap(Model):

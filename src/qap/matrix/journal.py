@@ -9,7 +9,7 @@ from typing import Any
 
 from qap.fork.build import Build
 from qap.host.errors import UsageError
-from qap.host.paths import RESULTS, shown
+from qap.host.paths import shown
 from qap.matrix import tables
 from qap.matrix.cell import Cell
 from qap.matrix.result import restored
@@ -17,13 +17,19 @@ from qap.matrix.result import restored
 
 @dataclass(frozen=True)
 class Journal:
-    """results/matrix/BUILD.jsonl: what was run, then a result a line."""
+    """BUILD.jsonl: what was run, then a result a line.
+
+    Args:
+        folder: where it is; results/matrix of the build's project if None.
+    """
 
     build: Build
+    folder: Path | None = None
 
     @property
     def path(self) -> Path:
-        return RESULTS / "matrix" / f"{self.build.name}.jsonl"
+        folder = self.folder or self.build.project.results / "matrix"
+        return folder / f"{self.build.name}.jsonl"
 
     def _head(self) -> dict[str, Any]:
         digest = hashlib.sha256(tables.PATH.read_bytes()).hexdigest()

@@ -32,16 +32,24 @@ LONGEST = 200
 EMPTY: tuple[object, ...] = (None, "", [])
 
 
-def matrix(cells: Sequence[Cell], build: Build, *, jobs: int | None, resume: bool) -> Report:
+def matrix(
+    cells: Sequence[Cell],
+    build: Build,
+    *,
+    jobs: int | None,
+    resume: bool,
+    folder: Path | None = None,
+) -> Report:
     """Carry out cells and print the summary.
 
     Args:
         jobs: processes; three for each processor if None.
         resume: go on with a run that was interrupted.
+        folder: of its journal; see Journal.
     """
     start = time.monotonic()
     _check_devices(cells, build)
-    journal = Journal(build)
+    journal = Journal(build, folder)
     results = journal.resume(cells) if resume else []
     if not resume:
         journal.begin()
@@ -139,7 +147,7 @@ def write_page(path: Path, build: Build, report: Report) -> None:
     """Write the HTML page, with the other build's results beside these if there are any."""
     from qap.matrix.html.page import render
 
-    other = Build(build.profile, not build.is_base)
+    other = Build(build.profile, not build.is_base, build.project)
     named = {result["cell"] for result in report.results}
     beside = [result for result in Journal(other).results() if result["cell"] in named]
     sides = {build.name: report.results, other.name: beside}
@@ -154,7 +162,7 @@ def write_page(path: Path, build: Build, report: Report) -> None:
     facts = {
         **provenance,
         "run": f"{build.name}, {len(report.results)} cells in {report.seconds:.0f} s",
-        "queue": ", ".join(patch.name.partition("-")[0] for patch in series.patches()),
+        "queue": ", ".join(patch.name.partition("-")[0] for patch in series.patches(build.project)),
     }
     page = render(
         {name: cells for name, cells in shown.items() if cells},

@@ -6,12 +6,12 @@ from typing import Literal
 from pydantic import Field
 
 from qap.host.errors import UsageError
-from qap.host.paths import CONFIGS
+from qap.host.paths import data
 from qap.host.toml import Model, checked, read
 from qap.oracle import fence as oracle
 from qap.oracle import lifecycle
 
-PATH = CONFIGS / "matrix.toml"
+PATH = data() / "matrix.toml"
 Property = str | int | bool
 Transport = Literal["pci", "mmio", "ccw"]
 EVERY = "*"

@@ -17,11 +17,13 @@ from qap.hw import s390x_stub
 from qap.hw.acpi_hotplug import BASES, AcpiHotplug
 from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.inventory import Inventory
-from qap.machine.machine import Device, Machine, Spec
+from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.machine.qtest_follow import Following
+from qap.machine.spec import Spec
 from qap.matrix.programs import real_backend
 from qap.matrix.setup import Config
 from qap.matrix.slot import Place, place_for

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from qap.host.errors import MissingError, QapError
-from qap.machine.machine import Machine, Spec
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 
 # What QEMU runs, and nothing else does, when it is asked for its name over QMP.
 MARK_COMMAND = "query-name"

@@ -11,22 +11,25 @@ from rich.console import Console
 from rich.markup import escape
 
 from qap.fork import series
-from qap.fork.build import Build
-from qap.host import toml
+from qap.fork.build import Build, make
+from qap.fork.prefix import Prefix, scratch_tree
 from qap.host.cpu_time import others
 from qap.host.errors import QapError
-from qap.host.progress import bar, make
+from qap.host.paths import Project
+from qap.host.progress import bar
 from qap.host.report import Report, bad, good, table
+from qap.machine import catalog
+from qap.machine.catalog import kinds, machine_types
 from qap.machine.guest import io_checks
-from qap.machine.machine import Boot, Machine, Spec
+from qap.machine.guest.boot import Boot
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.measure.comparison import QUIET, Verdict
 from qap.measure.estimate import median
 from qap.measure.gauge import Gauge
 from qap.measure.io import shown
 from qap.measure.page_walks import PAGES, Walks
 from qap.scenario import confidential
-from qap.scenario.scenario import kinds, machine_types
-from qap.verify.bisect import Prefix, scratch_tree
 from qap.vhost_user.programs import null_disk
 
 Part = Literal["off", "on"]
@@ -59,7 +62,7 @@ class Guest:
 
     def spec(self, protected: bool) -> Spec:
         """A machine with a disk that holds nothing and takes no time."""
-        settings = toml.guest(self.guest)
+        settings = catalog.guest(self.guest)
         place = machine_types()[settings.machine]
         disk = {"driver": f"virtio-blk-{place.transport}", "drive": DISK, **place.place}
         spec = Spec(
@@ -104,7 +107,7 @@ def off(build: Build) -> list[Gauge]:
     """Without the object: the whole queue beside the queue without its topic."""
     sweep = Gauge("off: walk to a page, and read it", "instructions", MOST_OFF, exact=True)
     walk = Gauge("off: walk to a page", "instructions", None, exact=True)
-    with without_topic(build.profile) as before, bar("instructions") as progress:
+    with without_topic(build.project, build.profile) as before, bar("instructions") as progress:
         done = 0
         for gauge, words in ((sweep, PAGES), (walk, 1)):
             for _ in range(COUNTS):
@@ -118,19 +121,19 @@ def off(build: Build) -> list[Gauge]:
 
 
 @contextmanager
-def without_topic(profile: str) -> Iterator[Build]:
+def without_topic(project: Project, profile: str) -> Iterator[Build]:
     """A build of the series up to the first patch of the topic.
 
     Raises:
         QapError: the topic is not last, so that there is no such build.
     """
-    topics = [patch.name.partition("/")[0] for patch in series.patches()]
+    topics = [patch.name.partition("/")[0] for patch in series.patches(project)]
     count = topics.index(TOPIC)
     if set(topics[count:]) != {TOPIC}:
         raise QapError(f"qemu/series has other patches after those of {TOPIC}")
-    with scratch_tree() as git:
-        git("checkout", "-q", "--detach", series.commits(git, count))
-        built = Prefix(profile)
+    with scratch_tree(project) as git:
+        git("checkout", "-q", "--detach", series.commits(project, git, count))
+        built = Prefix(profile, project=project)
         make(built)
         yield built
 
@@ -158,7 +161,7 @@ def on(guest: Guest, build: Build) -> list[Gauge]:
             for turn in range(READS):
                 _add(reads, {key: _rate(machines[key]) for key in _order(turn)})
                 progress(BOOTS + turn + 1, BOOTS + READS, reads.name)
-            confidential.prove(machines[True], toml.guest(guest.guest).qemu)
+            confidential.prove(machines[True], catalog.guest(guest.guest).qemu)
     boots.others = reads.others = found.share
     return [boots, reads]
 
@@ -176,7 +179,7 @@ def _add(gauge: Gauge, taken: Mapping[bool, float]) -> None:
 @contextmanager
 def _booted(guest: Guest, build: Build, protected: bool) -> Iterator[tuple[Machine, float]]:
     """A guest that is up, and how many seconds that took from QEMU's start."""
-    binary = build.path(f"qemu-system-{toml.guest(guest.guest).qemu}")
+    binary = build.path(f"qemu-system-{catalog.guest(guest.guest).qemu}")
     start = time.monotonic()
     with Machine(binary, guest.spec(protected)) as machine:
         machine.boot()

@@ -11,8 +11,9 @@ from typing import Any
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.hw.pci_bus import PciBus
-from qap.machine.machine import Machine, QemuDied, Spec
+from qap.machine.machine import Machine, QemuDied
 from qap.machine.mapped_memory import MappedMemory
+from qap.machine.spec import Spec
 from qap.measure import requests
 from qap.measure.callgrind import Counted
 from qap.measure.comparison import VARIANTS, Row, Variant

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qap.fork.build import Build
-from qap.host import toml
 from qap.host.errors import QapError
 from qap.hw import x86_cpu
 from qap.hw.x86_cpu import Mode
 from qap.hw.x86_page_tables import PAGE, Shape, Tables
-from qap.machine.machine import Machine, Spec
+from qap.machine import catalog
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.measure.callgrind import total, valgrind_argv
 
 GUEST = "x86_64"
@@ -105,7 +106,7 @@ class Walks:
         leave = f"isa-debug-exit,iobase={EXIT_PORT:#x},iosize=1"
         return Spec(
             "q35",
-            cpu=toml.guest(GUEST).cpu,
+            cpu=catalog.guest(GUEST).cpu,
             qtest=True,
             extra=["-S", "-icount", "shift=0", "-device", leave, *x86_cpu.firmware_option(folder)],
         )

@@ -11,8 +11,9 @@ from typing import Any
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
+from qap.machine.device import Device
 from qap.machine.inventory import Inventory
-from qap.machine.machine import Device, QemuDied
+from qap.machine.machine import QemuDied
 from qap.machine.qmp import QmpLost
 from qap.machine.qtest import QtestLost
 from qap.machine.resources import Footprint

@@ -12,7 +12,8 @@ from qap.host.cpu_time import others
 from qap.host.errors import QapError
 from qap.machine.guest import io_checks
 from qap.machine.guest.console import Console
-from qap.machine.machine import Machine, QemuDied, Spec
+from qap.machine.machine import Machine, QemuDied
+from qap.machine.spec import Spec
 from qap.measure.comparison import VARIANTS, Row, Variant
 from qap.oracle.features import FeatureBit
 from qap.scenario.scenario import Scenario

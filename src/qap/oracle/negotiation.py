@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from qap.oracle.features import FeatureBit, mask
-from qap.virtio.transport import Status
+from qap.oracle.status import Status
 
 ACCESS_PLATFORM = mask([FeatureBit.ACCESS_PLATFORM])
 VERSION_1 = mask([FeatureBit.VERSION_1])

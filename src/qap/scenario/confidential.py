@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qap.host.errors import QapError
-from qap.machine.machine import Machine, Spec
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.memory.access import Touched
 from qap.vhost_user.protocol import FrontendRequest

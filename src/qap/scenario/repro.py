@@ -11,9 +11,10 @@ from qap.fork import base
 from qap.fork.build import Build
 from qap.host.errors import unknown_name
 from qap.host.report import Report, bad, good
+from qap.machine.catalog import kinds, machine_types
 from qap.oracle.features import names
 from qap.scenario.run import problems
-from qap.scenario.scenario import Scenario, kinds, machine_types
+from qap.scenario.scenario import Scenario
 from qap.scenario.trial import Observation, Trial
 
 
@@ -60,7 +61,7 @@ def _print(one: Scenario, build: Build, seen: Observation, wrong: list[str]) -> 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    found = base.require()
+    found = base.require(build.project)
     grid.add_row("asked", escape(f"{one.title}, iommu_platform={_on(one.iommu_platform)}"))
     grid.add_row("build", escape(f"{build.name} of {found.title}, profile {build.profile}"))
     outcome = str(seen.outcome or "went wrong")

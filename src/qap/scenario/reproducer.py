@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qap.machine.machine import Spec, device_option
+from qap.machine.device import device_option
+from qap.machine.spec import Spec
 
 if TYPE_CHECKING:
     from qap.scenario.trial import Trial
@@ -36,10 +37,10 @@ def commands(trial: "Trial", folder: Path, spec: Spec, service: "Service | None"
         lines += [line if line.startswith("until") else f"{line} &" for line in service.by_hand]
         lines.append(f"until [ -S {service.socket} ]; do sleep 0.1; done")
     if spec.boot:
-        boot = dataclasses.replace(spec.boot, append=f"{spec.boot.append} qap.scenario.shell")
+        boot = dataclasses.replace(spec.boot, append=f"{spec.boot.append} qap.shell")
         spec = dataclasses.replace(spec, boot=boot)
     binary = trial.build.path(f"qemu-system-{scenario.settings.qemu}")
-    lines.append(_wrapped([str(binary), *spec.argv(), "-serial", "mon:stdio"]))
+    lines.append(_wrapped([str(binary), *spec.argv(spec.bring()), "-serial", "mon:stdio"]))
     if scenario.plug != "cold":
         lines.append("# in the monitor (Ctrl-A C, and again to go back):")
         if service is not None:

@@ -3,79 +3,17 @@
 from functools import cache
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from qap.host import toml
 from qap.host.errors import UsageError, unknown_name
-from qap.host.paths import CONFIGS
+from qap.host.paths import data
 from qap.host.toml import Model, checked, read
-from qap.machine.machine import Device
+from qap.machine import catalog
+from qap.machine.catalog import Kind, MachineType, kinds, machine_types, viommus
 from qap.oracle import fence
 
 Plug = Literal["cold", "hot", "replug"]
 Order = Literal["before", "after"]
-
-
-class Kind(Model):
-    """A device without its transport (configs/devices.toml)."""
-
-    name: str
-    backend: Literal["", "virtiofsd", "qemu-storage-daemon"] = ""
-    access_platform: bool = True
-    device_id: int
-    check: Literal["files", "disk", "random"]
-    legacy: bool = True
-    modules: tuple[str, ...] = ()
-    transports: tuple[str, ...]
-    properties: dict[str, str | int | bool] = Field(default_factory=dict)
-
-
-class Viommu(Model):
-    """A virtual IOMMU (configs/viommus.toml)."""
-
-    name: str
-    purpose: str
-    device: dict[str, str | int | bool] | None = None
-    append: str = ""
-    modules: tuple[str, ...] = ()
-
-
-class MachineType(Model):
-    """A machine type (configs/machines.toml)."""
-
-    name: str
-    guest: str
-    transport: Literal["pci", "ccw"]
-    port: dict[str, str | int | bool] | None = None
-    place: dict[str, str] = Field(default_factory=dict)
-    viommus: tuple[str, ...] = ()
-    bypass: bool = False
-    properties: dict[str, str] = Field(default_factory=dict)
-
-    @property
-    def ports(self) -> list[Device]:
-        """What it needs on its command line for a device to be plugged: a root port, or nothing."""
-        return [dict(self.port)] if self.port else []
-
-
-@cache
-def machine_types() -> dict[str, MachineType]:
-    path = CONFIGS / "machines.toml"
-    return {
-        name: checked(MachineType, {**row, "name": name}, path) for name, row in read(path).items()
-    }
-
-
-@cache
-def kinds() -> dict[str, Kind]:
-    path = CONFIGS / "devices.toml"
-    return {name: checked(Kind, {**row, "name": name}, path) for name, row in read(path).items()}
-
-
-@cache
-def viommus() -> dict[str, Viommu]:
-    path = CONFIGS / "viommus.toml"
-    return {name: checked(Viommu, {**row, "name": name}, path) for name, row in read(path).items()}
 
 
 class Scenario(Model):
@@ -107,10 +45,10 @@ class Scenario(Model):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
-        toml.guest(self.guest)
+        catalog.guest(self.guest)
         if self.machine is not None and self.machine not in machine_types():
             raise unknown_name("machine", self.machine, machine_types())
-        if toml.guest(self.machine_type.guest).qemu != self.settings.qemu:
+        if catalog.guest(self.machine_type.guest).qemu != self.settings.qemu:
             raise UsageError(f"the guest {self.guest} doesn't boot on {self.machine_type.name}")
         if self.device not in kinds():
             raise unknown_name("device", self.device, kinds())
@@ -128,8 +66,8 @@ class Scenario(Model):
         return self
 
     @property
-    def settings(self) -> toml.Guest:
-        return toml.guest(self.guest)
+    def settings(self) -> catalog.Guest:
+        return catalog.guest(self.guest)
 
     @property
     def kind(self) -> Kind:
@@ -194,7 +132,7 @@ class Scenario(Model):
 
 @cache
 def scenarios() -> dict[str, Scenario]:
-    path = CONFIGS / "scenarios.toml"
+    path = data() / "scenarios.toml"
     return {
         name: checked(Scenario, {**row, "name": name}, path) for name, row in read(path).items()
     }

@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from qap.fork.build import Build
-from qap.host import toml
 from qap.host.errors import QapError, UsageError
+from qap.machine import catalog
+from qap.machine.catalog import MachineType, kinds, machine_types
+from qap.machine.device import Device, device_option
 from qap.machine.guest import io_checks
-from qap.machine.machine import Boot, Device, Spec, device_option
+from qap.machine.guest.boot import Boot
+from qap.machine.spec import Spec
 from qap.scenario import confidential
-from qap.scenario.scenario import MachineType, kinds, machine_types
 from qap.vhost_user.programs import Service, virtiofsd
 
 MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
@@ -64,8 +66,8 @@ class Shell:
             raise UsageError(f"--share {self.share}: no such folder")
 
     @property
-    def guest(self) -> toml.Guest:
-        return toml.guest(self.name or (GUESTS[self.kind] if self.kind else "x86_64"))
+    def guest(self) -> catalog.Guest:
+        return catalog.guest(self.name or (GUESTS[self.kind] if self.kind else "x86_64"))
 
     @property
     def place(self) -> MachineType:
@@ -80,9 +82,10 @@ class Shell:
             (stuff.shared / "from-host").write_text("hello\n")
             share = self.share or stuff.shared
             service = owned.enter_context(virtiofsd(folder, share, self.guest.architecture, TAG))
+            spec = self._spec(stuff, service)
             argv = [
                 str(self.build.path(f"qemu-system-{self.guest.qemu}")),
-                *self._spec(stuff, service).argv(),
+                *spec.argv(spec.bring()),
                 *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),
                 *("-serial", "mon:stdio"),
             ]
@@ -108,7 +111,7 @@ class Shell:
             chardevs=[f"socket,id={TAG},path={fs.socket}"],
             blockdevs=[f"driver=file,node-name=disk,filename={stuff.image}"],
             devices=[*place.ports, *devices],
-            boot=Boot(guest, MODULES, "qap.scenario.shell"),
+            boot=Boot(guest, MODULES, "qap.shell"),
         )
         return confidential.simulated(spec) if self.kind else spec
 

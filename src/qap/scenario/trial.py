@@ -10,12 +10,16 @@ from pathlib import Path
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
+from qap.machine.catalog import kinds, viommus
+from qap.machine.device import Device
 from qap.machine.guest import io_checks
-from qap.machine.machine import Boot, Device, Machine, QemuDied, Spec
+from qap.machine.guest.boot import Boot
+from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
+from qap.machine.spec import Spec
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
 from qap.scenario import confidential, reproducer
-from qap.scenario.scenario import Scenario, kinds, viommus
+from qap.scenario.scenario import Scenario
 from qap.vhost_user import programs
 from qap.vhost_user.programs import Service
 

@@ -1,23 +1,18 @@
 """`qap prove --each`: the series up to each patch builds, and boots a guest of each kind."""
 
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from qap.fork import base, series
-from qap.fork.build import Build, quiet
-from qap.fork.build import Progress as Progressed
-from qap.fork.git import Git
+from qap.fork import series
+from qap.fork.build import Build, make
 from qap.fork.patch import Patch
+from qap.fork.prefix import Prefix, scratch_tree
 from qap.host.errors import QapError
-from qap.host.lock import locked
-from qap.host.progress import make
+from qap.host.paths import Project
 from qap.host.report import Report, bad, good, table
 from qap.scenario import run
 from qap.scenario.scenario import Scenario
@@ -26,29 +21,6 @@ from qap.scenario.trial import Trial
 # What boots: a device that needs no back-end, with the bit on.
 DEVICE = "virtio-rng"
 Boots = Callable[[Build, str], str]
-
-
-@dataclass(frozen=True)
-class Prefix(Build):
-    """A build of the series up to a patch, in `scratch_tree`: its emulators only."""
-
-    @property
-    def name(self) -> str:
-        return "prefix"
-
-    @property
-    def tree(self) -> Path:
-        return _scratch() / "tree"
-
-    def tools(self) -> dict[str, str]:
-        """The emulators."""
-        return {name: path for name, path in super().tools().items() if name.startswith("qemu-sys")}
-
-    def make(self, progress: Progressed = quiet, extra: Sequence[str] = ()) -> None:
-        """Build what the scratch tree holds; raises as Build.make does."""
-        self._configure(progress)
-        self._link_firmware()
-        self._ninja(progress, extra)
 
 
 @dataclass(frozen=True)
@@ -77,7 +49,7 @@ def boot(build: Build, guest: str) -> str:
     return "; ".join(run.problems(scenario, Trial(scenario, build).run(), guest))
 
 
-def each(patches: Sequence[Patch], profile: str, boots: Boots = boot) -> Report:
+def each(project: Project, patches: Sequence[Patch], profile: str, boots: Boots = boot) -> Report:
     """Build and boot the series up to each of these patches, in its order.
 
     Where one does not build or boot, the next ones are tried all the same.
@@ -89,15 +61,15 @@ def each(patches: Sequence[Patch], profile: str, boots: Boots = boot) -> Report:
     """
     start = time.monotonic()
     console = Console(stderr=True)
-    order = [patch.name for patch in series.patches()]
+    order = [patch.name for patch in series.patches(project)]
     wanted = sorted(order.index(patch.name) for patch in patches)
     steps = []
-    with scratch_tree() as git:
+    with scratch_tree(project) as git:
         for number, index in enumerate(wanted, 1):
             console.rule(f"{number}/{len(wanted)}: {order[index]}")
             # Only files that differ from the step before change, so that little is rebuilt.
-            git("checkout", "-q", "--detach", series.commits(git, index + 1))
-            steps.append(_step(order[index], Prefix(profile), boots))
+            git("checkout", "-q", "--detach", series.commits(project, git, index + 1))
+            steps.append(_step(order[index], Prefix(profile, project=project), boots))
     seconds = time.monotonic() - start
     _print(steps, seconds)
     ok = all(step.ok for step in steps)
@@ -114,30 +86,6 @@ def _step(patch: str, build: Build, boots: Boots) -> Step:
     guests = [name.removeprefix("qemu-system-") for name in build.tools()]
     seen = {guest: boots(build, guest) for guest in guests}
     return Step(patch, "", seen, time.monotonic() - start)
-
-
-def _scratch() -> Path:
-    return base.TREE.parent / "each"
-
-
-@contextmanager
-def scratch_tree() -> Iterator[Git]:
-    """A tree that holds the base, as a clone that borrows the objects of qemu/base.
-
-    It goes away at the end, with its builds.
-    """
-    scratch = _scratch()
-    tree = scratch / "tree"
-    with locked(scratch):
-        # What a run that was killed has left.
-        shutil.rmtree(tree, ignore_errors=True)
-        with locked(base.TREE.parent):
-            base.ensure()
-        try:
-            Git(base.TREE)("clone", "-q", "--shared", "--no-checkout", str(base.TREE), str(tree))
-            yield Git(tree)
-        finally:
-            shutil.rmtree(tree, ignore_errors=True)
 
 
 def _print(steps: Sequence[Step], seconds: float) -> None:

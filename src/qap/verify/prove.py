@@ -12,6 +12,7 @@ from qap.fork import series
 from qap.fork.build import Build
 from qap.fork.patch import Patch
 from qap.host.errors import QapError, unknown_name
+from qap.host.paths import Project
 from qap.host.report import Report, bad, good, table
 from qap.verify import runners as suites
 from qap.verify.runners import FAIL, PASS, TestResult
@@ -76,13 +77,13 @@ def prove(patches: Sequence[Patch], fork: Build, base: Build) -> Report:
     return Report("prove", ok, seconds, [{**asdict(p), "proven": p.proven} for p in proofs])
 
 
-def chosen(names: Sequence[str]) -> list[Patch]:
+def chosen(project: Project, names: Sequence[str]) -> list[Patch]:
     """The patches and topics of these names, all of the queue if none is given.
 
     Raises:
         UsageError: no such patch or topic.
     """
-    patches = series.patches()
+    patches = series.patches(project)
     for name in names:
         if not any(name in (patch.name, patch.topic) for patch in patches):
             known = [text for patch in patches for text in (patch.name, patch.topic)]

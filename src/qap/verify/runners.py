@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qap.fork.build import Build
-from qap.fork.under_test import PROFILE, VARIABLE
 from qap.host.errors import QapError
-from qap.host.paths import RESULTS, ROOT
+from qap.host.paths import Project
 
 PASS, FAIL, ERROR, SKIP = "pass", "fail", "error", "skip"
 AVOCADO_STATUS = {"PASS": PASS, "FAIL": FAIL, "SKIP": SKIP, "CANCEL": SKIP, "WARN": PASS}
@@ -39,21 +38,25 @@ class TestResult:
     message: str = ""
 
 
-def _run(argv: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run a framework, its output on the terminal; returns its exit status."""
+def _run(name: str, *args: str, env: Mapping[str, str] | None = None) -> int:
+    """Run a program of the virtual environment, its output on the terminal.
+
+    Returns:
+        its exit status.
+    """
+    program = str(Path(sys.prefix) / "bin" / name)
     # Should we be interrupted before we know it, it is by the kernel, as we end.
-    owned = ["setpriv", "--pdeathsig", "INT", "--", sys.executable, "-m", *argv]
-    process = subprocess.Popen(owned, cwd=ROOT, env={**os.environ, **env}, stdout=sys.stderr)
+    owned = ["setpriv", "--pdeathsig", "INT", "--", program, *args]
+    root = Project.here().root
+    process = subprocess.Popen(
+        owned, cwd=root, env={**os.environ, **(env or {})}, stdout=sys.stderr
+    )
     try:
         return process.wait()
     except BaseException:
         process.send_signal(signal.SIGINT)
         process.wait()
         raise
-
-
-def _environment(build: Build) -> dict[str, str]:
-    return {VARIABLE: build.name, PROFILE: build.profile}
 
 
 def pytest(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
@@ -64,9 +67,9 @@ def pytest(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[T
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "junit.xml"
-        argv = ["pytest", *tests, f"--junitxml={report}", "-o", "junit_family=xunit1"]
+        argv = [*tests, f"--junitxml={report}", "-o", "junit_family=xunit1"]
         argv += ["-q", "--no-header", *(["--tb=no", "--no-summary"] if quiet else [])]
-        status = _run(argv, _environment(build))
+        status = _run("pytest", *argv, env=build.as_under_test())
         if status not in (0, 1) or not report.exists():
             raise QapError(f"pytest ended with status {status}: see its output above")
         return [_junit(case) for case in ET.parse(report).iter("testcase")]
@@ -89,13 +92,13 @@ def avocado(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[
     Raises:
         QapError: avocado could not run them.
     """
-    results = RESULTS / "avocado" / build.name
+    results = build.project.results / "avocado" / build.name
     results.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "results.json"
-        argv = ["avocado", *(["--show", "none"] if quiet else []), "run", *tests]
+        argv = [*(["--show", "none"] if quiet else []), "run", *tests]
         argv += ["--disable-sysinfo", "--json", str(report), "--job-results-dir", str(results)]
-        status = _run(argv, _environment(build))
+        status = _run("avocado", *argv, env=build.as_under_test())
         if not report.exists():
             raise QapError(f"avocado ended with status {status}: see its output above")
         document = json.loads(report.read_text())
@@ -113,5 +116,5 @@ def _avocado(row: Mapping[str, str]) -> TestResult:
 
 def check(name: str, argv: Sequence[str]) -> TestResult:
     """Run a checker such as ruff or mypy as one test."""
-    status = _run(argv, {})
+    status = _run(*argv)
     return TestResult(name, PASS if status == 0 else FAIL, 0.0)

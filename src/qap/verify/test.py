@@ -19,6 +19,7 @@ def _lint(build: Build) -> list[TestResult]:
         runners.check("ruff check", ["ruff", "check", "--quiet"]),
         runners.check("ruff format", ["ruff", "format", "--check", "--quiet"]),
         runners.check("mypy", ["mypy", "--no-error-summary"]),
+        runners.check("lint-imports", ["lint-imports", "--no-cache", "--no-logo"]),
     ]
 
 

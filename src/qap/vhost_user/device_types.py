@@ -7,9 +7,9 @@ from pathlib import Path
 from pydantic import Field
 
 from qap.host.errors import unknown_name
-from qap.host.paths import CONFIGS
+from qap.host.paths import data
 from qap.host.toml import Model, checked, read
-from qap.machine.machine import Device
+from qap.machine.device import Device
 from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import Service, fill
@@ -75,7 +75,7 @@ class DeviceType(Model):
 @cache
 def all_types() -> dict[str, DeviceType]:
     """Every device type, by name."""
-    path = CONFIGS / "vhost-user.toml"
+    path = data() / "vhost-user.toml"
     return {
         name: checked(DeviceType, {**row, "name": name}, path) for name, row in read(path).items()
     }

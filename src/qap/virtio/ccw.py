@@ -6,7 +6,8 @@ from qap.hw import channel_program
 from qap.hw.channel_program import ProgramFailed, SubchannelStatus
 from qap.hw.s390x_cpu import Instruction
 from qap.hw.subchannel import Subchannel
-from qap.virtio.transport import LEGACY_PAGE, QueueAddresses, Status, Transport, VirtioError
+from qap.oracle.status import Status
+from qap.virtio.transport import LEGACY_PAGE, QueueAddresses, Transport, VirtioError
 
 # 4.3.1.
 CU_TYPE = 0x3832

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 
 from qap.machine.guest_memory import GuestMemory
 from qap.oracle.features import FeatureBit, bits, mask, names
+from qap.oracle.status import Status
 from qap.virtio.packed import PackedQueue
 from qap.virtio.queue import Buffer, ByteOrder, Queue, Used
 from qap.virtio.split import SplitQueue
-from qap.virtio.transport import Status, Transport, VirtioError
+from qap.virtio.transport import Transport, VirtioError
 
 QUEUE_SIZE = 64
 SERVED_S = 10.0

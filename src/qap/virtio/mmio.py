@@ -3,8 +3,9 @@
 from qap.machine import qtest_command as command
 from qap.machine.qtest import Qtest
 from qap.machine.qtest_command import Command
+from qap.oracle.status import Status
 from qap.virtio.config_space import MEMORY, ConfigSpace
-from qap.virtio.transport import LEGACY_PAGE, QueueAddresses, Status, Transport, VirtioError
+from qap.virtio.transport import LEGACY_PAGE, QueueAddresses, Transport, VirtioError
 
 # 4.2.2: offsets of the registers, each of 32 bits.
 MAGIC_VALUE = 0x000

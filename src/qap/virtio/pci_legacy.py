@@ -3,9 +3,10 @@
 from qap.hw.pci import CAPABILITY_MSI_X, MSI_X_ENABLE, Function, PciError
 from qap.machine import qtest_command as command
 from qap.machine.qtest_command import Command
+from qap.oracle.status import Status
 from qap.virtio.config_space import PORTS, ConfigSpace
 from qap.virtio.pci_modern import VENDOR_ID
-from qap.virtio.transport import QueueAddresses, Status, Transport, VirtioError
+from qap.virtio.transport import QueueAddresses, Transport, VirtioError
 
 # 4.1.2: the device IDs of transitional and of legacy devices.
 DEVICE_IDS = range(0x1000, 0x1040)

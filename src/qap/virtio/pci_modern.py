@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from qap.hw.pci import CAPABILITY_VENDOR, Function
 from qap.machine import qtest_command as command
 from qap.machine.qtest_command import Command
+from qap.oracle.status import Status
 from qap.virtio.config_space import MEMORY, ConfigSpace
-from qap.virtio.transport import QueueAddresses, Status, Transport, VirtioError
+from qap.virtio.transport import QueueAddresses, Transport, VirtioError
 
 # 4.1.2: vendor, and the device ID from which a modern device's type is counted.
 VENDOR_ID = 0x1AF4

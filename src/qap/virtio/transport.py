@@ -3,27 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntFlag
 
 from qap.host.errors import QapError
 from qap.host.wait import poll_until
 from qap.machine.qtest import Qtest
+from qap.oracle.status import Status
 
 RESET_S = 5.0
 SETTLED_S = 5.0
 # 2.7.2, 4.1.4.10 and 4.2.4: the unit in which a legacy transport is told of a queue.
 LEGACY_PAGE = 4096
-
-
-class Status(IntFlag):
-    """The device status field (2.1)."""
-
-    ACKNOWLEDGE = 1
-    DRIVER = 2
-    DRIVER_OK = 4
-    FEATURES_OK = 8
-    DEVICE_NEEDS_RESET = 64
-    FAILED = 128
 
 
 class VirtioError(QapError):

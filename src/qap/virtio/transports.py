@@ -9,7 +9,8 @@ from qap.hw import s390x_stub
 from qap.hw.pci_bus import PciBus
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.subchannel import ChannelSubsystem
-from qap.machine.machine import Machine, Spec
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.virtio.ccw import Ccw
 from qap.virtio.mmio import mmio_slots
 from qap.virtio.pci_legacy import PciLegacy

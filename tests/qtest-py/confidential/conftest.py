@@ -10,7 +10,9 @@ import pytest
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.s390x_stub import kernel_option
 from qap.hw.ultravisor import Ultravisor
-from qap.machine.machine import Device, Machine, QemuDied, Spec
+from qap.machine.device import Device
+from qap.machine.machine import Machine, QemuDied
+from qap.machine.spec import Spec
 from qap.verify.kit.se_guest import (
     DISK,
     IN_USE,

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from qap.machine.machine import Machine, QemuDied, Spec
+from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
+from qap.machine.spec import Spec
 from qap.scenario.confidential import ID
 from qap.verify.kit.se_guest import MEMORY, Start
 from qap.verify.kit.sev_guest import sim_options

@@ -9,7 +9,7 @@ from qap.host import toml
 from qap.host.debian.bundle import Bundle
 from qap.host.debian.place import Place
 from qap.host.errors import unknown_name
-from qap.host.paths import CONFIGS
+from qap.host.paths import data
 
 
 class Entry(toml.Model):
@@ -45,7 +45,7 @@ class Entry(toml.Model):
 
 @cache
 def _entries() -> dict[str, Entry]:
-    path = CONFIGS / "archive.toml"
+    path = data() / "archive.toml"
     return {name: toml.checked(Entry, values, path) for name, values in toml.read(path).items()}
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import libarchive
 from libarchive.write import ArchiveWrite
 
-from qap.host import toml
 from qap.host.debian.bundles import bundle
 from qap.host.debian.package import unpacked
 from qap.host.lock import locked
 from qap.host.paths import cache
+from qap.machine import catalog
 from qap.machine.guest.kernel import Kernel, module_content, module_name
 from qap.machine.guest.program import program
 
@@ -24,7 +24,7 @@ SCRIPTS = {
 
 
 def initramfs(
-    guest: toml.Guest, kernel: Kernel, modules: tuple[str, ...], programs: tuple[str, ...] = ()
+    guest: catalog.Guest, kernel: Kernel, modules: tuple[str, ...], programs: tuple[str, ...] = ()
 ) -> Path:
     """A cpio archive (newc) that boots to a console dialogue; made once and cached.
 

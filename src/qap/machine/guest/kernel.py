@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from qap.host import toml
 from qap.host.debian.bundle import Bundle
 from qap.host.debian.package import unpacked
 from qap.host.debian.place import Place
 from qap.host.errors import MissingError, QapError, unknown_name
+from qap.machine import catalog
 from qap.machine.guest.bzimage import vmlinux
 
 # Prefixes. From Debian forky on, the image package has nothing itself, but needs the others.
@@ -93,12 +93,12 @@ def module_content(path: Path) -> bytes:
     return lzma.decompress(data) if path.suffix == ".xz" else data
 
 
-def kernel(guest: toml.Guest) -> Kernel:
+def kernel(guest: catalog.Guest) -> Kernel:
     """The guest's kernel, brought unless it is cached."""
     return Kernel(unpacked(bundle(guest), finish=_finish))
 
 
-def bundle(guest: toml.Guest) -> Bundle:
+def bundle(guest: catalog.Guest) -> Bundle:
     """The guest's kernel package, and what it leads to: the image, and its parts if it has any."""
     name = f"{guest.kernel}:{guest.architecture}"
     places = tuple(Place(suite=suite) for suite in guest.suites)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import Protocol
 
 from qap.host.errors import QapError
 from qap.machine.guest.console import Console
-from qap.vhost_user.vsock import VsockHost
 
 SIZE = 1 << 20
 HOST = "10.0.2.2"  # the host, as a guest behind -netdev user sees it
@@ -137,7 +137,21 @@ def over_serial(console: Console, path: Path, name: str = "port") -> None:
         _compare("the host got", sent, _digest(heard))
 
 
-def over_vsock(console: Console, host: VsockHost) -> None:
+class SocketHost(Protocol):
+    """Who answers a guest over a socket device, such as `qap.vhost_user.vsock.VsockHost`.
+
+    Attributes:
+        port: where it listens, on CID 2.
+        data: what it answers once the guest has shut down its sending.
+        heard: what the guest has sent.
+    """
+
+    port: int
+    data: bytes
+    heard: bytearray
+
+
+def over_vsock(console: Console, host: SocketHost) -> None:
     """Send SIZE bytes to the host over a socket device, and get its answer.
 
     The guest has the folder of qap.machine.guest.tools as 9p's "tools".

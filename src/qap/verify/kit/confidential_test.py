@@ -10,15 +10,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from qap.fork.under_test import build_under_test
-from qap.host import toml
+from qap.fork.build import Build
+from qap.machine import catalog
+from qap.machine.catalog import MachineType, kinds, machine_types
+from qap.machine.device import Device
 from qap.machine.guest import io_checks, traffic
+from qap.machine.guest.boot import Boot
 from qap.machine.guest.tools import MODULES as TOOLS_MODULES
 from qap.machine.guest.tools import tools
-from qap.machine.machine import Boot, Device, Machine, QemuDied, Spec
+from qap.machine.machine import Machine, QemuDied
+from qap.machine.spec import Spec
 from qap.scenario import confidential
 from qap.scenario.confidential import VIOLATION, Shared
-from qap.scenario.scenario import MachineType, kinds, machine_types
 from qap.verify.kit.guest_test import GuestTest
 from qap.vhost_user import programs
 from qap.vhost_user.device_types import backend
@@ -51,7 +54,7 @@ class ProtectedTest(GuestTest):
     timeout = 600
 
     def setUp(self) -> None:
-        self.build = build_under_test()
+        self.build = Build.under_test()
         self.owned = ExitStack()
         self.addCleanup(self.owned.close)
         self.folder = Path(self.owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
@@ -59,8 +62,8 @@ class ProtectedTest(GuestTest):
         self.stuff.prepare()
 
     @property
-    def settings(self) -> toml.Guest:
-        return toml.guest(self.guest)
+    def settings(self) -> catalog.Guest:
+        return catalog.guest(self.guest)
 
     @property
     def place(self) -> MachineType:
@@ -84,7 +87,7 @@ class ProtectedTest(GuestTest):
         **rest: Any,
     ) -> Spec:
         """A machine with a root port where devices are hot-plugged into one."""
-        settings = toml.guest(guest or self.guest)
+        settings = catalog.guest(guest or self.guest)
         place = machine_types()[machine or settings.machine]
         return Spec(
             place.name,

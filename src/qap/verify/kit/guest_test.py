@@ -4,8 +4,8 @@ from typing import Any
 
 from avocado import Test
 
-from qap.fork.under_test import build_under_test
-from qap.host import toml
+from qap.fork.build import Build
+from qap.machine import catalog
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
 from qap.scenario.trial import Trial
@@ -25,9 +25,9 @@ class GuestTest(Test):
         Fails with what was expected, what was seen, the last lines of QEMU and guest,
         and the command to run again.
         """
-        build = build_under_test()
+        build = Build.under_test()
         one = Scenario(name=self.name.name, **scenario)
-        binary = build.path(f"qemu-system-{toml.guest(one.guest).qemu}")
+        binary = build.path(f"qemu-system-{catalog.guest(one.guest).qemu}")
         self.log.info("%s: %s with %s", one.title, build.name, binary)
         seen = Trial(one, build).run()
         self.log.info("%s in %.1f s: %s", seen.outcome, seen.seconds, "; ".join(seen.said))

@@ -8,8 +8,9 @@ from typing import Any
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.subchannel import ChannelSubsystem
 from qap.hw.ultravisor import Ultravisor
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
-from qap.machine.machine import Device, Machine
+from qap.machine.machine import Machine
 from qap.oracle.features import mask
 from qap.scenario.confidential import ID, VIOLATION
 from qap.virtio.blk import Request

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.fork.under_test import build_under_test
+from qap.fork.build import Build
 from qap.hw.x86_cpu import Cpu, Mode, firmware_option
 from qap.hw.x86_page_tables import Tables
-from qap.machine.machine import Device, Machine, Spec
+from qap.machine.device import Device
+from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.scenario.confidential import ID, Shared
 
 TABLES = 1 << 20
@@ -57,7 +59,7 @@ def started(
     machine = f"{board},confidential-guest-support={ID}" if sim else board
     extra = [*(sim_options() if sim else []), *firmware_option(folder)]
     spec = Spec(machine, cpu=cpu, memory=MEMORY, devices=devices, extra=extra, qtest=True)
-    with Machine(build_under_test().path("qemu-system-x86_64"), spec) as vm:
+    with Machine(Build.under_test().path("qemu-system-x86_64"), spec) as vm:
         yield boot(vm, mode)
 
 

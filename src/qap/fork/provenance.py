@@ -1,0 +1,21 @@
+"""What was under test: base, queue and builds, as a report has them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from qap.fork import base, series
+from qap.fork.build import Build
+from qap.host.paths import Project
+
+
+def provenance(project: Project, builds: Sequence[Build]) -> dict[str, object]:
+    """The keys `base`, `queue` and `builds` of docs/json.md."""
+    found = base.info(project)
+    return {
+        "base": asdict(found) if found else None,
+        "queue": {
+            "sha256": series.digest(project),
+            "patches": [p.name for p in series.patches(project)],
+        },
+        "builds": [build.provenance() for build in builds],
+    }
