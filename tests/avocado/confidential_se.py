@@ -3,11 +3,11 @@
 from qap.machine.qmp import QmpRefused
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.scenario.confidential import VIOLATION
-from qap.verify.kit.confidential_test import PLUGGED_S, ProtectedTest
+from qap.verify.kit.confidential_test import PLUGGED_S, ConfidentialTest
 from qap.vhost_user.device_types import backend
 
 
-class ConfidentialSe(ProtectedTest):
+class ConfidentialSe(ConfidentialTest):
     """
     :avocado: enable
     :avocado: tags=confidential,arch:s390x,machine:s390-ccw-virtio

@@ -7,10 +7,10 @@ from qap.machine.elf_core import segments
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.fence import REFUSAL_PHRASE
-from qap.verify.kit.confidential_test import BLOCK_MODULES, ProtectedTest
+from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
 
 
-class ConfidentialSevCpu(ProtectedTest):
+class ConfidentialSevCpu(ConfidentialTest):
     """What the CPU and the machine are makes no difference.
 
     :avocado: enable
@@ -67,7 +67,7 @@ class ConfidentialSevCpu(ProtectedTest):
             self.assertEqual(found, [int(physical.split()[1], 16)])
 
 
-class ConfidentialSev(ProtectedTest):
+class ConfidentialSev(ConfidentialTest):
     """
     :avocado: enable
     :avocado: tags=confidential,arch:x86_64,machine:q35

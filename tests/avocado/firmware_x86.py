@@ -102,7 +102,7 @@ class Firmware(GuestTest):
             machine.qmp.wait_event("SHUTDOWN", lambda data: bool(data["guest"]), GIVEN_UP_S)
             (disk,) = machine.qmp.execute("query-blockstats")
             self.assertEqual(disk["stats"]["rd_operations"], 0)
-            return machine.child.tail(OUTPUT_LINES)
+            return machine.process.tail(OUTPUT_LINES)
 
 
 class SeabiosPci(Firmware):

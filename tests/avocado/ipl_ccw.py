@@ -135,7 +135,7 @@ class IplCcw(GuestTest):
             # The guest stands still, so all that it had to say is here.
             said = machine.serial.recv(65536).decode(errors="replace")
             self.assertIn("Could not write DRIVER_OK status to host", said)
-            told = machine.child.tail(OUTPUT_LINES)
+            told = machine.process.tail(OUTPUT_LINES)
             self.assertIn("did not accept VIRTIO_F_ACCESS_PLATFORM and is not served", told)
             (disk,) = machine.qmp.execute("query-blockstats")
             self.assertEqual(disk["stats"]["rd_operations"], 0)

@@ -16,14 +16,14 @@ from qap.vhost_user.protocol import Channel, FrontendRequest, Message
 
 @pytest.mark.parametrize("kind", [name for name, kind in kinds().items() if kind.backend])
 def test_backend_offers_what_the_configuration_says(lab: Any, tmp_path: Path, kind: str) -> None:
-    stuff = io_checks.Stuff(tmp_path)
-    stuff.prepare()
+    host_data = io_checks.HostData(tmp_path)
+    host_data.prepare()
     with ExitStack() as owned:
         if kinds()[kind].backend == "virtiofsd":
-            started = programs.virtiofsd(tmp_path, stuff.shared, "amd64", "asked")
+            started = programs.virtiofsd(tmp_path, host_data.shared, "amd64", "asked")
         else:
             program = lab.build.path("qemu-storage-daemon")
-            started = programs.storage_daemon(tmp_path, program, stuff.image, "asked")
+            started = programs.storage_daemon(tmp_path, program, host_data.image, "asked")
         service = owned.enter_context(started)
         sock = owned.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         sock.settimeout(20)

@@ -190,7 +190,7 @@ def test_netdev_gives_up_on_an_unfit_back_end(lab: Any, monkeypatch: pytest.Monk
         pytest.fail(f"netdev_add did not end, after {behind.connections} connections")
     assert behind.connections == CONNECTIONS_IN_EIGHT_TRIES
     assert machine.alive
-    assert re.search(r"could not be used in \d+ tries", machine.child.tail())
+    assert re.search(r"could not be used in \d+ tries", machine.process.tail())
 
 
 def test_cryptodev_refuses_an_unfit_back_end(lab: Any) -> None:

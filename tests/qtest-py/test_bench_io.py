@@ -13,7 +13,7 @@ from qap.fork.mutant import BUNDLE, StandIn, mutant
 from qap.host.errors import QapError
 from qap.measure import instructions, throughput
 from qap.measure.callgrind import Counted
-from qap.measure.comparison import VARIANTS, Row, Variant, Verdict
+from qap.measure.comparison import VARIANTS, CostVerdict, Variant, WorkloadRow
 from qap.measure.instructions import CASES
 
 # Ten times as slow on a machine that others use, too.
@@ -29,7 +29,7 @@ ENTRANCE = re.compile(r"(static void \*virtqueue_split_pop\([^{]*\{)")
 DAWDLE = "\\1\n    for (volatile int turn = 0; turn < 400; turn++) { }\n"
 
 
-def counted(name: str, builds: Mapping[str, Build], variants: Sequence[Variant]) -> Row:
+def counted(name: str, builds: Mapping[str, Build], variants: Sequence[Variant]) -> WorkloadRow:
     turns: list[str] = []
     chosen = next(one for one in CASES if one.name == name)
     row = instructions.count(chosen, builds, ROUNDS, turns.append, variants)
@@ -58,7 +58,7 @@ def test_qemu_that_does_more_for_a_request_is_worse() -> None:
         row = counted("virtio-rng, PCI, split", {"fork": slow, "base": BUILD}, OFF)
     assert not row.ok
     found = row.compared("fork off", "base off")
-    assert found.verdict == Verdict.WORSE
+    assert found.verdict == CostVerdict.WORSE
     assert found.ratio is not None
     assert 1.01 < found.ratio.value < 1.2
     for values in row.samples.values():

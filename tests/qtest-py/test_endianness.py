@@ -13,7 +13,7 @@ from qap.oracle import fence
 from qap.virtio.blk import Blk
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.transport import Transport
-from qap.virtio.transports import WAYS
+from qap.virtio.transports import TRANSPORTS
 
 SECTORS = 0x0800
 DISK = [f"driver=null-co,node-name=disk0,size={512 * SECTORS},read-zeroes=on"]
@@ -34,10 +34,10 @@ def reach() -> Iterator[Reach]:
     with ExitStack() as owned:
 
         def connected(name: str) -> Transport:
-            way = WAYS[name]
-            binary = Build.under_test().path(way.emulator)
-            spec = way.spec("virtio-blk", blockdevs=DISK, drive="disk0")
-            return way.connect(owned.enter_context(Machine(binary, spec)))
+            variant = TRANSPORTS[name]
+            binary = Build.under_test().path(variant.emulator)
+            spec = variant.spec("virtio-blk", blockdevs=DISK, drive="disk0")
+            return variant.connect(owned.enter_context(Machine(binary, spec)))
 
         yield connected
 
@@ -53,37 +53,41 @@ def drive(transport: Transport) -> Blk:
     return Blk(driver)
 
 
-@pytest.mark.parametrize("way", MODERN)
-def test_modern_driver_reads_little_endian_configuration(reach: Reach, way: str) -> None:
+@pytest.mark.parametrize("variant", MODERN)
+def test_modern_driver_reads_little_endian_configuration(reach: Reach, variant: str) -> None:
     """2.5.3, whatever the guest's own order."""
-    transport = reach(way)
+    transport = reach(variant)
     assert drive(transport).capacity == SECTORS
     assert transport.config_read(0, 8) == capacity("<")
 
 
-@pytest.mark.parametrize("way", LEGACY)
-def test_legacy_driver_reads_configuration_in_the_guests_order(reach: Reach, way: str) -> None:
+@pytest.mark.parametrize("variant", LEGACY)
+def test_legacy_driver_reads_configuration_in_the_guests_order(reach: Reach, variant: str) -> None:
     """2.5.4: a legacy driver's fields are the guest's own."""
-    transport = reach(way)
-    order = fence.config_order(modern=False, guest="big" if way in CCW else "little")
+    transport = reach(variant)
+    order = fence.config_order(modern=False, guest="big" if variant in CCW else "little")
     assert drive(transport).capacity == SECTORS
     assert transport.config_read(0, 8) == capacity(ORDERS[order])
 
 
-@pytest.mark.parametrize("way", [*MODERN, *LEGACY])
-def test_requests_are_served_in_the_order_of_the_rings(reach: Reach, way: str) -> None:
+@pytest.mark.parametrize("variant", [*MODERN, *LEGACY])
+def test_requests_are_served_in_the_order_of_the_rings(reach: Reach, variant: str) -> None:
     """2.7.3: a request's header and the rings are in the same order; sector 3 is not 3 << 56."""
-    disk = drive(reach(way))
+    disk = drive(reach(variant))
     assert disk.read(3) == bytes(512)
 
 
 @pytest.mark.parametrize(
-    "way",
-    ["pci modern", "mmio 2", *(pytest.param(way, marks=UNDETECTED) for way in ("ccw 1", "ccw 2"))],
+    "variant",
+    [
+        "pci modern",
+        "mmio 2",
+        *(pytest.param(variant, marks=UNDETECTED) for variant in ("ccw 1", "ccw 2")),
+    ],
 )
-def test_configuration_has_its_order_before_the_features(reach: Reach, way: str) -> None:
+def test_configuration_has_its_order_before_the_features(reach: Reach, variant: str) -> None:
     """2.5.3 makes no exception for a driver that has not accepted VERSION_1 yet."""
-    transport = reach(way)
+    transport = reach(variant)
     transport.reset()
-    order = fence.config_order(modern=True, guest="big" if way in CCW else "little")
+    order = fence.config_order(modern=True, guest="big" if variant in CCW else "little")
     assert transport.config_read(0, 8) == capacity(ORDERS[order])

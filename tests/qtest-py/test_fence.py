@@ -18,18 +18,18 @@ from qap.machine.qmp import QmpRefused
 from qap.machine.spec import Spec
 from qap.matrix.cell import named
 from qap.matrix.group import Group
-from qap.matrix.result import Result
+from qap.matrix.result import CellResult
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
-from qap.virtio.ccw import Ccw
+from qap.virtio.ccw import VirtioCcw
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.split import SplitQueue
 from qap.virtio.transport import Transport
-from qap.virtio.transports import WAYS
+from qap.virtio.transports import TRANSPORTS
 
 Start = Callable[..., tuple[Machine, Transport]]
 Refusal = Callable[[Machine, Device], str]
@@ -69,13 +69,15 @@ def start(lab: Any) -> Start:
     def started(
         name: str, machine: str = "", extra: tuple[str, ...] = (), **properties: Any
     ) -> tuple[Machine, Transport]:
-        way = WAYS[name]
-        way = replace(way, machine=machine or way.machine, extra=(*way.extra, *extra))
-        spec = way.spec("virtio-rng", **{"iommu_platform": True, **properties})
-        running = lab.owned.enter_context(
-            Machine(lab.build.path(way.emulator), spec, log=lab.folder / "qemu.log")
+        variant = TRANSPORTS[name]
+        variant = replace(
+            variant, machine=machine or variant.machine, extra=(*variant.extra, *extra)
         )
-        return running, way.connect(running)
+        spec = variant.spec("virtio-rng", **{"iommu_platform": True, **properties})
+        running = lab.owned.enter_context(
+            Machine(lab.build.path(variant.emulator), spec, log=lab.folder / "qemu.log")
+        )
+        return running, variant.connect(running)
 
     return started
 
@@ -153,7 +155,7 @@ def test_driver_that_did_not_accept_is_never_served(lab: Any, cell: str) -> None
     Neither a device in QEMU nor a vhost back-end uses its buffer or hears of its ring,
     and FEATURES_OK does not stay (3.1.1, step 6).
     """
-    results: list[Result] = []
+    results: list[CellResult] = []
     Group(lab.build, [named(cell)], results.append, debug=False).run()
     assert [problem.text for result in results for problem in result.problems] == []
 
@@ -173,10 +175,10 @@ def test_refused_driver_is_told_once(lab: Any, start: Start) -> None:
     assert told() == 2
 
 
-@pytest.mark.parametrize("way", MODERN_WAYS)
-def test_device_serves_again_after_a_reset(start: Start, way: str) -> None:
+@pytest.mark.parametrize("variant", MODERN_WAYS)
+def test_device_serves_again_after_a_reset(start: Start, variant: str) -> None:
     """2.1.2: a refused driver may reset the device and try again, and so may the next."""
-    _, transport = start(way)
+    _, transport = start(variant)
     assert [serves(transport, one) for one in (None, INSISTS, None, INSISTS)] == [
         True,
         False,
@@ -200,7 +202,7 @@ def test_property_lets_any_driver_pass(lab: Any, refusal: Refusal) -> None:
     """x-require-iommu-platform=off is as QEMU was before: only FEATURES_OK is refused."""
     machine = lab.machine(qtest=True)
     assert refusal(machine, {**RNG_PCI, "x-require-iommu-platform": False}) == ""
-    assert serves(WAYS["pci modern"].connect(machine), INSISTS)
+    assert serves(TRANSPORTS["pci modern"].connect(machine), INSISTS)
 
 
 def test_old_machine_type_is_as_before(start: Start) -> None:
@@ -209,14 +211,14 @@ def test_old_machine_type_is_as_before(start: Start) -> None:
     assert serves(transport, INSISTS)
 
 
-@pytest.mark.parametrize("way", MODERN_WAYS)
-def test_refused_first_status_is_no_reset(start: Start, way: str) -> None:
+@pytest.mark.parametrize("variant", MODERN_WAYS)
+def test_refused_first_status_is_no_reset(start: Start, variant: str) -> None:
     """The status of a device that refuses its first one is 0, but nobody has written 0.
 
     So the queue stays enabled (2.4.1 is for a reset), and the same features are refused
     once more (2.2.2).
     """
-    _, transport = start(way)
+    _, transport = start(variant)
     transport.reset()
     transport.set_driver_features(VERSION_1)
     queue = SplitQueue(GuestMemory(transport.qtest), 0, QUEUE_SIZE)
@@ -307,7 +309,7 @@ def test_revision_0_is_fenced_on_request(s390x: Callable[..., Machine], refusal:
 
     def is_served_at(number: int, revision: int) -> bool:
         found = channels.find(number)
-        return serves(Ccw(found, revision), None if revision else LEGACY)
+        return serves(VirtioCcw(found, revision), None if revision else LEGACY)
 
     assert is_served_at(5, 0)
     assert not is_served_at(6, 0)

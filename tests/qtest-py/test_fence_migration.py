@@ -14,13 +14,13 @@ from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.qtest import Qtest
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 from qap.oracle.features import FeatureBit
 from qap.oracle.status import Status
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
-from qap.virtio.transports import WAYS
+from qap.virtio.transports import TRANSPORTS
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class Following(Qtest):
     def __init__(self, now: Qtest) -> None:
         self.now = now
 
-    def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+    def run_all(self, commands: Sequence[QtestCommand[T]]) -> list[T]:
         return self.now.run_all(commands)
 
 
@@ -69,7 +69,7 @@ class Host:
 
     def said(self) -> str:
         """What it has printed."""
-        return self.machine.child.tail()
+        return self.machine.process.tail()
 
     def is_broken(self) -> bool:
         """Whether the device says that it is broken."""
@@ -130,14 +130,16 @@ def start(lab: Any) -> Iterator[Start]:
             machine: str = NEW,
             **properties: Any,
         ) -> Host:
-            way = replace(
-                WAYS["pci modern"], machine=machine, extra=("-incoming", "defer") if waits else ()
+            variant = replace(
+                TRANSPORTS["pci modern"],
+                machine=machine,
+                extra=("-incoming", "defer") if waits else (),
             )
             blockdevs = [DISK] if kind == "virtio-blk" else []
             properties |= {"drive": "disk0"} if blockdevs else {}
-            spec = way.spec(kind, blockdevs, iommu_platform=requested, **properties)
+            spec = variant.spec(kind, blockdevs, iommu_platform=requested, **properties)
             log = lab.folder / f"qemu-{next(count)}.log"
-            binary = (build or lab.build).path(way.emulator)
+            binary = (build or lab.build).path(variant.emulator)
             running = owned.enter_context(Machine(binary, spec, log=log))
             running.qmp.execute(
                 "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]

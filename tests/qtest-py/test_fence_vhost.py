@@ -19,7 +19,7 @@ from qap.machine.machine import Machine, QemuDied
 from qap.machine.spec import Spec
 from qap.matrix.cell import named
 from qap.matrix.group import Group
-from qap.matrix.result import Result
+from qap.matrix.result import CellResult
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
@@ -101,11 +101,11 @@ class Site:
         return len(self.backend.requests(request))
 
     def fds(self) -> int:
-        return len(os.listdir(f"/proc/{self.machine.child.pid}/fd"))  # noqa: PTH208
+        return len(os.listdir(f"/proc/{self.machine.process.pid}/fd"))  # noqa: PTH208
 
 
 @pytest.fixture
-def site(lab: Any) -> Callable[..., Site]:
+def testbed(lab: Any) -> Callable[..., Site]:
     """Plugs a device of a kind in front of a back-end of its kind, and finds it.
 
     If not `fenced` it has x-require-iommu-platform=off, where there is such a property.
@@ -124,7 +124,7 @@ def site(lab: Any) -> Callable[..., Site]:
             running = lab.machine(**spec)
             bus = PciBus(running.qtest)
             before = {one.bdf for one in bus.scan()}
-            if not fenced and _knows(running, device["driver"], PROPERTY):
+            if not fenced and _knows(running, str(device["driver"]), PROPERTY):
                 device[PROPERTY] = False
             running.plug({**device, "bus": "port0"})
         else:
@@ -147,19 +147,19 @@ def _knows(machine: Machine, driver: str, name: str) -> bool:
 
 def problems(lab: Any, *cells: str) -> list[str]:
     """What goes wrong in these cells of the matrix, which share a QEMU."""
-    results: list[Result] = []
+    results: list[CellResult] = []
     Group(lab.build, [named(cell) for cell in cells], results.append, debug=False).run()
     assert len(results) == len(cells)
     return [problem.text for result in results for problem in result.problems]
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-rng", "vhost-user-blk", "vhost-user-scsi"])
-def test_back_end_is_told_what_its_addresses_are(site: Callable[..., Site], kind: str) -> None:
+def test_back_end_is_told_what_its_addresses_are(testbed: Callable[..., Site], kind: str) -> None:
     """vhost-user, IOMMU support: with IOTLB messages comes ACCESS_PLATFORM, whoever drives.
 
     A driver that does not accept the bit, and is let through, stays behind the IOMMU.
     """
-    here = site(kind, "intel-iommu", fenced=False)
+    here = testbed(kind, "intel-iommu", fenced=False)
     for accepts in (False, True, False):
         driver, queue = here.begin(None if accepts else Behaviour(VERSION_1, obeys=False))
         here.backend.settle()
@@ -197,9 +197,9 @@ def test_unused_queue_needs_no_mapping(lab: Any, kind: str, viommu: str) -> None
     assert problems(lab, f"q35/modern/{kind}/ap/{viommu}/any/on/hot/accepts") == []
 
 
-def test_failed_start_leaves_no_file_descriptor(site: Callable[..., Site]) -> None:
+def test_failed_start_leaves_no_file_descriptor(testbed: Callable[..., Site]) -> None:
     """The rings are not mapped, so that the device can't start, however often it is tried."""
-    here = site("vhost-user-rng", "intel-iommu")
+    here = testbed("vhost-user-rng", "intel-iommu")
     assert here.iommu is not None
     here.iommu.attach(here.function.bdf)
     here.iommu.enable()
@@ -252,9 +252,9 @@ def test_old_machine_type_offers_what_the_back_end_offers(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-gpu", "vhost-user-vga"])
-def test_gpu_back_end_is_given_what_it_offers(site: Callable[..., Site], kind: str) -> None:
+def test_gpu_back_end_is_given_what_it_offers(testbed: Callable[..., Site], kind: str) -> None:
     """vhost-user, SET_FEATURES: of the bits that GET_FEATURES answered."""
-    here = site(kind)
+    here = testbed(kind)
     driver, _ = here.begin(ANYTHING)
     here.backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
     given = here.backend.acked_features
@@ -268,10 +268,10 @@ def test_gpu_back_end_is_given_what_it_offers(site: Callable[..., Site], kind: s
 
 @pytest.mark.parametrize("viommu", ["none", "intel-iommu"])
 def test_crypto_back_end_is_given_what_the_driver_accepted(
-    site: Callable[..., Site], viommu: str
+    testbed: Callable[..., Site], viommu: str
 ) -> None:
     """And the driver is offered nothing that the back-end, which has its ring, can't do."""
-    here = site("vhost-user-crypto", viommu)
+    here = testbed("vhost-user-crypto", viommu)
     driver, queue = here.begin(ANYTHING)
     assert not driver.offered & RESERVED & ~here.backend.features
     assert here.is_served(driver, queue)
@@ -282,10 +282,10 @@ def test_crypto_back_end_is_given_what_the_driver_accepted(
 
 
 def test_crypto_back_end_without_ring_features_gets_a_plain_ring(
-    site: Callable[..., Site],
+    testbed: Callable[..., Site],
 ) -> None:
     """A driver must not put descriptors into a table that the back-end knows nothing of."""
-    here = site("vhost-user-crypto", features=MODERN | PROTOCOL_FEATURES)
+    here = testbed("vhost-user-crypto", features=MODERN | PROTOCOL_FEATURES)
     driver, queue = here.begin(ANYTHING)
     assert driver.accepted & RESERVED == MODERN
     assert here.is_served(driver, queue)
@@ -304,36 +304,36 @@ def test_modern_device_needs_a_modern_back_end(lab: Any, cell: str) -> None:
     assert problems(lab, f"q35/modern/{cell}/accepts") == []
 
 
-def test_modern_gpu_needs_a_modern_back_end(site: Callable[..., Site]) -> None:
+def test_modern_gpu_needs_a_modern_back_end(testbed: Callable[..., Site]) -> None:
     """The same holds for a GPU, whose queues are the back-end's, too."""
     edid = mask([1])
     with pytest.raises(QemuDied) as refused:
-        site("vhost-user-gpu", features=edid | PROTOCOL_FEATURES)
+        testbed("vhost-user-gpu", features=edid | PROTOCOL_FEATURES)
     assert refused.value.status == 1
     assert "modern" in refused.value.said
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-rng", "vhost-user-blk", "vhost-user-fs"])
 def test_driver_that_is_let_through_stays_behind_the_iommu(
-    site: Callable[..., Site], kind: str
+    testbed: Callable[..., Site], kind: str
 ) -> None:
     """An IOMMU that maps nothing protects all memory, as it does from a device in QEMU.
 
     Whoever has the device, say a guest's own guest, must not be able to choose otherwise.
     """
-    here = site(kind, "intel-iommu", fenced=False)
+    here = testbed(kind, "intel-iommu", fenced=False)
     assert here.iommu is not None
     here.iommu.attach(here.function.bdf)
     here.iommu.enable()
     assert not here.is_served(*here.begin(Behaviour(VERSION_1, obeys=False)))
 
 
-def test_driver_does_not_take_the_bit_back(site: Callable[..., Site]) -> None:
+def test_driver_does_not_take_the_bit_back(testbed: Callable[..., Site]) -> None:
     """3.1.1 step 5: no features after FEATURES_OK, still less after DRIVER_OK.
 
     A device that is started anew, as after a pause of the VM, must not serve it without.
     """
-    here = site("vhost-user-rng", "intel-iommu")
+    here = testbed("vhost-user-rng", "intel-iommu")
     driver, queue = here.begin(Behaviour(MODERN, sets_features_ok=False))
     assert here.is_served(driver, queue)
     driver.transport.set_driver_features(VERSION_1)

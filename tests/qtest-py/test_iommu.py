@@ -11,7 +11,7 @@ import pytest
 from qap.hw.pci import Bdf, Function
 from qap.hw.pci_bus import PciBus
 from qap.iommu.amd import Amd
-from qap.iommu.driver import Fault, FaultReason, Iommu
+from qap.iommu.driver import FaultReason, Iommu, IommuFault
 from qap.iommu.find import find_iommu
 from qap.iommu.virtio_iommu import VirtioIommu
 from qap.machine.device import Device
@@ -86,10 +86,10 @@ class Behind:
         elif isinstance(self.iommu, VirtioIommu):
             # 5.13.6.9: it need not say what access it was, and does so only at a mapping.
             told = write if mapped else None
-            assert faults[0] == Fault(bdf, address, reason, told, 2)
+            assert faults[0] == IommuFault(bdf, address, reason, told, 2)
             assert {(one.bdf, one.reason, one.write) for one in faults} == {(bdf, reason, told)}
         else:
-            assert faults == [Fault(bdf, address, reason, write, 5 if write else 6)]
+            assert faults == [IommuFault(bdf, address, reason, write, 5 if write else 6)]
         assert self.iommu.faults() == []
 
 
@@ -191,7 +191,7 @@ def test_device_reads_only_where_it_may_read(
     here.iommu.map(function.bdf, DATA_IOVA, DATA, buffer.size, readable=readable)
     secret = b"unreadable".ljust(SECTOR, b".")
     memory = device.driver.memory
-    head = memory.put(blk.Request.OUT.to_bytes(16, "little"))
+    head = memory.put(blk.BlkRequest.OUT.to_bytes(16, "little"))
     chain = [Buffer(head, 16), Buffer(buffer.put(secret), SECTOR)]
     device.driver.serve(device.requestq, [*chain, Buffer(memory.take(1), 1, writable=True)])
     assert (disk.read_bytes()[:SECTOR] == secret) == readable

@@ -9,7 +9,7 @@ from qap.host.errors import QapError
 from qap.hw.pci import Bdf
 from qap.hw.pci_bus import PciBus
 from qap.iommu.amd import Amd, fault, is_amd
-from qap.iommu.driver import Fault, FaultReason, Iommu, IommuError
+from qap.iommu.driver import FaultReason, Iommu, IommuError, IommuFault
 from qap.iommu.find import find_iommu
 from qap.iommu.virtio_iommu import ReservedRegion, VirtioIommu
 from qap.iommu.vtd import Vtd
@@ -128,5 +128,5 @@ def test_amd_iommu_has_an_entry_for_each_bus_it_was_given(iommu_of: Callable[...
 def test_event_of_an_amd_iommu_is_read(flags: int, write: bool | None) -> None:
     """An IO_PAGE_FAULT (AMD 2.5.3), in which bit 52 is PR and bit 53 RW."""
     low = 0x2 << 60 | flags | 0x5 << 32 | 0x0108
-    expected = Fault(Bdf(1, 1, 0), 0x4000_0123, FaultReason.MAPPING, write, 2)
+    expected = IommuFault(Bdf(1, 1, 0), 0x4000_0123, FaultReason.MAPPING, write, 2)
     assert fault(low, 0x4000_0123) == expected

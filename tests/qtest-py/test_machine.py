@@ -21,7 +21,7 @@ def test_wait_for_an_event_ends_with_qemu(lab: Any) -> None:
 def test_unplug_tells_that_qemu_ended(lab: Any) -> None:
     """A guest that never lets go, and a QEMU that is ended meanwhile."""
     machine = lab.machine({"driver": "virtio-rng-pci", "bus": "port0", "id": "dut"})
-    machine.child.kill()
+    machine.process.kill()
     with pytest.raises(QemuDied):
         machine.unplug("dut", 60)
 

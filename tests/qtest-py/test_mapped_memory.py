@@ -6,13 +6,13 @@ from qap.machine.machine import Machine
 from qap.machine.mapped_memory import MappedMemory
 from qap.virtio.driver import Driver
 from qap.virtio.rng import Rng
-from qap.virtio.transports import WAYS
+from qap.virtio.transports import TRANSPORTS
 
 
 def test_what_one_side_writes_the_other_reads() -> None:
     """Over qtest or through the mapping; and a device serves from there."""
-    way = WAYS["pci modern"]
-    with Machine(Build.under_test().path(way.emulator), way.spec("virtio-rng")) as machine:
+    variant = TRANSPORTS["pci modern"]
+    with Machine(Build.under_test().path(variant.emulator), variant.spec("virtio-rng")) as machine:
         over_qtest = GuestMemory(machine.qtest)
         with MappedMemory.of(machine) as mapped:
             address = mapped.put(b"\x01\x02\x03\x04")
@@ -22,6 +22,6 @@ def test_what_one_side_writes_the_other_reads() -> None:
             mapped.give_back()
             assert mapped.take(4) == address
             assert over_qtest.read(address, 4) == bytes(4)
-            driver = Driver(way.connect(machine), mapped)
+            driver = Driver(variant.connect(machine), mapped)
             driver.negotiate()
             assert any(Rng(driver).read(64))

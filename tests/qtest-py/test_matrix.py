@@ -10,7 +10,7 @@ import pytest
 from qap.fork.build import Build
 from qap.matrix.cell import Cell, cells, named, selected
 from qap.matrix.group import Group, groups
-from qap.matrix.result import Result
+from qap.matrix.result import CellResult
 from qap.oracle import fence as oracle
 from qap.oracle.fence import Outcome
 
@@ -31,7 +31,7 @@ Results = dict[str, dict[str, Any]]
 
 def carried_out(build: Build, *selectors: str) -> Results:
     """What comes of cells, by their names, one group after the other."""
-    found: list[Result] = []
+    found: list[CellResult] = []
     for group in groups(selected(selectors)):
         Group(build, group, found.append).run()
     return {one.cell.name: one.as_dict(is_base=build.is_base) for one in found}
@@ -140,10 +140,10 @@ SAYS = {
 def test_sequel_with_one_change_is_not_what_qemu_does(
     monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
-    right = named(name).sequel
+    right = named(name).continuation
     assert right
     wrong: dict[str, Any] = {said: not getattr(right, said)}
-    monkeypatch.setattr(Cell, "sequel", replace(right, **wrong))
+    monkeypatch.setattr(Cell, "continuation", replace(right, **wrong))
     (result,) = carried_out(FORK, name).values()
     assert result["verdict"] == "mismatch"
 

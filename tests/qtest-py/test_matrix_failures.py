@@ -18,7 +18,7 @@ from qap.machine import qmp
 from qap.matrix import pool, run, setup
 from qap.matrix.cell import cells, named, selected
 from qap.matrix.group import Group, groups
-from qap.matrix.result import Result
+from qap.matrix.result import CellResult
 from qap.matrix.tables import tables
 from qap.vhost_user import device_types
 from qap.vhost_user.backend import Backend
@@ -34,7 +34,7 @@ Results = dict[str, dict[str, Any]]
 
 def carried_out(*selectors: str) -> Results:
     """What comes of cells, by their names, one group after the other."""
-    found: list[Result] = []
+    found: list[CellResult] = []
     for group in groups(selected(selectors)):
         Group(BUILD, group, found.append).run()
     return {one.cell.name: one.as_dict(is_base=BUILD.is_base) for one in found}

@@ -18,7 +18,7 @@ from qap.host.errors import QapError, UsageError
 from qap.matrix import run
 from qap.matrix.cell import selected
 from qap.matrix.group import Group, groups
-from qap.matrix.result import Result
+from qap.matrix.result import CellResult
 
 SYSTEM = "qemu-system-x86_64"
 BUILD = Build.under_test()
@@ -40,7 +40,7 @@ ACCEPTS += ",plug=hot,backend=in-qemu|ap,driver=accepts,later=stays,fence=fenced
 
 def carried_out(build: Build, *selectors: str) -> Results:
     """What comes of cells, by their names, one group after the other."""
-    found: list[Result] = []
+    found: list[CellResult] = []
     for group in groups(selected(selectors)):
         Group(build, group, found.append).run()
     return {one.cell.name: one.as_dict(is_base=build.is_base) for one in found}

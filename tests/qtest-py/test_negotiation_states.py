@@ -20,12 +20,12 @@ from qap.fork.build import Build
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine, QemuDied
 from qap.oracle.features import FeatureBit, mask
-from qap.oracle.negotiation import ACCESS_PLATFORM, Negotiation, Serves, Step
+from qap.oracle.negotiation import ACCESS_PLATFORM, DriverStep, Negotiation, Serves
 from qap.oracle.status import Status
 from qap.virtio.queue import Buffer, Used
 from qap.virtio.split import SplitQueue
 from qap.virtio.transport import Transport
-from qap.virtio.transports import WAYS
+from qap.virtio.transports import TRANSPORTS
 
 # 6.3: UNUSED, bit 30, is offered by legacy devices and never accepted.
 UNUSED = mask([FeatureBit.VHOST_USER_PROTOCOL_FEATURES])
@@ -44,10 +44,10 @@ STATUS_BITS = (
 )
 # 3.1.1: what a driver adds to the status after these steps.
 NEXT_STATUS = {
-    Step.RESET: Status.ACKNOWLEDGE,
-    Step.ACKNOWLEDGE: Status.DRIVER,
-    Step.FEATURES: Status.FEATURES_OK,
-    Step.QUEUE: Status.DRIVER_OK,
+    DriverStep.RESET: Status.ACKNOWLEDGE,
+    DriverStep.ACKNOWLEDGE: Status.DRIVER,
+    DriverStep.FEATURES: Status.FEATURES_OK,
+    DriverStep.QUEUE: Status.DRIVER_OK,
 }
 MOST_WAITING = 8
 QUIET_ROUNDS = 10
@@ -89,19 +89,19 @@ FindSite = Callable[[str, bool], Site]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindSite]:
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindSite]:
     """Starts the machine of a way once, with or without iommu_platform=on."""
     started: dict[tuple[str, bool], Site] = {}
     with ExitStack() as owned:
 
         def find(name: str, requested: bool) -> Site:
             if (name, requested) not in started:
-                way = WAYS[name]
-                spec = way.spec("virtio-rng", iommu_platform=requested)
+                variant = TRANSPORTS[name]
+                spec = variant.spec("virtio-rng", iommu_platform=requested)
                 log = tmp_path_factory.mktemp("negotiation") / "qemu.log"
-                binary = Build.under_test().path(way.emulator)
+                binary = Build.under_test().path(variant.emulator)
                 machine = owned.enter_context(Machine(binary, spec, log=log))
-                started[name, requested] = Site(machine, way.connect(machine), requested)
+                started[name, requested] = Site(machine, variant.connect(machine), requested)
             return started[name, requested]
 
         yield find
@@ -111,17 +111,17 @@ class Walk(RuleBasedStateMachine):
     """A driver that does as it likes; what it sees is held against the model.
 
     Attributes:
-        site: where it walks.
+        testbed: where it walks.
         heads: the chains that are available and not yet used.
         served: how many were used.
     """
 
-    site: ClassVar[Site]
+    testbed: ClassVar[Site]
 
     def __init__(self) -> None:
         super().__init__()
-        self.transport = self.site.transport
-        self.memory = GuestMemory(self.site.machine.qtest)
+        self.transport = self.testbed.transport
+        self.memory = GuestMemory(self.testbed.machine.qtest)
         self.served = 0
         self.reset()
         # A register of the transport may outlive the reset, and must not outlive the walk.
@@ -138,7 +138,7 @@ class Walk(RuleBasedStateMachine):
         self.queue: SplitQueue | None = None
         self.heads: set[int] = set()
         self.model = Negotiation(
-            self.transport.device_features, self.transport.legacy, self.site.requested
+            self.transport.device_features, self.transport.legacy, self.testbed.requested
         )
         assert self.transport.isr_status() == 0
 
@@ -217,13 +217,13 @@ class Walk(RuleBasedStateMachine):
 
     def take_step(self, without: set[int]) -> None:
         step = self.model.step
-        if step in NEXT_STATUS and not (self.transport.legacy and step is Step.FEATURES):
+        if step in NEXT_STATUS and not (self.transport.legacy and step is DriverStep.FEATURES):
             self.set_status(self.model.status | NEXT_STATUS[step])
-        elif step is Step.DRIVER:
+        elif step is DriverStep.DRIVER:
             self.accept_features(without=without)
-        elif step in (Step.FEATURES, Step.FEATURES_OK):
+        elif step in (DriverStep.FEATURES, DriverStep.FEATURES_OK):
             self.enable_queue()
-        elif step is Step.ASTRAY:
+        elif step is DriverStep.ASTRAY:
             self.reset()
         elif len(self.heads) < MOST_WAITING:
             self.offer_buffer()
@@ -253,7 +253,7 @@ class Walk(RuleBasedStateMachine):
         assert 0 < used.length <= 8
         self.heads.remove(used.id)
         self.served += 1
-        self.site.served += 1
+        self.testbed.served += 1
 
     def teardown(self) -> None:
         self.transport.reset()
@@ -282,8 +282,8 @@ class UnwillingRefused(Unwilling):
         assert Status.FEATURES_OK not in self.transport.status
 
 
-def walk(kind: type[Walk], site: Site) -> None:
-    kind.site = site
+def walk(kind: type[Walk], testbed: Site) -> None:
+    kind.testbed = testbed
     run_state_machine_as_test(kind, settings=WALKS)
 
 
@@ -294,41 +294,41 @@ def accepted_features(machine: Machine) -> list[str]:
     return [text.partition(":")[0] for text in status["guest-features"]["transports"]]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_device_keeps_to_the_specification(site: FindSite, way: str) -> None:
-    place = site(way, False)
+@pytest.mark.parametrize("variant", TRANSPORTS)
+def test_device_keeps_to_the_specification(testbed: FindSite, variant: str) -> None:
+    place = testbed(variant, False)
     walk(Walk, place)
     assert place.served
 
 
-@pytest.mark.parametrize("way", HAVE_FEATURES_OK)
-def test_device_that_asks_for_access_platform_keeps_to_it(site: FindSite, way: str) -> None:
-    place = site(way, True)
+@pytest.mark.parametrize("variant", HAVE_FEATURES_OK)
+def test_device_that_asks_for_access_platform_keeps_to_it(testbed: FindSite, variant: str) -> None:
+    place = testbed(variant, True)
     walk(Walk, place)
     assert place.served
 
 
 # The firmware of s390x is a revision 0 driver: test_fence.py has it fenced on request.
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "ccw 0"])
-def test_driver_without_access_platform_is_never_served(site: FindSite, way: str) -> None:
+@pytest.mark.parametrize("variant", [variant for variant in TRANSPORTS if variant != "ccw 0"])
+def test_driver_without_access_platform_is_never_served(testbed: FindSite, variant: str) -> None:
     """A device that is refused at plug serves nobody."""
     try:
-        place = site(way, True)
+        place = testbed(variant, True)
     except QemuDied as died:
         assert died.status == 1, died.said
         return
     walk(UnwillingUnserved, place)
 
 
-@pytest.mark.parametrize("way", HAVE_FEATURES_OK)
-def test_driver_without_access_platform_is_always_refused(site: FindSite, way: str) -> None:
-    walk(UnwillingRefused, site(way, True))
+@pytest.mark.parametrize("variant", HAVE_FEATURES_OK)
+def test_driver_without_access_platform_is_always_refused(testbed: FindSite, variant: str) -> None:
+    walk(UnwillingRefused, testbed(variant, True))
 
 
-@pytest.mark.parametrize("way", HAVE_FEATURES_OK)
-def test_features_do_not_outlive_a_reset(site: FindSite, way: str) -> None:
+@pytest.mark.parametrize("variant", HAVE_FEATURES_OK)
+def test_features_do_not_outlive_a_reset(testbed: FindSite, variant: str) -> None:
     """A reset begins negotiation anew (2.2): who writes no features then accepts none."""
-    place = site(way, True)
+    place = testbed(variant, True)
     place.transport.reset()
     place.transport.set_driver_features(place.transport.device_features)
     for status in UP_TO_FEATURES_OK:

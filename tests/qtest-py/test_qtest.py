@@ -11,7 +11,7 @@ import pytest
 from qap.machine import qtest_command as command
 from qap.machine.machine import Machine
 from qap.machine.qtest import IrqChange, Qtest, QtestError, QtestLost
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 
 RAM = 0x100_0000
 PATTERN = bytes(range(1, 17))
@@ -60,8 +60,8 @@ def test_session_works_with_either_accelerator(lab: Any, accel: str) -> None:
 )
 def test_words_are_little_endian_and_touch_nothing_else(
     qtest: Qtest,
-    store: Callable[[int, int], Command[None]],
-    load: Callable[[int], Command[int]],
+    store: Callable[[int, int], QtestCommand[None]],
+    load: Callable[[int], QtestCommand[int]],
     size: int,
 ) -> None:
     qtest.memset(RAM, 16, 0xEE)
@@ -96,7 +96,7 @@ def test_ports_of_every_width(qtest: Qtest) -> None:
 
 
 def test_pipelined_commands_run_in_order(qtest: Qtest) -> None:
-    commands: list[Command[int | None]] = []
+    commands: list[QtestCommand[int | None]] = []
     for number in range(1000):
         commands += [command.writel(RAM, number), command.readl(RAM)]
     assert qtest.run_all(commands)[1::2] == list(range(1000))
@@ -105,7 +105,7 @@ def test_pipelined_commands_run_in_order(qtest: Qtest) -> None:
 def test_pipeline_longer_than_any_socket_buffer(qtest: Qtest) -> None:
     """Commands and answers of 17 MiB each way: neither side may wait for the other."""
     data = bytes(range(256)) * 256
-    commands: list[Command[bytes | None]] = []
+    commands: list[QtestCommand[bytes | None]] = []
     for _ in range(200):
         commands += [command.b64write(RAM, data), command.b64read(RAM, len(data))]
     assert set(qtest.run_all(commands)[1::2]) == {data}
@@ -204,7 +204,7 @@ def test_waiting_for_an_interrupt(qtest: Qtest) -> None:
 
 
 def test_qemu_that_ends_loses_the_session(machine: Machine) -> None:
-    machine.child.kill()
+    machine.process.kill()
     with pytest.raises(QtestLost, match="QEMU closed the qtest session"):
         machine.qtest.run_all([command.readl(RAM)] * 100_000)
 

@@ -17,7 +17,7 @@ from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user import programs, testpmd
-from qap.vhost_user.programs import Service
+from qap.vhost_user.programs import BackendProcess
 from qap.virtio import fs, net, receive_queue
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.fs import Fs, FuseError
@@ -119,18 +119,18 @@ def test_virtiofsd_without_an_answer_says_so(share: Machine) -> None:
 
 
 @pytest.fixture
-def forwarder(lab: Any) -> Callable[[bool], Service]:
+def forwarder(lab: Any) -> Callable[[bool], BackendProcess]:
     """Starts testpmd."""
 
-    def start(access_platform: bool) -> Service:
+    def start(access_platform: bool) -> BackendProcess:
         started = testpmd.testpmd(lab.folder, "net", access_platform=access_platform)
-        service: Service = lab.owned.enter_context(started)
+        service: BackendProcess = lab.owned.enter_context(started)
         return service
 
     return start
 
 
-def card(service: Service) -> dict[str, Any]:
+def card(service: BackendProcess) -> dict[str, Any]:
     """virtio-net-pci in front of testpmd, wanting ACCESS_PLATFORM: what the lab starts."""
     chardev = f"socket,id=net,path={service.socket}"
     return {"extra": ["-chardev", chardev, "-netdev", "vhost-user,id=net0,chardev=net"]}
@@ -147,9 +147,9 @@ DEVICE: Device = {
 }
 
 
-def told(service: Service) -> list[int]:
+def told(service: BackendProcess) -> list[int]:
     """The feature words that testpmd says it was told, in order."""
-    said = re.findall(r"negotiated Virtio features: (0x[0-9a-f]+)", service.child.log.read_text())
+    said = re.findall(r"negotiated Virtio features: (0x[0-9a-f]+)", service.process.log.read_text())
     return [int(word, 16) for word in said]
 
 
@@ -186,7 +186,7 @@ def until_it_comes_back(device: Net, number: int) -> None:
 )
 def test_testpmd_sends_frames_back(
     lab: Any,
-    forwarder: Callable[[bool], Service],
+    forwarder: Callable[[bool], BackendProcess],
     viommu: str,
     access_platform: bool,
     ring: str,
@@ -213,7 +213,7 @@ def test_testpmd_sends_frames_back(
 
 
 def test_testpmd_that_can_not_translate_is_refused_behind_an_iommu(
-    lab: Any, forwarder: Callable[[bool], Service]
+    lab: Any, forwarder: Callable[[bool], BackendProcess]
 ) -> None:
     service = forwarder(False)
     said = lab.cold_refusal(DEVICE, viommu="intel-iommu", **card(service))
@@ -221,12 +221,14 @@ def test_testpmd_that_can_not_translate_is_refused_behind_an_iommu(
     assert not told(service)
 
 
-def test_card_loses_its_link_with_testpmd(lab: Any, forwarder: Callable[[bool], Service]) -> None:
+def test_card_loses_its_link_with_testpmd(
+    lab: Any, forwarder: Callable[[bool], BackendProcess]
+) -> None:
     service = forwarder(True)
     machine = lab.machine(DEVICE, qtest=True, **card(service))
     device = Net(negotiated(machine, net.FEATURE_STATUS))
     assert device.link_up
-    service.child.end()
+    service.process.end()
     poll_until(lambda: None if device.link_up else True, 10, lambda: "the link to go down")
     with pytest.raises(TimeoutError, match=r"waited 0\.2 s for a frame on queue 0"):
         device.receive(timeout=0.2)

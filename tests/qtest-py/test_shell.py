@@ -16,7 +16,7 @@ from qap.fork.build import Build
 from qap.host.errors import Exit
 from qap.host.paths import Project
 from qap.scenario.confidential import PROTECTED
-from qap.scenario.shell import GUESTS, Kind
+from qap.scenario.shell import GUESTS, ConfidentialKind
 
 QAP = [sys.executable, "-m", "qap"]
 TO_MONITOR = TO_GUEST = "\x01c"
@@ -29,18 +29,18 @@ def shell(*options: str) -> Iterator[tuple["pexpect.spawn[str]", str]]:
     profile = Build.under_test().profile
     argv = [*QAP, "shell", "--profile", profile, *options]
     environment = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
-    child = pexpect.spawn(
+    process = pexpect.spawn(
         argv[0], argv[1:], timeout=90, cwd=Project.here().root, env=environment, encoding="utf-8"
     )
-    with closing(child):
-        child.logfile_read = heard = io.StringIO()
-        child.expect("poweroff -f ends")
-        child.expect(PROMPT)
-        yield child, heard.getvalue()
+    with closing(process):
+        process.logfile_read = heard = io.StringIO()
+        process.expect("poweroff -f ends")
+        process.expect(PROMPT)
+        yield process, heard.getvalue()
 
 
-@pytest.mark.parametrize("kind", [*Kind, None])
-def test_virtiofs_is_plugged_by_hand(kind: Kind | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [*ConfidentialKind, None])
+def test_virtiofs_is_plugged_by_hand(kind: ConfidentialKind | None, tmp_path: Path) -> None:
     """As it says itself; and a confidential guest takes itself for one."""
     (tmp_path / "from-host").write_text("hello\n")
     options = ["--confidential", kind] if kind else []

@@ -18,7 +18,7 @@ from qap.machine.machine import Machine
 from qap.machine.resources import Footprint
 from qap.machine.spec import Spec
 from qap.measure.soak import Order, carry_out
-from qap.measure.soak_cycle import Soak, Step, rotation
+from qap.measure.soak_cycle import Soak, SoakStep, rotation
 
 ENDS_S = 30.0
 SCRIPT = """
@@ -29,7 +29,7 @@ if __name__ == "__main__":
 """
 
 
-def step(device: str, *, refused: bool = False) -> Step:
+def step(device: str, *, refused: bool = False) -> SoakStep:
     """The first of the rotation that plugs this device, or that sees it refused."""
     return next(one for one in rotation() if one.config.device == device and one.refused == refused)
 
@@ -60,7 +60,7 @@ def test_device_that_plugs_where_it_must_be_refused_is_a_problem() -> None:
 
 def test_device_that_is_refused_where_it_must_serve_is_a_problem() -> None:
     taken = replace(step("virtio-rng").config, device="virtio-iommu")
-    result = Soak(Build.under_test(), 1, steps=(Step(taken),), bounded=False).run()
+    result = Soak(Build.under_test(), 1, steps=(SoakStep(taken),), bounded=False).run()
     assert any("refused, but must plug" in problem for problem in result["problems"])
 
 
@@ -145,10 +145,10 @@ def _qemus(pid: int) -> list[int]:
     """Emulators among the processes that descend from one."""
     found = []
     try:
-        for child in children(pid):
-            if "qemu-system" in Path(f"/proc/{child}/comm").read_text():
-                found.append(child)
-            found += _qemus(child)
+        for process in children(pid):
+            if "qemu-system" in Path(f"/proc/{process}/comm").read_text():
+                found.append(process)
+            found += _qemus(process)
     except (ProcessLookupError, FileNotFoundError):
         pass
     return found

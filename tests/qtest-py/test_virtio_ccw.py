@@ -19,7 +19,7 @@ from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
-from qap.virtio.ccw import Ccw, RevisionRefused
+from qap.virtio.ccw import RevisionRefused, VirtioCcw
 from qap.virtio.driver import MODERN, Behaviour, Driver, FeaturesRefused
 from qap.virtio.rng import Rng
 from qap.virtio.transport import QueueAddresses, VirtioError
@@ -78,13 +78,13 @@ def disk_machine(start: Callable[..., Machine], disk: Path) -> Callable[..., Mac
     return started
 
 
-def transport(machine: Machine, revision: int, **options: Any) -> Ccw:
+def transport(machine: Machine, revision: int, **options: Any) -> VirtioCcw:
     """The device, at the start of a CPU's life."""
     cpu = Cpu(machine.qtest, machine.serial)
-    return Ccw(ChannelSubsystem(cpu).find(DEVICE_NUMBER), revision, **options)
+    return VirtioCcw(ChannelSubsystem(cpu).find(DEVICE_NUMBER), revision, **options)
 
 
-def negotiated(device: Ccw, behaviour: Behaviour | None = None) -> Driver:
+def negotiated(device: VirtioCcw, behaviour: Behaviour | None = None) -> Driver:
     """A driver that the device has accepted, a legacy one at revision 0."""
     willing = Driver(
         device, GuestMemory(device.qtest), behaviour or (LEGACY if device.legacy else None)
@@ -294,7 +294,7 @@ def test_hot_plugged_device_is_driven(start: Callable[..., Machine]) -> None:
 def test_devices_have_indicators_of_their_own(start: Callable[..., Machine]) -> None:
     machine = start(RNG, {"driver": "virtio-rng-ccw", "devno": "fe.0.0006"})
     css = ChannelSubsystem(Cpu(machine.qtest, machine.serial))
-    first, second = (Ccw(found, 2) for found in css.scan())
+    first, second = (VirtioCcw(found, 2) for found in css.scan())
     memory = GuestMemory(machine.qtest)
     entropy = []
     for device in (first, second):

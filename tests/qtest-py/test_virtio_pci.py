@@ -16,7 +16,7 @@ from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio import blk, rng
-from qap.virtio.blk import Blk, BlkError, RequestStatus
+from qap.virtio.blk import Blk, BlkError, BlkStatus
 from qap.virtio.driver import MODERN, Behaviour, Driver, FeaturesRefused
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer
@@ -159,7 +159,7 @@ def test_blk_refuses_to_read_past_its_end(disk_machine: Callable[..., Machine]) 
     device = Blk(negotiated(disk_machine()))
     with pytest.raises(BlkError, match=f"IN at sector {SECTORS}: IOERR") as refused:
         device.read(SECTORS)
-    assert refused.value.status == RequestStatus.IOERR
+    assert refused.value.status == BlkStatus.IOERR
 
 
 @pytest.mark.parametrize("iommu_platform", [False, True])

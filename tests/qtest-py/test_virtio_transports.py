@@ -18,7 +18,7 @@ from qap.virtio.blk import Blk
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.rng import Rng
 from qap.virtio.transport import Transport, VirtioError
-from qap.virtio.transports import WAYS
+from qap.virtio.transports import TRANSPORTS
 
 SECTORS = 2048
 # 5.2.3, and 5.2.4: the byte that the driver may write with it.
@@ -28,7 +28,7 @@ WRITEBACK = 0x20
 
 LEGACY_WAYS = ("pci legacy", "mmio 1")
 # Device configuration is read from registers; CCW moves it with channel programs.
-REGISTERS = [name for name in WAYS if not name.startswith("ccw")]
+REGISTERS = [name for name in TRANSPORTS if not name.startswith("ccw")]
 
 
 @dataclass
@@ -54,35 +54,35 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def testbed(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     """Starts a machine with one virtio device, an entropy device or a disk."""
     with ExitStack() as owned:
 
         def started(name: str, kind: str = "rng") -> Site:
-            way = WAYS[name]
+            variant = TRANSPORTS[name]
             path = tmp_path / "disk.raw"
             path.write_bytes(bytes(512 * SECTORS))
             if kind == "blk":
                 blockdev = f"driver=file,node-name=disk0,filename={path}"
-                spec = way.spec("virtio-blk", [blockdev], drive="disk0")
+                spec = variant.spec("virtio-blk", [blockdev], drive="disk0")
             else:
-                spec = way.spec("virtio-rng")
-            binary = Build.under_test().path(way.emulator)
+                spec = variant.spec("virtio-rng")
+            binary = Build.under_test().path(variant.emulator)
             machine = owned.enter_context(Machine(binary, spec, log=tmp_path / "qemu.log"))
-            return Site(machine, way.connect(machine))
+            return Site(machine, variant.connect(machine))
 
         yield started
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_device_is_of_its_type(site: Callable[..., Site], way: str) -> None:
-    assert site(way).transport.device_type == rng.DEVICE_TYPE
-    assert site(way, "blk").transport.device_type == blk.DEVICE_TYPE
+@pytest.mark.parametrize("variant", TRANSPORTS)
+def test_device_is_of_its_type(testbed: Callable[..., Site], variant: str) -> None:
+    assert testbed(variant).transport.device_type == rng.DEVICE_TYPE
+    assert testbed(variant, "blk").transport.device_type == blk.DEVICE_TYPE
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_reset_takes_everything_back(site: Callable[..., Site], way: str) -> None:
-    device = Rng(site(way).negotiated(FeatureBit.EVENT_IDX))
+@pytest.mark.parametrize("variant", TRANSPORTS)
+def test_reset_takes_everything_back(testbed: Callable[..., Site], variant: str) -> None:
+    device = Rng(testbed(variant).negotiated(FeatureBit.EVENT_IDX))
     transport = device.driver.transport
     assert Status.DRIVER_OK in transport.status
     assert transport.queue_enabled(0)
@@ -93,63 +93,65 @@ def test_reset_takes_everything_back(site: Callable[..., Site], way: str) -> Non
     assert transport.isr_status() == 0
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_device_that_was_reset_is_driven_again(site: Callable[..., Site], way: str) -> None:
-    place = site(way)
+@pytest.mark.parametrize("variant", TRANSPORTS)
+def test_device_that_was_reset_is_driven_again(testbed: Callable[..., Site], variant: str) -> None:
+    place = testbed(variant)
     for features in ((), (FeatureBit.EVENT_IDX,), (FeatureBit.INDIRECT_DESC,)):
         assert len(Rng(place.negotiated(*features)).read(16)) == 16
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_interrupt_is_pending_until_read(site: Callable[..., Site], way: str) -> None:
-    device = Rng(site(way).negotiated())
+@pytest.mark.parametrize("variant", TRANSPORTS)
+def test_interrupt_is_pending_until_read(testbed: Callable[..., Site], variant: str) -> None:
+    device = Rng(testbed(variant).negotiated())
     assert device.driver.transport.isr_status() == 0
     device.read(8)
     assert [device.driver.transport.isr_status() for _ in range(2)] == [1, 0]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_queue_that_is_not_there_is_named(site: Callable[..., Site], way: str) -> None:
+@pytest.mark.parametrize("variant", TRANSPORTS)
+def test_queue_that_is_not_there_is_named(testbed: Callable[..., Site], variant: str) -> None:
     with pytest.raises(VirtioError, match="no queue 1"):
-        site(way).negotiated().queue(1)
+        testbed(variant).negotiated().queue(1)
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_config_is_read_and_written(site: Callable[..., Site], way: str) -> None:
-    driver = site(way, "blk").negotiated(FEATURE_CONFIG_WCE)
+@pytest.mark.parametrize("variant", TRANSPORTS)
+def test_config_is_read_and_written(testbed: Callable[..., Site], variant: str) -> None:
+    driver = testbed(variant, "blk").negotiated(FEATURE_CONFIG_WCE)
     assert Blk(driver).capacity == SECTORS
     assert driver.transport.config_read(WRITEBACK, 1) == b"\x01"
     driver.transport.config_write(WRITEBACK, b"\x00")
     assert driver.transport.config_read(WRITEBACK, 1) == b"\x00"
 
 
-@pytest.mark.parametrize("way", REGISTERS)
-def test_config_has_an_end(site: Callable[..., Site], way: str) -> None:
+@pytest.mark.parametrize("variant", REGISTERS)
+def test_config_has_an_end(testbed: Callable[..., Site], variant: str) -> None:
     with pytest.raises(VirtioError, match="no 4 bytes of configuration at 0x2000"):
-        site(way, "blk").transport.config_read(0x2000, 4)
+        testbed(variant, "blk").transport.config_read(0x2000, 4)
 
 
-@pytest.mark.parametrize("way", REGISTERS)
-def test_resize_changes_the_config_and_interrupts(site: Callable[..., Site], way: str) -> None:
+@pytest.mark.parametrize("variant", REGISTERS)
+def test_resize_changes_the_config_and_interrupts(
+    testbed: Callable[..., Site], variant: str
+) -> None:
     """Bit 1 of the ISR (4.1.4.5) or of InterruptStatus (4.2.2)."""
-    place = site(way, "blk")
+    place = testbed(variant, "blk")
     device = Blk(place.negotiated())
     before = place.transport.config_generation
     place.resize(2 * SECTORS)
     assert place.transport.isr_status() & 2
     assert device.capacity == 2 * SECTORS
-    if way in LEGACY_WAYS:
+    if variant in LEGACY_WAYS:
         assert before is None
     else:
         assert place.transport.config_generation != before
 
 
-@pytest.mark.parametrize("way", REGISTERS)
+@pytest.mark.parametrize("variant", REGISTERS)
 def test_config_that_changes_in_between_is_read_again(
-    site: Callable[..., Site], way: str, monkeypatch: pytest.MonkeyPatch
+    testbed: Callable[..., Site], variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is resized when its two words of capacity have just been read."""
-    place = site(way, "blk")
+    place = testbed(variant, "blk")
     device = Blk(place.negotiated())
     ask = place.machine.qtest.run_all
     sizes = [3 * SECTORS, 5 * SECTORS]
@@ -167,9 +169,9 @@ def test_config_that_changes_in_between_is_read_again(
 
 
 def test_config_that_never_settles_is_an_error(
-    site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    testbed: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    transport = site("mmio 2", "blk").transport
+    transport = testbed("mmio 2", "blk").transport
     changing = iter(range(1 << 30))
     monkeypatch.setattr("qap.virtio.transport.SETTLED_S", 0.05)
     monkeypatch.setattr(type(transport), "config_generation", property(lambda _: next(changing)))
@@ -177,9 +179,9 @@ def test_config_that_never_settles_is_an_error(
         transport.config_read(0, 8)
 
 
-def test_queue_is_reset_by_itself_over_pci(site: Callable[..., Site]) -> None:
+def test_queue_is_reset_by_itself_over_pci(testbed: Callable[..., Site]) -> None:
     """And enabled again, with another ring of another size (2.6.1.2)."""
-    device = Rng(site("pci modern").negotiated(FeatureBit.RING_RESET))
+    device = Rng(testbed("pci modern").negotiated(FeatureBit.RING_RESET))
     driver = device.driver
     device.read(8)
     driver.transport.queue_reset(0)
@@ -192,14 +194,14 @@ def test_queue_is_reset_by_itself_over_pci(site: Callable[..., Site]) -> None:
         assert len(device.read(8)) == 8
 
 
-def test_queue_that_stays_enabled_was_not_reset(site: Callable[..., Site]) -> None:
+def test_queue_that_stays_enabled_was_not_reset(testbed: Callable[..., Site]) -> None:
     """QEMU offers RING_RESET over MMIO and has no QueueReset register (4.2.2)."""
-    device = Rng(site("mmio 2").negotiated(FeatureBit.RING_RESET))
+    device = Rng(testbed("mmio 2").negotiated(FeatureBit.RING_RESET))
     with pytest.raises(VirtioError, match="has reset queue 0 and left it enabled"):
         device.driver.transport.queue_reset(0)
 
 
-@pytest.mark.parametrize("way", LEGACY_WAYS)
-def test_legacy_queue_has_no_reset(site: Callable[..., Site], way: str) -> None:
+@pytest.mark.parametrize("variant", LEGACY_WAYS)
+def test_legacy_queue_has_no_reset(testbed: Callable[..., Site], variant: str) -> None:
     with pytest.raises(VirtioError, match="can't reset a queue by itself"):
-        site(way).negotiated().transport.queue_reset(0)
+        testbed(variant).negotiated().transport.queue_reset(0)

@@ -16,7 +16,7 @@ from qap.hw.pci import (
 )
 from qap.hw.s390x_cpu import Cpu, ProgramCheck
 from qap.hw.s390x_stub import kernel_option
-from qap.hw.zpci import CONFIGURATION, Access, ZpciError, ZpciFunction, zpci_functions
+from qap.hw.zpci import CONFIGURATION, ZpciAccess, ZpciError, ZpciFunction, zpci_functions
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
@@ -83,11 +83,11 @@ class Registers:
 
     def read(self, region: int, register: int, size: int) -> int:
         bar, offset = self.regions[region]
-        return self.function.run_all([Access(bar, offset + register, size)])[0]
+        return self.function.run_all([ZpciAccess(bar, offset + register, size)])[0]
 
     def write(self, region: int, register: int, size: int, value: int) -> None:
         bar, offset = self.regions[region]
-        self.function.run_all([Access(bar, offset + register, size, value)])
+        self.function.run_all([ZpciAccess(bar, offset + register, size, value)])
 
     def common(self, register: int, size: int, value: int) -> None:
         self.write(virtio.COMMON_CFG, register, size, value)
@@ -155,8 +155,8 @@ def test_registers_are_read_and_written_in_order(function: ZpciFunction) -> None
     bar, offset = Registers(function).regions[virtio.COMMON_CFG]
     accesses = []
     for half in (0, 1) * 12:
-        accesses.append(Access(bar, offset + virtio.DEVICE_FEATURE_SELECT, 4, half))
-        accesses.append(Access(bar, offset + virtio.DEVICE_FEATURE, 4))
+        accesses.append(ZpciAccess(bar, offset + virtio.DEVICE_FEATURE_SELECT, 4, half))
+        accesses.append(ZpciAccess(bar, offset + virtio.DEVICE_FEATURE, 4))
     found = function.run_all(accesses)
     assert found[::2] == [0] * 24
     assert found[3::4] == [FEATURES >> 32 | 1 << FeatureBit.RING_RESET - 32] * 12
@@ -164,16 +164,17 @@ def test_registers_are_read_and_written_in_order(function: ZpciFunction) -> None
 
 
 @pytest.mark.parametrize(
-    "access", [Access(CONFIGURATION, 2, 4), Access(CONFIGURATION, 0, 3), Access(4, 1 << 24, 4)]
+    "access",
+    [ZpciAccess(CONFIGURATION, 2, 4), ZpciAccess(CONFIGURATION, 0, 3), ZpciAccess(4, 1 << 24, 4)],
 )
-def test_impossible_access_is_a_program_check(function: ZpciFunction, access: Access) -> None:
+def test_impossible_access_is_a_program_check(function: ZpciFunction, access: ZpciAccess) -> None:
     with pytest.raises(ProgramCheck, match="operand exception"):
         function.run_all([access])
 
 
 def test_unknown_space_is_an_error(function: ZpciFunction) -> None:
     with pytest.raises(ZpciError, match="with an error"):
-        function.run_all([Access(6, 0, 4)])
+        function.run_all([ZpciAccess(6, 0, 4)])
 
 
 def test_device_reaches_memory_where_it_is_mapped(function: ZpciFunction) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 
 from qap.scenario import confidential
 from qap.scenario.confidential import Shared
-from qap.verify.kit.confidential_test import BLOCK_MODULES, ProtectedTest
+from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
 
 BOOTS = int(os.environ.get("QAP_BOOTS", "100"))
 # Linux shares as many pages each time on s390x. As an SEV guest it shares what it touches of
@@ -16,7 +16,7 @@ BOOTS = int(os.environ.get("QAP_BOOTS", "100"))
 SPREAD = {"s390x": 0, "x86_64": 512}
 
 
-class ConfidentialBoots(ProtectedTest):
+class ConfidentialBoots(ConfidentialTest):
     """Each boots anew, comes up protected and uses its disk, without a violation.
 
     :avocado: enable

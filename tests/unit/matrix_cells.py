@@ -6,7 +6,7 @@ import pytest
 
 from qap.matrix import gaps, run
 from qap.matrix.cell import Cell
-from qap.matrix.setup import NO_ORDER, Config
+from qap.matrix.setup import NO_ORDER, Setup
 
 PLAIN = {
     "machine": "q35",
@@ -24,7 +24,7 @@ FS = {"device": "vhost-user-fs", "backend": "ap"}
 
 def a_cell(driver: str = "accepts", **axes: str) -> Cell:
     """A hot-plugged virtio-rng with iommu_platform=on and no vIOMMU, but for `axes`."""
-    return Cell(Config(**{**PLAIN, **axes}), driver)
+    return Cell(Setup(**{**PLAIN, **axes}), driver)
 
 
 def use_gaps(monkeypatch: pytest.MonkeyPatch, path: Path, text: str) -> None:

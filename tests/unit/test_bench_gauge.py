@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from qap.measure.comparison import QUIET, Verdict
+from qap.measure.comparison import QUIET, CostVerdict
 from qap.measure.gauge import Gauge
 
 
@@ -17,27 +17,29 @@ def gauge(ratios: list[float], limit: float | None, **fields: object) -> Gauge:
 @pytest.mark.parametrize(
     ("limit", "value", "verdict"),
     [
-        (1.1, 1.1, Verdict.OK),
-        (1.1, 1.11, Verdict.WORSE),
-        (0.9, 0.9, Verdict.OK),
-        (0.9, 0.89, Verdict.WORSE),
-        (None, 9.0, Verdict.NOTHING),
+        (1.1, 1.1, CostVerdict.OK),
+        (1.1, 1.11, CostVerdict.WORSE),
+        (0.9, 0.9, CostVerdict.OK),
+        (0.9, 0.89, CostVerdict.WORSE),
+        (None, 9.0, CostVerdict.NOTHING),
     ],
 )
-def test_limit_is_a_most_or_a_least(limit: float | None, value: float, verdict: Verdict) -> None:
+def test_limit_is_a_most_or_a_least(
+    limit: float | None, value: float, verdict: CostVerdict
+) -> None:
     assert gauge([value] * 9, limit).verdict == verdict
 
 
 def test_interval_on_both_sides_of_the_limit_is_unsure() -> None:
-    assert gauge([1.0, 1.0, 1.2, 1.2, 1.2], 1.1).verdict == Verdict.UNSURE
+    assert gauge([1.0, 1.0, 1.2, 1.2, 1.2], 1.1).verdict == CostVerdict.UNSURE
 
 
 def test_machine_that_others_kept_busy_says_nothing_against_it() -> None:
-    assert gauge([1.2] * 9, 1.1, others=2 * QUIET).verdict == Verdict.UNSURE
+    assert gauge([1.2] * 9, 1.1, others=2 * QUIET).verdict == CostVerdict.UNSURE
 
 
 def test_counts_are_decided_by_their_median() -> None:
-    assert gauge([1.0, 1.2, 1.2], 1.1, exact=True, others=1.0).verdict == Verdict.WORSE
+    assert gauge([1.0, 1.2, 1.2], 1.1, exact=True, others=1.0).verdict == CostVerdict.WORSE
 
 
 def test_everything_is_json() -> None:

@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from qap.measure.comparison import QUIET, VARIANTS, Measure, Row, Variant, Verdict
+from qap.measure.comparison import QUIET, VARIANTS, CostVerdict, Measure, Variant, WorkloadRow
 from qap.measure.estimate import Estimate
 from qap.measure.io import shown
 
 ROUNDS = 9
 
 
-def row(measure: Measure, others: float = 0.0, noise: float = 0.0, **typical: float) -> Row:
+def row(measure: Measure, others: float = 0.0, noise: float = 0.0, **typical: float) -> WorkloadRow:
     """A row with values around those given by variant, such as fork_on=1.0."""
-    made = Row("a disk, reads", measure, others=others)
+    made = WorkloadRow("a disk, reads", measure, others=others)
     steps = [noise * (number - ROUNDS // 2) for number in range(ROUNDS)]
     for variant in VARIANTS:
         value = typical.get(str(variant).replace(" ", "_"))
@@ -24,7 +24,7 @@ def row(measure: Measure, others: float = 0.0, noise: float = 0.0, **typical: fl
     return made
 
 
-def verdict(made: Row, of: str, to: str) -> Verdict:
+def verdict(made: WorkloadRow, of: str, to: str) -> CostVerdict:
     return made.compared(of, to).verdict
 
 
@@ -39,13 +39,13 @@ def test_one_per_cent_more_instructions_is_all_that_is_allowed(
     made = row("instructions", **{**ALIKE, f"fork_{state}": instructions})
     assert made.ok == ok
     found = verdict(made, f"fork {state}", f"base {state}")
-    assert found == (Verdict.OK if ok else Verdict.WORSE)
+    assert found == (CostVerdict.OK if ok else CostVerdict.WORSE)
 
 
 def test_instructions_are_not_asked_to_be_as_few_with_the_property_as_without() -> None:
     made = row("instructions", fork_off=100, base_off=100, fork_on=120, base_on=120)
     assert made.ok
-    assert verdict(made, "fork on", "fork off") == Verdict.NOTHING
+    assert verdict(made, "fork on", "fork off") == CostVerdict.NOTHING
 
 
 @pytest.mark.parametrize("state", ["off", "on"])
@@ -55,20 +55,22 @@ def test_five_per_cent_fewer_requests_is_all_that_is_allowed(
 ) -> None:
     made = row("rate", **{**ALIKE, f"fork_{state}": rate})
     found = verdict(made, f"fork {state}", f"base {state}")
-    assert found == (Verdict.OK if ok else Verdict.WORSE)
+    assert found == (CostVerdict.OK if ok else CostVerdict.WORSE)
     assert made.ok == ok
 
 
 def test_rate_that_may_be_good_enough_is_not_worse() -> None:
     made = row("rate", noise=0.01, **{**ALIKE, "fork_on": 94.0})
     found = made.compared("fork on", "base on")
-    assert found.verdict == Verdict.UNSURE
+    assert found.verdict == CostVerdict.UNSURE
     assert "--times" in found.reason
     assert made.ok
 
 
-@pytest.mark.parametrize(("noise", "expected"), [(0.001, Verdict.OK), (0.02, Verdict.UNSURE)])
-def test_rate_is_good_enough_only_where_that_is_sure(noise: float, expected: Verdict) -> None:
+@pytest.mark.parametrize(
+    ("noise", "expected"), [(0.001, CostVerdict.OK), (0.02, CostVerdict.UNSURE)]
+)
+def test_rate_is_good_enough_only_where_that_is_sure(noise: float, expected: CostVerdict) -> None:
     made = row("rate", noise=noise, **{**ALIKE, "fork_on": 96.0})
     assert verdict(made, "fork on", "base on") == expected
     assert made.ok
@@ -78,7 +80,7 @@ def test_rate_on_a_machine_that_others_use_is_not_worse() -> None:
     busy = row("rate", others=QUIET + 0.35, **{**ALIKE, "fork_off": 50.0})
     found = busy.compared("fork off", "base off")
     assert (found.verdict, found.reason) == (
-        Verdict.UNSURE,
+        CostVerdict.UNSURE,
         "from 0.50 to 0.50; others kept 45% of the machine busy",
     )
     assert not row("rate", others=QUIET, **{**ALIKE, "fork_off": 50.0}).ok
@@ -91,14 +93,14 @@ def test_instructions_count_on_a_busy_machine_too() -> None:
 def test_property_that_costs_as_much_on_the_base_is_explained() -> None:
     made = row("rate", fork_off=100, base_off=100, fork_on=80, base_on=80)
     found = made.compared("fork on", "fork off")
-    assert found.verdict == Verdict.EXPLAINED
+    assert found.verdict == CostVerdict.EXPLAINED
     assert "0.800" in found.reason
     assert made.ok
 
 
 def test_property_that_costs_more_than_on_the_base_is_worse() -> None:
     made = row("rate", fork_off=100, base_off=100, fork_on=80, base_on=90)
-    assert verdict(made, "fork on", "fork off") == Verdict.WORSE
+    assert verdict(made, "fork on", "fork off") == CostVerdict.WORSE
     assert not made.ok
 
 
@@ -110,7 +112,7 @@ def test_property_that_only_the_fork_takes_has_to_cost_nothing() -> None:
     assert made.compared("fork on", "base on").reason == "the base refuses iommu_platform=on"
     dear = row("rate", fork_off=100, base_off=100, fork_on=90)
     dear.refused["base on"] = "the base refuses iommu_platform=on"
-    assert verdict(dear, "fork on", "fork off") == Verdict.WORSE
+    assert verdict(dear, "fork on", "fork off") == CostVerdict.WORSE
 
 
 def test_fork_that_refuses_the_property_is_not_ok() -> None:

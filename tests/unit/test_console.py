@@ -9,7 +9,13 @@ from contextlib import ExitStack
 import pytest
 
 from qap.host.errors import QapError
-from qap.machine.guest.console import Console, GuestCommandError, GuestLost, GuestPanic, Outcome
+from qap.machine.guest.console import (
+    CommandOutput,
+    Console,
+    GuestCommandError,
+    GuestLost,
+    GuestPanic,
+)
 
 PANIC = b"Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"
 # Long enough for any machine; only a failing test ever waits so long.
@@ -93,21 +99,21 @@ def test_boot_gives_the_kernel_s_release(guests: Guests) -> None:
 def test_script_comes_back_as_output_and_status(guests: Guests) -> None:
     heard: list[str] = []
     console = guests.answering([answer(b"vda\nvdb\n", 0), answer(b"no such\n", 2)], heard)
-    assert console.run("ls /sys/block\n") == Outcome("vda\nvdb\n", 0)
-    assert console.run("ls /nowhere") == Outcome("no such\n", 2)
+    assert console.run("ls /sys/block\n") == CommandOutput("vda\nvdb\n", 0)
+    assert console.run("ls /nowhere") == CommandOutput("no such\n", 2)
     assert heard == ["ls /sys/block\n", "ls /nowhere"]
 
 
 def test_long_output_comes_in_lines(guests: Guests) -> None:
     data = bytes(range(32, 127)) * 50
     console = guests.answering([answer(data, 0)])
-    assert console.run("cat file") == Outcome(data.decode(), 0)
+    assert console.run("cat file") == CommandOutput(data.decode(), 0)
 
 
 def test_output_that_looks_like_the_dialogue_is_output(guests: Guests) -> None:
     data = b"qap-end 1\nKernel panic - not syncing: only quoted\n"
     console = guests.answering([answer(data, 0)])
-    assert console.run("cat log") == Outcome(data.decode(), 0)
+    assert console.run("cat log") == CommandOutput(data.decode(), 0)
 
 
 def test_check_returns_what_was_printed(guests: Guests) -> None:

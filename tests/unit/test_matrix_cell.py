@@ -10,7 +10,7 @@ import pytest
 from qap.host.errors import UsageError
 from qap.matrix.cell import Cell, cells, named, selected, shard
 from qap.matrix.group import MOST_CONFIGS, groups
-from qap.matrix.result import Result
+from qap.matrix.result import CellResult
 from qap.matrix.tables import STAYS, tables
 from qap.oracle.fence import Outcome
 
@@ -248,7 +248,7 @@ def test_skipped_cell_says_why() -> None:
     skipped = [cell for cell in cells() if cell.config.skip]
     assert skipped
     for cell in skipped:
-        found = Result(cell).as_dict(is_base=False)
+        found = CellResult(cell).as_dict(is_base=False)
         assert (found["verdict"], found["problems"]) == ("skip", [])
         assert found["skip"] == tables().device[cell.config.device].needs
 
@@ -337,12 +337,12 @@ def test_every_vhost_user_device_that_can_meets_every_back_end_that_changes(late
 def test_what_happens_later_happens_only_to_what_plugs() -> None:
     for cell in cells():
         if cell.config.later != STAYS:
-            assert cell.sequel
+            assert cell.continuation
             assert cell.expected[0].outcome is Outcome.WORKS
             there = cell.config.destination
             assert there is None or there.plugging.outcome is Outcome.WORKS
         else:
-            assert cell.sequel is None
+            assert cell.continuation is None
 
 
 def test_older_machine_type_is_the_one_of_its_machine() -> None:

@@ -9,16 +9,16 @@ from qap.matrix import gaps
 from qap.matrix.cell import Cell, cells, matches_axes
 from qap.matrix.gaps import explained
 from qap.matrix.judge import judge
-from qap.matrix.observation import Seen
-from qap.matrix.result import Result
+from qap.matrix.observation import CellObservation
+from qap.matrix.result import CellResult
 from qap.matrix.tables import tables
 
 from .matrix_cells import a_cell, use_gaps
 
-SERVED = Seen("works", features=[32, 33], features_ok=True, status=0xF, served=True)
-UNSERVED = Seen("works", features=[32, 33], features_ok=True, status=0xF, served=False)
-WRONG_TWICE = Seen("works", features=[32], features_ok=True, status=0xF, served=False)
-BROKEN = Seen(error="QEMU ended with status -6")
+SERVED = CellObservation("works", features=[32, 33], features_ok=True, status=0xF, served=True)
+UNSERVED = CellObservation("works", features=[32, 33], features_ok=True, status=0xF, served=False)
+WRONG_TWICE = CellObservation("works", features=[32], features_ok=True, status=0xF, served=False)
+BROKEN = CellObservation(error="QEMU ended with status -6")
 SLOW = """
 [slow]
 title = "it does not serve"
@@ -35,12 +35,14 @@ def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     use_gaps(monkeypatch, tmp_path / "gaps.toml", SLOW)
 
 
-def verdict(subject: Cell, seen: Seen, *, is_base: bool = False) -> tuple[str, list[str]]:
-    found = Result(subject, seen).as_dict(is_base=is_base)
+def verdict(
+    subject: Cell, seen: CellObservation, *, is_base: bool = False
+) -> tuple[str, list[str]]:
+    found = CellResult(subject, seen).as_dict(is_base=is_base)
     return found["verdict"], found["gaps"]
 
 
-def names(subject: Cell, seen: Seen) -> list[str | None]:
+def names(subject: Cell, seen: CellObservation) -> list[str | None]:
     return [gap.name if gap else None for gap in explained(subject, judge(subject, seen))]
 
 
@@ -98,11 +100,13 @@ def test_skipped_cell_is_skipped_whatever_is_seen() -> None:
 
 
 def test_result_has_what_was_expected_beside_what_was_seen() -> None:
-    found = Result(a_cell(), SERVED).as_dict(is_base=False)
+    found = CellResult(a_cell(), SERVED).as_dict(is_base=False)
     expected, seen = found["expected"], found["seen"]
     assert (expected["outcome"], expected["offered"], expected["served"]) == ("works", True, True)
     assert (seen["outcome"], seen["features"], seen["served"]) == ("works", [32, 33], True)
-    refused = Result(a_cell(interface="legacy"), Seen("refused")).as_dict(is_base=True)
+    refused = CellResult(a_cell(interface="legacy"), CellObservation("refused")).as_dict(
+        is_base=True
+    )
     assert set(refused["expected"]) == {"outcome", "why", "clause"}
     assert refused["repro"].endswith(f" --cell {refused['cell']} --base")
 

@@ -9,16 +9,16 @@ from qap.fork.build import Build
 from qap.host.errors import UsageError
 from qap.matrix import tables
 from qap.matrix.journal import Journal
-from qap.matrix.observation import Seen
-from qap.matrix.result import Result
+from qap.matrix.observation import CellObservation
+from qap.matrix.result import CellResult
 
 from .matrix_cells import a_cell, use_gaps
 from .project import Project, write
 
 CELLS = [a_cell(driver) for driver in ("accepts", "refuses", "insists")]
-SEEN = Seen("works", features=[32, 33], features_ok=True, status=0xF, served=False)
+SEEN = CellObservation("works", features=[32, 33], features_ok=True, status=0xF, served=False)
 RESULTS = [
-    Result(one, SEEN, ["qemu -device 'x'", '{"driver": "x"}'], "a\nb ✂", 0.25, True).as_dict(
+    CellResult(one, SEEN, ["qemu -device 'x'", '{"driver": "x"}'], "a\nb ✂", 0.25, True).as_dict(
         is_base=False
     )
     for one in CELLS

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from qap.matrix.cell import Cell
-from qap.matrix.judge import Kind, judge
-from qap.matrix.observation import Seen
+from qap.matrix.judge import ProblemKind, judge
+from qap.matrix.observation import CellObservation
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE
 
@@ -21,19 +21,19 @@ BLK = {"device": "vhost-user-blk", "backend": "ap"}
 NO_AP = {"device": "vhost-user-fs", "backend": "no-ap"}
 
 # A driver that is served.
-SERVED = Seen("works", features=OFFERED, features_ok=True, status=0xF, served=True)
+SERVED = CellObservation("works", features=OFFERED, features_ok=True, status=0xF, served=True)
 UNASKED_SERVED = replace(SERVED, features=UNASKED)
 # One that stops where FEATURES_OK does not stay, and one that does not stop.
-STOPPED = Seen("works", features=OFFERED, features_ok=False, status=3, served=False)
+STOPPED = CellObservation("works", features=OFFERED, features_ok=False, status=3, served=False)
 STUBBORN = replace(STOPPED, status=7)
 # A vhost-user back-end on a bus that does not translate, and behind an IOMMU.
 FLAT = replace(SERVED, backend_features=UNASKED, ring_started=True, iotlb=0, backend_unoffered=[])
 TRANSLATED = replace(FLAT, backend_features=OFFERED, iotlb=3)
 UNTOLD = replace(STUBBORN, backend_features=UNASKED, ring_started=False, iotlb=0)
-REFUSED = Seen("refused", error=REFUSAL)
+REFUSED = CellObservation("refused", error=REFUSAL)
 COLD_REFUSED = replace(REFUSED, exit_status=1)
 
-MATCHING: dict[str, tuple[Cell, Seen]] = {
+MATCHING: dict[str, tuple[Cell, CellObservation]] = {
     "accepts": (a_cell(), SERVED),
     "accepts, not requested": (a_cell(iommu_platform="off"), UNASKED_SERVED),
     "refuses": (a_cell("refuses"), STOPPED),
@@ -46,11 +46,13 @@ MATCHING: dict[str, tuple[Cell, Seen]] = {
     "refused cold": (a_cell(**NO_AP, viommu="intel-off", order="after", plug="cold"), COLD_REFUSED),
     "no VERSION_1": (
         a_cell(device="vhost-user-fs", backend="no-version-1"),
-        Seen("refused", error="the device must offer VERSION_1"),
+        CellObservation("refused", error="the device must offer VERSION_1"),
     ),
     "legacy interface": (
         a_cell(interface="transitional"),
-        Seen("refused", error="VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor …"),
+        CellObservation(
+            "refused", error="VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor …"
+        ),
     ),
     "leaves": (a_cell(**FS, later="leaves"), replace(FLAT, later_served=False)),
     "returns": (
@@ -75,61 +77,81 @@ MATCHING: dict[str, tuple[Cell, Seen]] = {
         replace(SERVED, config_early="0008000000000000", config_late="0008000000000000"),
     ),
 }
-DIFFERENT: list[tuple[str, dict[str, Any], Kind, str]] = [
-    ("accepts", {"outcome": "", "error": "waited 10 s"}, Kind.ERROR, "waited 10 s"),
-    ("refused", {"outcome": "", "error": "QEMU ended"}, Kind.ERROR, "QEMU ended"),
-    ("accepts", {"outcome": "refused", "error": REFUSAL}, Kind.REFUSED, f"must plug: {REFUSAL}"),
-    ("refused", {"outcome": "works", "error": ""}, Kind.PLUGGED, "plugged, but must be refused"),
-    ("legacy interface", {"outcome": "works"}, Kind.PLUGGED, "plugged, but must be refused"),
-    ("no VERSION_1", {"outcome": "works"}, Kind.PLUGGED, "plugged, but must be refused"),
-    ("refused", {"error": "no such bus"}, Kind.MESSAGE, "another one: no such bus"),
-    ("refused cold", {"exit_status": 0}, Kind.MESSAGE, "status 0, not 1"),
-    ("refused cold", {"exit_status": -6}, Kind.MESSAGE, "status -6, not 1"),
-    ("refused cold", {"error": "no such bus"}, Kind.MESSAGE, "another one: no such bus"),
-    ("accepts", {"features": UNASKED}, Kind.OFFERED, "is not offered"),
-    ("accepts, not requested", {"features": OFFERED}, Kind.OFFERED, "is offered unasked"),
-    ("accepts", {"features_ok": False}, Kind.FEATURES_OK, "is lost"),
-    ("refuses", {"features_ok": True}, Kind.FEATURES_OK, "stays"),
-    ("insists", {"served": True}, Kind.SERVED, "served, though the driver did not accept"),
-    ("accepts", {"served": False}, Kind.UNSERVED, "not served, though the driver accepted"),
-    ("insists, vhost-user", {"ring_started": True}, Kind.RING, "told where the ring is"),
-    ("vhost-user", {"backend_unoffered": [AP]}, Kind.UNOFFERED, "never offered: ACCESS_PLATFORM"),
-    ("vhost-user", {"backend_features": OFFERED}, Kind.BACKEND_BIT, "was given ACCESS"),
+DIFFERENT: list[tuple[str, dict[str, Any], ProblemKind, str]] = [
+    ("accepts", {"outcome": "", "error": "waited 10 s"}, ProblemKind.ERROR, "waited 10 s"),
+    ("refused", {"outcome": "", "error": "QEMU ended"}, ProblemKind.ERROR, "QEMU ended"),
+    (
+        "accepts",
+        {"outcome": "refused", "error": REFUSAL},
+        ProblemKind.REFUSED,
+        f"must plug: {REFUSAL}",
+    ),
+    (
+        "refused",
+        {"outcome": "works", "error": ""},
+        ProblemKind.PLUGGED,
+        "plugged, but must be refused",
+    ),
+    ("legacy interface", {"outcome": "works"}, ProblemKind.PLUGGED, "plugged, but must be refused"),
+    ("no VERSION_1", {"outcome": "works"}, ProblemKind.PLUGGED, "plugged, but must be refused"),
+    ("refused", {"error": "no such bus"}, ProblemKind.MESSAGE, "another one: no such bus"),
+    ("refused cold", {"exit_status": 0}, ProblemKind.MESSAGE, "status 0, not 1"),
+    ("refused cold", {"exit_status": -6}, ProblemKind.MESSAGE, "status -6, not 1"),
+    ("refused cold", {"error": "no such bus"}, ProblemKind.MESSAGE, "another one: no such bus"),
+    ("accepts", {"features": UNASKED}, ProblemKind.OFFERED, "is not offered"),
+    ("accepts, not requested", {"features": OFFERED}, ProblemKind.OFFERED, "is offered unasked"),
+    ("accepts", {"features_ok": False}, ProblemKind.FEATURES_OK, "is lost"),
+    ("refuses", {"features_ok": True}, ProblemKind.FEATURES_OK, "stays"),
+    ("insists", {"served": True}, ProblemKind.SERVED, "served, though the driver did not accept"),
+    ("accepts", {"served": False}, ProblemKind.UNSERVED, "not served, though the driver accepted"),
+    ("insists, vhost-user", {"ring_started": True}, ProblemKind.RING, "told where the ring is"),
+    (
+        "vhost-user",
+        {"backend_unoffered": [AP]},
+        ProblemKind.UNOFFERED,
+        "never offered: ACCESS_PLATFORM",
+    ),
+    ("vhost-user", {"backend_features": OFFERED}, ProblemKind.BACKEND_BIT, "was given ACCESS"),
     (
         "vhost-user behind an IOMMU",
         {"backend_features": UNASKED},
-        Kind.BACKEND_BIT,
+        ProblemKind.BACKEND_BIT,
         "was not given ACCESS",
     ),
-    ("vhost-user", {"iotlb": 1}, Kind.IOTLB, "got IOTLB messages"),
-    ("vhost-user behind an IOMMU", {"iotlb": 0}, Kind.IOTLB, "got no IOTLB message"),
+    ("vhost-user", {"iotlb": 1}, ProblemKind.IOTLB, "got IOTLB messages"),
+    ("vhost-user behind an IOMMU", {"iotlb": 0}, ProblemKind.IOTLB, "got no IOTLB message"),
     (
         "reads-config-early",
         {"config_early": "0000000000000800"},
-        Kind.CONFIG,
+        ProblemKind.CONFIG,
         "0000000000000800 early and 0008000000000000 late",
     ),
-    ("leaves", {"later_served": True}, Kind.SERVED, "served afterwards, though only its"),
-    ("leaves", {"leftovers": ["QOM x"]}, Kind.LEFTOVERS, "left behind: QOM x"),
-    ("returns", {"later_started": False}, Kind.LOST, "was not told where the ring is"),
-    ("returns", {"later_served": False}, Kind.UNSERVED, "not served afterwards"),
-    ("returns", {"recovered": False}, Kind.LOST, "not served in the end"),
-    ("returns with less", {"later_started": True}, Kind.RING, "told where the ring is"),
-    ("returns with less", {"later_unoffered": [32]}, Kind.UNOFFERED, "not offer: VERSION_1"),
-    ("returns with less", {"later_served": True}, Kind.SERVED, "served afterwards, though the"),
-    ("returns with less", {"recovered": False}, Kind.LOST, "not served in the end"),
-    ("moves", {"later_served": False}, Kind.UNSERVED, "not served afterwards"),
-    ("moves", {"recovered": False}, Kind.LOST, "not served in the end"),
+    ("leaves", {"later_served": True}, ProblemKind.SERVED, "served afterwards, though only its"),
+    ("leaves", {"leftovers": ["QOM x"]}, ProblemKind.LEFTOVERS, "left behind: QOM x"),
+    ("returns", {"later_started": False}, ProblemKind.LOST, "was not told where the ring is"),
+    ("returns", {"later_served": False}, ProblemKind.UNSERVED, "not served afterwards"),
+    ("returns", {"recovered": False}, ProblemKind.LOST, "not served in the end"),
+    ("returns with less", {"later_started": True}, ProblemKind.RING, "told where the ring is"),
+    ("returns with less", {"later_unoffered": [32]}, ProblemKind.UNOFFERED, "not offer: VERSION_1"),
+    (
+        "returns with less",
+        {"later_served": True},
+        ProblemKind.SERVED,
+        "served afterwards, though the",
+    ),
+    ("returns with less", {"recovered": False}, ProblemKind.LOST, "not served in the end"),
+    ("moves", {"later_served": False}, ProblemKind.UNSERVED, "not served afterwards"),
+    ("moves", {"recovered": False}, ProblemKind.LOST, "not served in the end"),
     (
         "moves",
         {"arrived": False, "later_error": "no room", "later_served": None, "recovered": None},
-        Kind.TURNED_AWAY,
+        ProblemKind.TURNED_AWAY,
         "can't move in, though the driver accepted",
     ),
-    ("can't move", {"arrived": True}, Kind.ARRIVED, "arrives, though the driver did not"),
-    ("can't move", {"later_error": "load failed"}, Kind.MESSAGE, "not name iommu_platform"),
-    ("accepts", {"leftovers": ["1 AddressSpace dut"]}, Kind.LEFTOVERS, "1 AddressSpace dut"),
-    ("refused", {"leftovers": ["QOM /chardevs/x"]}, Kind.LEFTOVERS, "QOM /chardevs/x"),
+    ("can't move", {"arrived": True}, ProblemKind.ARRIVED, "arrives, though the driver did not"),
+    ("can't move", {"later_error": "load failed"}, ProblemKind.MESSAGE, "not name iommu_platform"),
+    ("accepts", {"leftovers": ["1 AddressSpace dut"]}, ProblemKind.LEFTOVERS, "1 AddressSpace dut"),
+    ("refused", {"leftovers": ["QOM /chardevs/x"]}, ProblemKind.LEFTOVERS, "QOM /chardevs/x"),
 ]
 
 
@@ -140,7 +162,7 @@ def test_what_matches_has_no_problem(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "change", "kind", "text"), DIFFERENT)
 def test_one_difference_is_one_problem_of_its_kind(
-    name: str, change: dict[str, Any], kind: Kind, text: str
+    name: str, change: dict[str, Any], kind: ProblemKind, text: str
 ) -> None:
     subject, seen = MATCHING[name]
     (problem,) = judge(subject, replace(seen, **change))
@@ -150,21 +172,26 @@ def test_one_difference_is_one_problem_of_its_kind(
 
 
 def test_every_kind_of_problem_has_a_difference_here() -> None:
-    assert {kind for _, _, kind, _ in DIFFERENT} == set(Kind)
+    assert {kind for _, _, kind, _ in DIFFERENT} == set(ProblemKind)
 
 
 def test_differences_add_up() -> None:
     subject, seen = MATCHING["insists, vhost-user"]
     every = replace(seen, features=UNASKED, features_ok=True, served=True, ring_started=True)
     found = {problem.kind for problem in judge(subject, every)}
-    assert found == {Kind.OFFERED, Kind.FEATURES_OK, Kind.SERVED, Kind.RING}
+    assert found == {
+        ProblemKind.OFFERED,
+        ProblemKind.FEATURES_OK,
+        ProblemKind.SERVED,
+        ProblemKind.RING,
+    }
 
 
 def test_device_that_must_be_refused_is_judged_by_what_it_told_the_back_end() -> None:
     subject, _ = MATCHING["refused"]
-    told = Seen("works", backend_features=OFFERED, backend_unoffered=[AP], iotlb=4)
+    told = CellObservation("works", backend_features=OFFERED, backend_unoffered=[AP], iotlb=4)
     kinds = [problem.kind for problem in judge(subject, told)]
-    assert kinds == [Kind.PLUGGED, Kind.UNOFFERED, Kind.IOTLB]
+    assert kinds == [ProblemKind.PLUGGED, ProblemKind.UNOFFERED, ProblemKind.IOTLB]
 
 
 @pytest.mark.parametrize("served", [True, False])
@@ -179,7 +206,7 @@ def test_device_that_must_be_refused_is_judged_by_what_it_told_the_back_end() ->
 )
 def test_service_that_may_be_or_not_is_no_problem(subject: Cell, served: bool) -> None:
     offered = OFFERED if subject.config.requested else UNASKED
-    seen = Seen("works", features=offered, served=served)
+    seen = CellObservation("works", features=offered, served=served)
     assert judge(subject, seen) == []
 
 

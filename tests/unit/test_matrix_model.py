@@ -7,7 +7,7 @@ import pytest
 
 from qap.host.errors import UsageError
 from qap.matrix import tables as model
-from qap.matrix.tables import Tables, tables
+from qap.matrix.tables import MatrixTables, tables
 from qap.vhost_user.device_types import all_types
 
 PLAN = {
@@ -21,12 +21,12 @@ PLAN = {
 }
 
 
-def read_with(monkeypatch: pytest.MonkeyPatch, folder: Path, extra: str) -> Tables:
+def read_with(monkeypatch: pytest.MonkeyPatch, folder: Path, extra: str) -> MatrixTables:
     """The tables of configs/matrix.toml with something after its end."""
     changed = folder / "matrix.toml"
     changed.write_text(f"{model.PATH.read_text()}\n{extra}\n")
     monkeypatch.setattr(model, "PATH", changed)
-    found: Tables = tables.__wrapped__()
+    found: MatrixTables = tables.__wrapped__()
     return found
 
 

@@ -12,8 +12,8 @@ from qap.fork.build import Build
 from qap.host.errors import MissingError, UsageError
 from qap.matrix import pool, run
 from qap.matrix.cell import Cell, selected
-from qap.matrix.observation import Seen
-from qap.matrix.result import Result, Verdict
+from qap.matrix.observation import CellObservation
+from qap.matrix.result import CellResult, Verdict
 
 from .matrix_cells import use_gaps
 from .programs import Programs
@@ -38,10 +38,10 @@ def base() -> Build:
     return Build("small", is_base=True)
 
 
-def matching(cell: Cell) -> Seen:
+def matching(cell: Cell) -> CellObservation:
     """What there is to see of a device in QEMU that does as it must."""
     plugged, service = cell.expected
-    seen = Seen(plugged.outcome, error="refused for its legacy interface")
+    seen = CellObservation(plugged.outcome, error="refused for its legacy interface")
     if service is None:
         return seen
     features = [33] if plugged.offered else []
@@ -62,7 +62,7 @@ class Pool:
         most: the user interrupts it after so many.
     """
 
-    seen: dict[Cell, Seen] = field(default_factory=dict)
+    seen: dict[Cell, CellObservation] = field(default_factory=dict)
     done: list[Cell] = field(default_factory=list)
     most: int | None = None
 
@@ -71,7 +71,7 @@ class Pool:
             if number == self.most:
                 raise KeyboardInterrupt
             self.done.append(cell)
-            result = Result(cell, self.seen.get(cell, matching(cell)), ["qemu"], "a\nb", 0.001)
+            result = CellResult(cell, self.seen.get(cell, matching(cell)), ["qemu"], "a\nb", 0.001)
             finished(json.loads(json.dumps(result.as_dict(is_base=build.is_base))))
 
 
@@ -103,13 +103,13 @@ def test_run_in_which_all_is_as_it_must_be_is_ok(without_gaps: Pool) -> None:
 @pytest.mark.parametrize(
     ("seen", "verdict"),
     [
-        (Seen("refused", error="no such thing"), Verdict.MISMATCH),
+        (CellObservation("refused", error="no such thing"), Verdict.MISMATCH),
         (UNSERVED, Verdict.MISMATCH),
-        (Seen(error="QEMU ended with status -6"), Verdict.ERROR),
+        (CellObservation(error="QEMU ended with status -6"), Verdict.ERROR),
     ],
 )
 def test_one_cell_that_is_not_fails_the_run(
-    without_gaps: Pool, seen: Seen, verdict: Verdict
+    without_gaps: Pool, seen: CellObservation, verdict: Verdict
 ) -> None:
     without_gaps.seen[SERVED] = seen
     report = run.matrix(ALL, fork(), jobs=1, resume=False)
@@ -186,7 +186,7 @@ def test_resumed_run_carries_out_what_is_left_and_reports_all(without_gaps: Pool
 
 
 def test_resumed_run_fails_for_what_was_wrong_before(without_gaps: Pool) -> None:
-    without_gaps.seen[ALL[0]] = Seen(error="QEMU ended with status -6")
+    without_gaps.seen[ALL[0]] = CellObservation(error="QEMU ended with status -6")
     interrupt(without_gaps, after=3)
     without_gaps.seen.clear()
     assert not run.matrix(ALL, fork(), jobs=1, resume=True).ok

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qap.oracle import lifecycle
 from qap.oracle.fence import Conduct, Expectation, plug, service
-from qap.oracle.lifecycle import PROPERTY, Feature, Sequel, arrival, comeback, departure
+from qap.oracle.lifecycle import PROPERTY, Continuation, Feature, arrival, comeback, departure
 
 # Devices that plug.
 NOT_ASKED = plug(requested=False, translated=False, backend_can=True)
@@ -155,7 +155,7 @@ def test_no_back_end_serves_a_driver_that_the_first_one_did_not(
 def test_driver_that_did_not_accept_what_is_asked_for_is_never_served_there(
     here: Expectation, there: Expectation, conduct: Conduct, demanded: bool
 ) -> None:
-    found: Sequel = arrival(here, there, conduct, source_demands=demanded)
+    found: Continuation = arrival(here, there, conduct, source_demands=demanded)
     if there.offered and not conduct.accepts(here):
         assert found.served is False
         assert found.arrives is False or found.recovers is True

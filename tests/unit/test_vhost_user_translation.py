@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qap.vhost_user.chain_service import pattern
-from qap.vhost_user.memory.iotlb import Entry, Iotlb, Permission
+from qap.vhost_user.memory.iotlb import Iotlb, IotlbEntry, Permission
 from qap.vhost_user.protocol import REPLY, VERSION, BackendRequest, Disconnected, Message
 
 from .front_end import PATIENCE_S, Frontend, R, open_fds, u64
@@ -47,8 +47,8 @@ def last_error(iommu: Iommu) -> str:
 
 def test_lookup_is_by_range_and_permission() -> None:
     iotlb = Iotlb()
-    iotlb.update(Entry(0x3000, 0x1000, 0x9000, READ_ONLY))
-    iotlb.update(Entry(0x1000, 0x1000, 0x5000, BOTH))
+    iotlb.update(IotlbEntry(0x3000, 0x1000, 0x9000, READ_ONLY))
+    iotlb.update(IotlbEntry(0x1000, 0x1000, 0x5000, BOTH))
     assert iotlb.find(0x1010, WRITE_ONLY) == (0x5010, 0xFF0)
     assert iotlb.find(0x3FFF, READ_ONLY) == (0x9FFF, 1)
     for iova, permission in ((0xFFF, 1), (0x2000, 1), (0x4000, 1), (0x3000, 2), (0x3000, 3)):
@@ -58,8 +58,8 @@ def test_lookup_is_by_range_and_permission() -> None:
 def test_update_replaces_what_it_overlaps() -> None:
     iotlb = Iotlb()
     for page in range(4):
-        iotlb.update(Entry(0x1000 * page, 0x1000, 0x10000, READ_ONLY))
-    large = Entry(0x1000, 0x2000, 0x20000, BOTH)
+        iotlb.update(IotlbEntry(0x1000 * page, 0x1000, 0x10000, READ_ONLY))
+    large = IotlbEntry(0x1000, 0x2000, 0x20000, BOTH)
     iotlb.update(large)
     assert [entry.iova for entry in iotlb.entries] == [0, 0x1000, 0x3000]
     assert iotlb.entries[1] == large
@@ -80,7 +80,7 @@ def test_invalidation_drops_what_it_touches(iova: int, size: int, left: list[int
     """A size of 0 is 2**64, cut to 64 bits."""
     iotlb = Iotlb()
     for page in range(3):
-        iotlb.update(Entry(0x1000 * page, 0x1000, 0x10000, BOTH))
+        iotlb.update(IotlbEntry(0x1000 * page, 0x1000, 0x10000, BOTH))
     iotlb.invalidate(iova, size)
     assert [entry.iova for entry in iotlb.entries] == left
 

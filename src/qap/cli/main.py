@@ -162,7 +162,7 @@ def shell(
     from qap.scenario import shell as shells
 
     build = Build(profile, base)
-    kind = shells.Kind(confidential) if confidential else None
+    kind = shells.ConfidentialKind(confidential) if confidential else None
     wanted = shells.Shell(build, guest, kind, share)
     make(build)
     wanted.run()

@@ -172,7 +172,7 @@ def _busy() -> float:
 
 
 def _tree(pid: int) -> float:
-    return cpu_of(pid) + sum(_tree(child) for child in children(pid))
+    return cpu_of(pid) + sum(_tree(process) for process in children(pid))
 
 
 def _ended() -> float:

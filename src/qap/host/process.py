@@ -17,7 +17,7 @@ from qap.host.errors import Interrupted, MissingError
 GRACE_S = 5.0
 ENDED = os.WEXITED | os.WNOWAIT
 
-_live: set["Child"] = set()
+_live: set["Process"] = set()
 _guard = threading.Lock()
 _stopping = False
 
@@ -32,7 +32,7 @@ def stop_all() -> None:
         child.kill()
 
 
-class Child:
+class Process:
     """A running program, its output in a log file.
 
     The child leads a session of its own, so that a Ctrl-C in the terminal reaches

@@ -204,7 +204,7 @@ class ProgramFailed(ChannelError):
         self.executed = executed
 
 
-class Layout(NamedTuple):
+class ProgramLayout(NamedTuple):
     """A channel program as it lies in memory.
 
     Attributes:
@@ -216,7 +216,7 @@ class Layout(NamedTuple):
     buffers: list[slice]
 
 
-def lay_out(program: Sequence[Ccw], address: int) -> Layout:
+def lay_out(program: Sequence[Ccw], address: int) -> ProgramLayout:
     """A program of format-1 CCWs whose first one is at `address`, a multiple of 8."""
     words, data, buffers = b"", b"", []
     first = _CCW.size * len(program)
@@ -229,7 +229,7 @@ def lay_out(program: Sequence[Ccw], address: int) -> Layout:
         buffers.append(slice(start, start + ccw.size))
         room = max(ccw.size, len(ccw.data))
         data += ccw.data + bytes(-room % 8 + room - len(ccw.data))
-    return Layout(words + data, buffers)
+    return ProgramLayout(words + data, buffers)
 
 
 def orb(address: int, *, suspendable: bool = False) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from qap.host.errors import QapError
 from qap.machine import qtest_command as command
 from qap.machine.qtest import Qtest
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 
 # PCI 3.2.2.3.2, configuration mechanism #1.
 CONFIG_ADDRESS = 0xCF8
@@ -163,12 +163,12 @@ class Function:
 
     def config_bytes(self, offset: int, size: int) -> bytes:
         """A range of configuration space, aligned to 4 bytes at both ends."""
-        commands: list[Command[int] | Command[None]] = []
+        commands: list[QtestCommand[int] | QtestCommand[None]] = []
         for at in range(offset, offset + size, 4):
             commands += read_commands(self.bdf, at, 4)
         return b"".join(word.to_bytes(4, "little") for word in self._run(commands)[1::2])
 
-    def _run(self, commands: Sequence[Command[int] | Command[None]]) -> list[int]:
+    def _run(self, commands: Sequence[QtestCommand[int] | QtestCommand[None]]) -> list[int]:
         return [answer or 0 for answer in self.qtest.run_all(commands)]
 
     @property
@@ -283,12 +283,12 @@ class Function:
         self.config_write(at + 2, 2, control | MSI_X_ENABLE)
 
 
-def read_commands(bdf: Bdf, offset: int, size: int) -> tuple[Command[None], Command[int]]:
+def read_commands(bdf: Bdf, offset: int, size: int) -> tuple[QtestCommand[None], QtestCommand[int]]:
     """The two commands that read configuration space; the second one has the answer."""
     return _select(bdf, offset), _READS[size](CONFIG_DATA + offset % 4)
 
 
-def _select(bdf: Bdf, offset: int) -> Command[None]:
+def _select(bdf: Bdf, offset: int) -> QtestCommand[None]:
     if not 0 <= offset < CONFIG_SIZE:
         raise ValueError(f"{offset:#x} is outside of what ports reach of configuration space")
     where = bdf.bus << 16 | bdf.device << 11 | bdf.function << 8 | offset & ~3

@@ -55,7 +55,7 @@ class Instruction:
     registers: Mapping[int, int] = field(default_factory=dict)
 
 
-class Result(NamedTuple):
+class InstructionResult(NamedTuple):
     """What an instruction left behind.
 
     Attributes:
@@ -75,7 +75,7 @@ class Executed(NamedTuple):
         data: the batch's data afterwards.
     """
 
-    results: list[Result]
+    results: list[InstructionResult]
     data: bytes
 
 
@@ -154,7 +154,7 @@ class Cpu:
             _, *registers, interruption, mask = next(left)
             if mask == _NOT_EXECUTED:
                 raise ProgramCheck(interruption, index, one)
-            results.append(Result(mask >> 4, tuple(registers)))
+            results.append(InstructionResult(mask >> 4, tuple(registers)))
         return Executed(results, body[: len(data)])
 
     def move(self, serial: socket.socket) -> None:

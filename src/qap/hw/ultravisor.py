@@ -26,7 +26,7 @@ _AT_ONCE = 8
 _FACILITIES = 256
 
 
-class Command(IntEnum):
+class UvCommand(IntEnum):
     """Commands that a guest may use."""
 
     QUERY = 0x0001
@@ -107,13 +107,13 @@ class Ultravisor:
         Raises:
             UltravisorError: there is no such page.
         """
-        self._convert(Command.SET_SHARED_ACCESS, address, size)
+        self._convert(UvCommand.SET_SHARED_ACCESS, address, size)
 
     def unshare(self, address: int, size: int = 1) -> None:
         """Make the pages of a range private again; raises as `share` does."""
-        self._convert(Command.REMOVE_SHARED_ACCESS, address, size)
+        self._convert(UvCommand.REMOVE_SHARED_ACCESS, address, size)
 
-    def _convert(self, command: Command, address: int, size: int) -> None:
+    def _convert(self, command: UvCommand, address: int, size: int) -> None:
         pages = range(address // PAGE * PAGE, address + size, PAGE)
         for first in range(0, len(pages), _AT_ONCE):
             some = pages[first : first + _AT_ONCE]
@@ -127,10 +127,10 @@ class Ultravisor:
 
 def query(size: int = QUERY_SIZE) -> bytes:
     """A control block of `size` bytes that asks for the installed calls."""
-    return HEADER.pack(size, Command.QUERY, 0, 0).ljust(size, b"\0")
+    return HEADER.pack(size, UvCommand.QUERY, 0, 0).ljust(size, b"\0")
 
 
-def convert(command: Command, address: int) -> bytes:
+def convert(command: UvCommand, address: int) -> bytes:
     """A control block that shares the page of an absolute address, or unshares it."""
     return _SHARE.pack(SHARE_SIZE, command, 0, 0, address)
 

@@ -61,7 +61,7 @@ class PageFaultError(IntEnum):
     RESERVED = 8
 
 
-class Fault(QapError):
+class CpuFault(QapError):
     """The code ended in an exception.
 
     Attributes:
@@ -148,7 +148,7 @@ class Cpu:
         *results, vector, error, address = struct.unpack("<7Q", left)
         # Of a slot of 8 bytes, 32-bit code writes 4.
         if vector & 0xFFFF_FFFF != NO_FAULT:
-            raise Fault(vector & 0xFF, error & 0xFFFF_FFFF, address)
+            raise CpuFault(vector & 0xFF, error & 0xFFFF_FFFF, address)
         return results
 
     def begin(self, code: bytes, cr3: int, registers: Mapping[str, int] | None = None) -> None:

@@ -56,7 +56,7 @@ class Shape:
 
 
 @dataclass
-class Tables:
+class X86PageTables:
     """Makes page tables in guest memory.
 
     Each maps the first and last 2 MiB below 4 GiB to themselves, shared: the firmware's.

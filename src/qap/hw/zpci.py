@@ -68,7 +68,7 @@ class ZpciError(QapError):
     """A function, or the machine, refused what it was asked for."""
 
 
-class Access(NamedTuple):
+class ZpciAccess(NamedTuple):
     """A load from a function's space, or a store into it.
 
     Attributes:
@@ -116,7 +116,7 @@ class ZpciFunction:
         response = _call(self.cpu, request, _REQUEST.size)
         (self.handle,) = struct.unpack_from(">I", response, FUNCTION_AT)
 
-    def run_all(self, accesses: Sequence[Access]) -> list[int]:
+    def run_all(self, accesses: Sequence[ZpciAccess]) -> list[int]:
         """Loads and stores in order; returns what each load found, and 0 for a store.
 
         Raises:
@@ -135,7 +135,7 @@ class ZpciFunction:
                 found.append(_swap(result.registers[0], access.size) if loaded else 0)
         return found
 
-    def _instruction(self, access: Access) -> Instruction:
+    def _instruction(self, access: ZpciAccess) -> Instruction:
         where = self.handle << 32 | access.space << 16 | access.size
         value = _swap(access.value or 0, access.size)
         code = PCI_LOAD if access.value is None else PCI_STORE
@@ -143,16 +143,16 @@ class ZpciFunction:
 
     def config_read(self, offset: int, size: int) -> int:
         """`size` (1, 2 or 4) bytes of configuration space; raises as `run_all` does."""
-        return self.run_all([Access(CONFIGURATION, offset, size)])[0]
+        return self.run_all([ZpciAccess(CONFIGURATION, offset, size)])[0]
 
     def config_write(self, offset: int, size: int, value: int) -> None:
         """Write `size` (1, 2 or 4) bytes of configuration space; raises as `run_all` does."""
-        self.run_all([Access(CONFIGURATION, offset, size, value)])
+        self.run_all([ZpciAccess(CONFIGURATION, offset, size, value)])
 
     def config_bytes(self, offset: int, size: int) -> bytes:
         """A range of configuration space, aligned to 4 bytes at both ends."""
         places = range(offset, offset + size, 4)
-        words = self.run_all([Access(CONFIGURATION, at, 4) for at in places])
+        words = self.run_all([ZpciAccess(CONFIGURATION, at, 4) for at in places])
         return b"".join(word.to_bytes(4, "little") for word in words)
 
     @property

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from qap.host.wait import poll_until
 from qap.hw.pci import Bdf, Function
 from qap.iommu.driver import (
-    Fault,
     FaultReason,
     IommuError,
+    IommuFault,
     blocks,
     sized_address,
     source_bdf,
     source_id,
 )
 from qap.iommu.page_table import Format
-from qap.iommu.table_driver import ENTRY, Domain, Entry, PagedIommu, Ring
+from qap.iommu.table_driver import ENTRY, CommandRing, Entry, PagedIommu, PageTableDomain
 from qap.machine import qtest_command as command
 from qap.machine.guest_memory import PAGE, GuestMemory
 
@@ -116,7 +116,7 @@ class Amd(PagedIommu):
         part = BLOCKED * DEVICES_PER_BUS
         places = range(self._table, self._table + self._table_size, len(part))
         self.qtest.run_all([command.b64write(place, part) for place in places])
-        self._commands = Ring(self._pages.take())
+        self._commands = CommandRing(self._pages.take())
         self._events = self._pages.take()
         self._stored = self._pages.take()
         self._waits = 0
@@ -147,7 +147,7 @@ class Amd(PagedIommu):
     def flush(self) -> None:
         self._submit([(INVALIDATE_IOMMU_ALL, 0)])
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[IommuFault]:
         ends = [command.readq(self._base + at) for at in (EVENT_LOG_HEAD, EVENT_LOG_TAIL)]
         head, tail = self.qtest.run_all(ends)
         found = []
@@ -158,7 +158,7 @@ class Amd(PagedIommu):
         self.qtest.writeq(self._base + EVENT_LOG_HEAD, head)
         return found
 
-    def _set_entry(self, bdf: Bdf, domain: Domain | None) -> None:
+    def _set_entry(self, bdf: Bdf, domain: PageTableDomain | None) -> None:
         if bdf.bus >= self._buses:
             raise IommuError(f"{bdf} is on none of the device table's {self._buses} buses")
         raw = BLOCKED
@@ -168,12 +168,12 @@ class Amd(PagedIommu):
             raw = DTE.pack(low, domain.id, 0, 0)
         self.qtest.write(self._table + DTE.size * source_id(bdf), raw)
 
-    def _invalidate_entry(self, bdf: Bdf, domain: Domain, *, absent: bool) -> None:
+    def _invalidate_entry(self, bdf: Bdf, domain: PageTableDomain, *, absent: bool) -> None:
         everything = INVALIDATE_ALL_PAGES | INVALIDATE_PDE | INVALIDATE_SIZE
         commands = [(INVALIDATE_DEVTAB_ENTRY | source_id(bdf), 0)]
         self._submit([*commands, (INVALIDATE_IOMMU_PAGES | domain.id << 32, everything)])
 
-    def _invalidate(self, bdf: Bdf, domain: Domain, iova: int, size: int) -> None:
+    def _invalidate(self, bdf: Bdf, domain: PageTableDomain, iova: int, size: int) -> None:
         commands = []
         for start, order in blocks(iova, size, 9 * self._levels):
             address, larger = sized_address(start, order)
@@ -202,7 +202,7 @@ def is_amd(function: Function) -> bool:
     return any(one.id == CAPABILITY_SECURE_DEVICE for one in function.capabilities())
 
 
-def fault(low: int, high: int) -> Fault:
+def fault(low: int, high: int) -> IommuFault:
     """What an event of the log says, given as its two words (AMD 2.5)."""
     code = low >> CODE
     reason, write = FaultReason.UNKNOWN, None
@@ -212,4 +212,4 @@ def fault(low: int, high: int) -> Fault:
         reason = FaultReason.MAPPING
         if low & EVENT_PRESENT:
             write = bool(low & EVENT_WRITE)
-    return Fault(source_bdf(low & 0xFFFF), high, reason, write, code)
+    return IommuFault(source_bdf(low & 0xFFFF), high, reason, write, code)

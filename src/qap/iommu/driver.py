@@ -18,7 +18,7 @@ class FaultReason(Enum):
     """Why an access was refused, in the words of virtio 1.3, 5.13.6.9.
 
     DOMAIN: the device has no domain. MAPPING: its domain has no mapping there, or none
-    that allows the access. UNKNOWN: anything else; `Fault.code` tells.
+    that allows the access. UNKNOWN: anything else; `IommuFault.code` tells.
     """
 
     UNKNOWN = 0
@@ -27,7 +27,7 @@ class FaultReason(Enum):
 
 
 @dataclass(frozen=True)
-class Fault:
+class IommuFault:
     """An access that the IOMMU refused.
 
     Attributes:
@@ -104,7 +104,7 @@ class Iommu(ABC):
         """Invalidate every cache of the IOMMU."""
 
     @abstractmethod
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[IommuFault]:
         """What was refused since the last call, as far as the IOMMU has kept it."""
 
     def map_memory(self, bdf: Bdf, memory: GuestMemory) -> None:

@@ -118,11 +118,11 @@ class PageTable:
         if level == 1:
             return any(entries[_index(start, 1) : _index(end - PAGE, 1) + 1])
         for index, first, last in _steps(level, start, end):
-            child = self._children.get((table, index))
-            if child is None:
+            process = self._children.get((table, index))
+            if process is None:
                 if entries[index]:
                     return True
-            elif self._maps(child, level - 1, first, last):
+            elif self._maps(process, level - 1, first, last):
                 return True
         return False
 
@@ -162,15 +162,15 @@ class PageTable:
     def _child(self, table: int, level: int, index: int) -> int:
         """The table below an entry: there, new, or in the place of a large page."""
         if (table, index) not in self._children:
-            child = self._new_table()
+            process = self._new_table()
             entries = self._tables[table]
             if entries[index]:
                 span = PAGE << LEVEL_BITS * (level - 1)
                 first = entries[index] & ~self._format.large
-                self._tables[child] = list(range(first, first + span, span // ENTRIES))
-                self._changed[child] = (0, ENTRIES)
-            entries[index] = self._format.table(child, level - 1)
-            self._children[table, index] = child
+                self._tables[process] = list(range(first, first + span, span // ENTRIES))
+                self._changed[process] = (0, ENTRIES)
+            entries[index] = self._format.table(process, level - 1)
+            self._children[table, index] = process
         return self._children[table, index]
 
     def _new_table(self) -> int:

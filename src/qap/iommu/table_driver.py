@@ -12,21 +12,21 @@ from qap.iommu.page_table import Format, Pages, PageTable
 from qap.machine import qtest_command as command
 from qap.machine.guest_memory import PAGE, GuestMemory
 from qap.machine.qtest import Qtest
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 
 Entry = tuple[int, int]
 ENTRY = struct.Struct("<QQ")
 
 
 @dataclass(frozen=True)
-class Domain:
+class PageTableDomain:
     """A page table, and the number that caches know it by."""
 
     id: int
     table: PageTable
 
 
-class Ring:
+class CommandRing:
     """A page of commands of two 64-bit words, from which the IOMMU takes them in turn."""
 
     def __init__(self, address: int) -> None:
@@ -42,7 +42,7 @@ class Ring:
         """Begin at the front, as the IOMMU does after it was told where the ring is."""
         self._next = 0
 
-    def add(self, entries: Sequence[Entry]) -> list[Command[None]]:
+    def add(self, entries: Sequence[Entry]) -> list[QtestCommand[None]]:
         """What writes commands and advances the tail."""
         writes = []
         for entry in entries:
@@ -80,14 +80,14 @@ class PagedIommu(Iommu):
         self._large = large
         self._caches_absence = caches_absence
         self._enabled = False
-        self._domains: dict[Bdf, Domain] = {}
+        self._domains: dict[Bdf, PageTableDomain] = {}
 
     @abstractmethod
-    def _set_entry(self, bdf: Bdf, domain: Domain | None) -> None:
+    def _set_entry(self, bdf: Bdf, domain: PageTableDomain | None) -> None:
         """Write the table entry that leads from a device to its domain."""
 
     @abstractmethod
-    def _invalidate_entry(self, bdf: Bdf, domain: Domain, *, absent: bool) -> None:
+    def _invalidate_entry(self, bdf: Bdf, domain: PageTableDomain, *, absent: bool) -> None:
         """Invalidate what is cached of a device's entry and of its domain.
 
         Args:
@@ -95,7 +95,7 @@ class PagedIommu(Iommu):
         """
 
     @abstractmethod
-    def _invalidate(self, bdf: Bdf, domain: Domain, iova: int, size: int) -> None:
+    def _invalidate(self, bdf: Bdf, domain: PageTableDomain, iova: int, size: int) -> None:
         """Invalidate what is cached of a range of a domain."""
 
     def attach(self, bdf: Bdf) -> None:
@@ -104,7 +104,7 @@ class PagedIommu(Iommu):
         # VT-d 6.2.2.1: number 0 belongs to what is absent.
         number = next(number for number in count(1) if number not in used)
         table = PageTable(self._pages, self._format, self._levels, large=self._large)
-        self._link(bdf, Domain(number, table))
+        self._link(bdf, PageTableDomain(number, table))
 
     def detach(self, bdf: Bdf) -> None:
         self._unlink(bdf).table.free()
@@ -137,13 +137,13 @@ class PagedIommu(Iommu):
         if self._enabled:
             self._invalidate(bdf, domain, iova, size)
 
-    def _link(self, bdf: Bdf, domain: Domain) -> None:
+    def _link(self, bdf: Bdf, domain: PageTableDomain) -> None:
         self._set_entry(bdf, domain)
         self._domains[bdf] = domain
         if self._enabled and self._caches_absence:
             self._invalidate_entry(bdf, domain, absent=True)
 
-    def _unlink(self, bdf: Bdf) -> Domain:
+    def _unlink(self, bdf: Bdf) -> PageTableDomain:
         domain = self._domain(bdf)
         del self._domains[bdf]
         self._set_entry(bdf, None)
@@ -151,7 +151,7 @@ class PagedIommu(Iommu):
             self._invalidate_entry(bdf, domain, absent=False)
         return domain
 
-    def _domain(self, bdf: Bdf) -> Domain:
+    def _domain(self, bdf: Bdf) -> PageTableDomain:
         if bdf not in self._domains:
             raise IommuError(f"{bdf} has no domain")
         return self._domains[bdf]

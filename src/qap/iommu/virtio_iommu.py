@@ -6,7 +6,7 @@ from enum import IntEnum
 from itertools import count
 
 from qap.hw.pci import Bdf, Function
-from qap.iommu.driver import Fault, FaultReason, Iommu, IommuError, source_bdf, source_id
+from qap.iommu.driver import FaultReason, Iommu, IommuError, IommuFault, source_bdf, source_id
 from qap.machine.guest_memory import GuestMemory
 from qap.oracle.features import mask
 from qap.virtio.driver import MODERN, Behaviour, Driver
@@ -62,7 +62,7 @@ FAULT_F_READ = 1 << 0
 FAULT_F_WRITE = 1 << 1
 
 
-class Request(IntEnum):
+class IommuRequest(IntEnum):
     """type of struct virtio_iommu_req_head (5.13.6)."""
 
     ATTACH = 1
@@ -72,7 +72,7 @@ class Request(IntEnum):
     PROBE = 5
 
 
-class RequestStatus(IntEnum):
+class IommuRequestStatus(IntEnum):
     """status of struct virtio_iommu_req_tail (5.13.6)."""
 
     OK = 0
@@ -93,8 +93,8 @@ class RequestError(IommuError):
         status: what it answered, a RequestStatus if known.
     """
 
-    def __init__(self, request: Request, status: int) -> None:
-        known = [one.name for one in RequestStatus if one == status]
+    def __init__(self, request: IommuRequest, status: int) -> None:
+        known = [one.name for one in IommuRequestStatus if one == status]
         super().__init__(f"virtio-iommu: {request.name}: {(known or [hex(status)])[0]}")
         self.status = status
 
@@ -223,14 +223,14 @@ class VirtioIommu(Iommu):
         inside = [one for one in domain.mappings if one.iova < iova + size and iova < one.end]
         if any(one.iova < iova or one.end > iova + size for one in inside):
             raise IommuError(f"{size:#x} bytes at IOVA {iova:#x} are part of a larger mapping")
-        self._ask(Request.UNMAP, UNMAP.pack(domain.id, iova, iova + size - 1))
+        self._ask(IommuRequest.UNMAP, UNMAP.pack(domain.id, iova, iova + size - 1))
         domain.mappings = [one for one in domain.mappings if one not in inside]
 
     def flush(self) -> None:
         """Nothing to do: an answered request is in effect (5.13.6.2)."""
 
-    def faults(self) -> list[Fault]:
-        found: list[Fault] = []
+    def faults(self) -> list[IommuFault]:
+        found: list[IommuFault] = []
         if self._eventq is None:
             return found
         while used := self._eventq.take_used():
@@ -241,7 +241,7 @@ class VirtioIommu(Iommu):
 
     def probe(self, bdf: Bdf) -> list[ReservedRegion]:
         """The IOVAs that a device can't have mapped (5.13.6.7); translation must be on."""
-        raw = self._ask(Request.PROBE, PROBE.pack(source_id(bdf)), self._probe_size)
+        raw = self._ask(IommuRequest.PROBE, PROBE.pack(source_id(bdf)), self._probe_size)
         regions, at = [], 0
         while at + PROPERTY.size <= len(raw):
             kind, length = PROPERTY.unpack_from(raw, at)
@@ -253,16 +253,16 @@ class VirtioIommu(Iommu):
         return regions
 
     def _attach(self, bdf: Bdf, domain: Domain) -> None:
-        self._ask(Request.ATTACH, ATTACH.pack(domain.id, source_id(bdf), 0))
+        self._ask(IommuRequest.ATTACH, ATTACH.pack(domain.id, source_id(bdf), 0))
 
     def _detach(self, bdf: Bdf, domain: Domain) -> None:
-        self._ask(Request.DETACH, DETACH.pack(domain.id, source_id(bdf)))
+        self._ask(IommuRequest.DETACH, DETACH.pack(domain.id, source_id(bdf)))
 
     def _map(self, domain: Domain, one: Mapping) -> None:
         body = MAP.pack(domain.id, one.iova, one.end - 1, one.physical, one.flags)
-        self._ask(Request.MAP, body)
+        self._ask(IommuRequest.MAP, body)
 
-    def _ask(self, request: Request, body: bytes, room: int = 0) -> bytes:
+    def _ask(self, request: IommuRequest, body: bytes, room: int = 0) -> bytes:
         """Have a request answered, if translation is on; returns `room` bytes of the answer."""
         if not self._enabled:
             return bytes(room)
@@ -274,7 +274,7 @@ class VirtioIommu(Iommu):
         self._driver.serve(self._requestq, chain, SERVED_S)
         answer = memory.read(self._answer, size)
         (status,) = TAIL.unpack_from(answer, room)
-        if status != RequestStatus.OK:
+        if status != IommuRequestStatus.OK:
             raise RequestError(request, status)
         return answer[:room]
 
@@ -293,10 +293,10 @@ class VirtioIommu(Iommu):
             raise IommuError(f"{bdf} has a domain already")
 
 
-def _fault(raw: bytes) -> Fault:
+def _fault(raw: bytes) -> IommuFault:
     code, flags, endpoint, address = FAULT.unpack(raw)
     known = flags & (FAULT_F_READ | FAULT_F_WRITE)
     reason = FaultReason(code) if code in (1, 2) else FaultReason.UNKNOWN
-    return Fault(
+    return IommuFault(
         source_bdf(endpoint), address, reason, bool(known & FAULT_F_WRITE) if known else None, code
     )

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Sequence
 from qap.host.wait import poll_until
 from qap.hw.pci import Bdf
 from qap.iommu.driver import (
-    Fault,
     FaultReason,
     IommuError,
+    IommuFault,
     blocks,
     sized_address,
     source_bdf,
     source_id,
 )
 from qap.iommu.page_table import Format
-from qap.iommu.table_driver import Domain, Entry, PagedIommu, Ring
+from qap.iommu.table_driver import CommandRing, Entry, PagedIommu, PageTableDomain
 from qap.machine import qtest_command as command
 from qap.machine.guest_memory import GuestMemory
 
@@ -123,7 +123,7 @@ class Vtd(PagedIommu):
         )
         self._root = self._pages.take()
         self._contexts: dict[int, int] = {}
-        self._queue = Ring(self._pages.take())
+        self._queue = CommandRing(self._pages.take())
         self._status = self._pages.take()
         self._waits = 0
         self._device_tlbs: set[Bdf] = set()
@@ -164,7 +164,7 @@ class Vtd(PagedIommu):
         for bdf in self._device_tlbs:
             self._submit(_device_tlb(bdf, [(0, self._all_pages)]))
 
-    def faults(self) -> list[Fault]:
+    def faults(self) -> list[IommuFault]:
         first = self._base + 16 * (self._cap >> CAP_FRO & 0x3FF)
         number = (self._cap >> CAP_NFR & 0xFF) + 1
         places = [first + FRCD_SIZE * index for index in range(number)]
@@ -184,7 +184,7 @@ class Vtd(PagedIommu):
     def _all_pages(self) -> int:
         return 9 * self._levels
 
-    def _set_entry(self, bdf: Bdf, domain: Domain | None) -> None:
+    def _set_entry(self, bdf: Bdf, domain: PageTableDomain | None) -> None:
         if bdf.bus not in self._contexts:
             context = self._pages.take()
             self._contexts[bdf.bus] = context
@@ -199,7 +199,7 @@ class Vtd(PagedIommu):
         halves = [command.writeq(at + 8, high), command.writeq(at, low)]
         self.qtest.run_all(halves if domain else halves[::-1])
 
-    def _invalidate_entry(self, bdf: Bdf, domain: Domain, *, absent: bool) -> None:
+    def _invalidate_entry(self, bdf: Bdf, domain: PageTableDomain, *, absent: bool) -> None:
         # VT-d 6.2.2.1: what is absent is cached under domain 0.
         number = 0 if absent else domain.id
         self._submit([(CONTEXT_CACHE_DEVICE | number << 16 | source_id(bdf) << 32, 0)])
@@ -207,7 +207,7 @@ class Vtd(PagedIommu):
         if bdf in self._device_tlbs and not absent:
             self._submit(_device_tlb(bdf, [(0, self._all_pages)]))
 
-    def _invalidate(self, bdf: Bdf, domain: Domain, iova: int, size: int) -> None:
+    def _invalidate(self, bdf: Bdf, domain: PageTableDomain, iova: int, size: int) -> None:
         number = domain.id << 16 | IOTLB_DRAIN
         parts = list(blocks(iova, size, self._cap >> CAP_MAMV & 0x3F))
         if self._cap & CAP_PSI:
@@ -252,9 +252,9 @@ def _device_tlb(bdf: Bdf, parts: Iterable[tuple[int, int]]) -> list[Entry]:
     return entries
 
 
-def _fault(low: int, high: int) -> Fault:
+def _fault(low: int, high: int) -> IommuFault:
     code = high >> FRCD_FR & 0xFF
-    return Fault(
+    return IommuFault(
         source_bdf(high & FRCD_SID),
         low & FRCD_FI,
         REASONS.get(code, FaultReason.UNKNOWN),

@@ -1,8 +1,10 @@
-"""A device as data: the properties of a -device, "driver" among them."""
+"""A device as data."""
 
-from typing import Any
+from collections.abc import Mapping
 
-Device = dict[str, Any]
+# The properties of a -device, "driver" among them. A value is what JSON has: -device takes
+# booleans as on and off.
+Device = Mapping[str, object]
 
 
 def device_option(device: Device) -> str:
@@ -13,4 +15,4 @@ def device_option(device: Device) -> str:
         for key, value in device.items()
         if key != "driver"
     ]
-    return ",".join([device["driver"], *rest])
+    return ",".join([str(device["driver"]), *rest])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from qap.host.errors import QapError
-from qap.host.process import Child
+from qap.host.process import Process
 from qap.machine.device import Device
 from qap.machine.guest.console import Console, GuestLost
 from qap.machine.qmp import Qmp, QmpLost
@@ -32,14 +32,14 @@ class QemuDied(QapError):
         output: more of them, for a debugger has much to say.
     """
 
-    def __init__(self, child: Child, status: int) -> None:
-        said = child.tail()
+    def __init__(self, process: Process, status: int) -> None:
+        said = process.tail()
         super().__init__(
-            f"QEMU ended with status {status}", f"{said}\ncommand: {shlex.join(child.argv)}"
+            f"QEMU ended with status {status}", f"{said}\ncommand: {shlex.join(process.argv)}"
         )
         self.status = status
         self.said = said
-        self.output = child.tail(OUTPUT_LINES)
+        self.output = process.tail(OUTPUT_LINES)
 
     @property
     def fenced(self) -> bool:
@@ -68,7 +68,7 @@ class Machine:
     spec: Spec
     log: Path | None = None
     wrapper: Sequence[str] = ()
-    child: Child = field(init=False, repr=False)
+    process: Process = field(init=False, repr=False)
     qmp: Qmp = field(init=False, repr=False)
     serial: socket.socket = field(init=False, repr=False)
     console: Console = field(init=False, repr=False)
@@ -108,8 +108,8 @@ class Machine:
             argv += ["-qtest", "chardev:qtest", "-qtest-log", "none"]
             theirs.append(qtest_qemu)
         fds = [end.fileno() for end in theirs]
-        child = Child(argv, log=self.log or folder / "qemu.log", fds=fds)
-        self.child = self._owned.enter_context(child)
+        process = Process(argv, log=self.log or folder / "qemu.log", fds=fds)
+        self.process = self._owned.enter_context(process)
         for end in theirs:
             end.close()
         self.console = Console(self.serial)
@@ -131,7 +131,7 @@ class Machine:
         Raises:
             TimeoutError: it runs on.
         """
-        return QemuDied(self.child, self.child.wait(timeout))
+        return QemuDied(self.process, self.process.wait(timeout))
 
     def boot(self) -> str:
         """Wait for the guest; returns its kernel's release.
@@ -181,7 +181,7 @@ class Machine:
     @property
     def alive(self) -> bool:
         """Whether the VM still runs: the process is there and answers on its monitor."""
-        if not self.child.alive:
+        if not self.process.alive:
             return False
         status: str = self.qmp.execute("query-status")["status"]
         return status in ("running", "prelaunch")
@@ -189,7 +189,7 @@ class Machine:
     def resident(self) -> int:
         """QEMU's private resident memory in bytes (RssAnon of /proc/PID/status)."""
         # setpriv execs QEMU, so that the child's pid is QEMU's.
-        for line in Path(f"/proc/{self.child.pid}/status").read_text().splitlines():
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
         raise QapError("/proc has no RssAnon for QEMU")

@@ -61,7 +61,7 @@ class MappedMemory(GuestMemory):
 
 @contextmanager
 def _ram(machine: Machine) -> Iterator[mmap.mmap]:
-    for entry in Path(f"/proc/{machine.child.pid}/fd").iterdir():
+    for entry in Path(f"/proc/{machine.process.pid}/fd").iterdir():
         if BACKEND in os.readlink(entry):  # noqa: PTH115 # no file to make a Path of
             with entry.open("r+b") as backend, mmap.mmap(backend.fileno(), 0) as ram:
                 yield ram

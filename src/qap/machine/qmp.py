@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self, cast
 
 from qemu.qmp import ExecInterruptedError, Message, QMPClient, Runstate
@@ -83,10 +83,10 @@ class Qmp:
         except ExecuteError as exc:
             raise QmpRefused(command, exc.error.error.desc) from exc
 
-    def device_add(self, device: dict[str, Any]) -> None:
+    def device_add(self, device: Mapping[str, object]) -> None:
         """device_add with a device's properties under their own names."""
         try:
-            self._run(self._client.execute("device_add", device), COMMAND_S, "device_add")
+            self._run(self._client.execute("device_add", dict(device)), COMMAND_S, "device_add")
         except ExecuteError as exc:
             raise QmpRefused("device_add", exc.error.error.desc) from exc
 

@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 from qap.host.errors import QapError
 from qap.machine import qtest_command as command
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 
 ANSWER_S = 30.0
 CHUNK = 1 << 16
@@ -82,11 +82,11 @@ class Qtest:
         self._quoted: deque[str] = deque(maxlen=QUOTED)
         self.irqs: deque[IrqChange] = deque()
 
-    def run(self, one: Command[T]) -> T:
+    def run(self, one: QtestCommand[T]) -> T:
         """Send a command; returns its answer."""
         return self.run_all([one])[0]
 
-    def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+    def run_all(self, commands: Sequence[QtestCommand[T]]) -> list[T]:
         """Send commands without waiting in between; returns their answers in order.
 
         QEMU runs them one after another, those after a refused one, too.
@@ -128,7 +128,7 @@ class Qtest:
                 raise TimeoutError(f"waited {timeout:g} s for {what}") from None
             self._expect_none(self._received())
 
-    def _exchange(self, commands: Sequence[Command[Any]]) -> list[str]:
+    def _exchange(self, commands: Sequence[QtestCommand[Any]]) -> list[str]:
         if self._lost:
             raise QtestLost(self._lost)
         left = memoryview("".join([f"{one.line}\n" for one in commands]).encode())
@@ -192,7 +192,7 @@ class Qtest:
         self._lost = why
         return QtestLost(why, "\n".join(self._quoted))
 
-    def _quote(self, commands: Sequence[Command[Any]], answers: Sequence[str]) -> None:
+    def _quote(self, commands: Sequence[QtestCommand[Any]], answers: Sequence[str]) -> None:
         first = max(0, len(commands) - QUOTED // 2)
         for sent, answer in zip(commands[first:], answers[first:], strict=False):
             self._quoted += [f"> {_short(sent.line)}", f"< {_short(answer)}"]

@@ -14,7 +14,7 @@ T_co = TypeVar("T_co", covariant=True)
 IO_PORTS = 0x10000
 
 
-class Command(NamedTuple, Generic[T_co]):
+class QtestCommand(NamedTuple, Generic[T_co]):
     """One command.
 
     Attributes:
@@ -56,133 +56,133 @@ def _endianness(said: str) -> str:
     return said
 
 
-def readb(address: int) -> Command[int]:
-    return Command(f"readb {address:#x}", _number)
+def readb(address: int) -> QtestCommand[int]:
+    return QtestCommand(f"readb {address:#x}", _number)
 
 
-def readw(address: int) -> Command[int]:
+def readw(address: int) -> QtestCommand[int]:
     """A word of 2 bytes, in the target's byte order; readl: 4 bytes; readq: 8."""
-    return Command(f"readw {address:#x}", _number)
+    return QtestCommand(f"readw {address:#x}", _number)
 
 
-def readl(address: int) -> Command[int]:
-    return Command(f"readl {address:#x}", _number)
+def readl(address: int) -> QtestCommand[int]:
+    return QtestCommand(f"readl {address:#x}", _number)
 
 
-def readq(address: int) -> Command[int]:
-    return Command(f"readq {address:#x}", _number)
+def readq(address: int) -> QtestCommand[int]:
+    return QtestCommand(f"readq {address:#x}", _number)
 
 
-def writeb(address: int, value: int) -> Command[None]:
+def writeb(address: int, value: int) -> QtestCommand[None]:
     return _store("writeb", address, value, 1)
 
 
-def writew(address: int, value: int) -> Command[None]:
+def writew(address: int, value: int) -> QtestCommand[None]:
     """A word of 2 bytes, in the target's byte order; writel: 4 bytes; writeq: 8."""
     return _store("writew", address, value, 2)
 
 
-def writel(address: int, value: int) -> Command[None]:
+def writel(address: int, value: int) -> QtestCommand[None]:
     return _store("writel", address, value, 4)
 
 
-def writeq(address: int, value: int) -> Command[None]:
+def writeq(address: int, value: int) -> QtestCommand[None]:
     return _store("writeq", address, value, 8)
 
 
-def inb(port: int) -> Command[int]:
-    return Command(f"inb {_port(port):#x}", _number)
+def inb(port: int) -> QtestCommand[int]:
+    return QtestCommand(f"inb {_port(port):#x}", _number)
 
 
-def inw(port: int) -> Command[int]:
-    return Command(f"inw {_port(port):#x}", _number)
+def inw(port: int) -> QtestCommand[int]:
+    return QtestCommand(f"inw {_port(port):#x}", _number)
 
 
-def inl(port: int) -> Command[int]:
-    return Command(f"inl {_port(port):#x}", _number)
+def inl(port: int) -> QtestCommand[int]:
+    return QtestCommand(f"inl {_port(port):#x}", _number)
 
 
-def outb(port: int, value: int) -> Command[None]:
+def outb(port: int, value: int) -> QtestCommand[None]:
     return _store("outb", _port(port), value, 1)
 
 
-def outw(port: int, value: int) -> Command[None]:
+def outw(port: int, value: int) -> QtestCommand[None]:
     return _store("outw", _port(port), value, 2)
 
 
-def outl(port: int, value: int) -> Command[None]:
+def outl(port: int, value: int) -> QtestCommand[None]:
     return _store("outl", _port(port), value, 4)
 
 
-def read(address: int, size: int) -> Command[bytes]:
+def read(address: int, size: int) -> QtestCommand[bytes]:
     """`size` bytes, at least one, carried as hexadecimal digits."""
-    return Command(f"read {address:#x} {_some(size):#x}", _hex)
+    return QtestCommand(f"read {address:#x} {_some(size):#x}", _hex)
 
 
-def write(address: int, data: bytes) -> Command[None]:
+def write(address: int, data: bytes) -> QtestCommand[None]:
     """All of `data`, at least one byte, carried as hexadecimal digits."""
-    return Command(f"write {address:#x} {_some(len(data)):#x} 0x{data.hex()}", _nothing)
+    return QtestCommand(f"write {address:#x} {_some(len(data)):#x} 0x{data.hex()}", _nothing)
 
 
-def b64read(address: int, size: int) -> Command[bytes]:
+def b64read(address: int, size: int) -> QtestCommand[bytes]:
     """`size` bytes, at least one, carried in base64: cheaper than `read` for pages."""
-    return Command(f"b64read {address:#x} {_some(size):#x}", _base64)
+    return QtestCommand(f"b64read {address:#x} {_some(size):#x}", _base64)
 
 
-def b64write(address: int, data: bytes) -> Command[None]:
+def b64write(address: int, data: bytes) -> QtestCommand[None]:
     """All of `data`, at least one byte, carried in base64."""
     carried = base64.b64encode(data).decode()
-    return Command(f"b64write {address:#x} {_some(len(data)):#x} {carried}", _nothing)
+    return QtestCommand(f"b64write {address:#x} {_some(len(data)):#x} {carried}", _nothing)
 
 
-def memset(address: int, size: int, value: int) -> Command[None]:
+def memset(address: int, size: int, value: int) -> QtestCommand[None]:
     """Fill `size` bytes, perhaps none, with one value."""
     if size < 0:
         raise ValueError(f"{size} bytes")
-    return Command(f"memset {address:#x} {size:#x} {_fits(value, 1):#x}", _nothing)
+    return QtestCommand(f"memset {address:#x} {size:#x} {_fits(value, 1):#x}", _nothing)
 
 
-def clock_step(nanoseconds: int | None = None) -> Command[int]:
+def clock_step(nanoseconds: int | None = None) -> QtestCommand[int]:
     """Advance the virtual clock, to its next deadline if None; answers the time in ns.
 
     QEMU fails the command where the clock did not move, and knows it only under
     -accel qtest.
     """
-    return Command(" ".join(["clock_step", *_given(nanoseconds)]), _nanoseconds)
+    return QtestCommand(" ".join(["clock_step", *_given(nanoseconds)]), _nanoseconds)
 
 
-def clock_set(nanoseconds: int) -> Command[int]:
+def clock_set(nanoseconds: int) -> QtestCommand[int]:
     """Advance the virtual clock to a time in ns; answers the time. See `clock_step`."""
-    return Command(f"clock_set {nanoseconds}", _nanoseconds)
+    return QtestCommand(f"clock_set {nanoseconds}", _nanoseconds)
 
 
-def irq_intercept_in(path: str) -> Command[None]:
+def irq_intercept_in(path: str) -> QtestCommand[None]:
     """Report changes of the GPIO inputs of the device at a QOM path.
 
     QEMU intercepts for one device in its lifetime and fails for a second one.
     """
-    return Command(f"irq_intercept_in {_word(path)}", _nothing)
+    return QtestCommand(f"irq_intercept_in {_word(path)}", _nothing)
 
 
-def irq_intercept_out(path: str, name: str | None = None) -> Command[None]:
+def irq_intercept_out(path: str, name: str | None = None) -> QtestCommand[None]:
     """Take over GPIO outputs, unnamed unless `name` is given, and report their changes."""
     words = ["irq_intercept_out", _word(path), *([_word(name)] if name else [])]
-    return Command(" ".join(words), _nothing)
+    return QtestCommand(" ".join(words), _nothing)
 
 
-def set_irq_in(path: str, name: str | None, number: int, level: int) -> Command[None]:
+def set_irq_in(path: str, name: str | None, number: int, level: int) -> QtestCommand[None]:
     """Force a GPIO input, of the unnamed list if `name` is None, to a level."""
     listed = _word(name or "unnamed-gpio-in")
-    return Command(f"set_irq_in {_word(path)} {listed} {number} {level}", _nothing)
+    return QtestCommand(f"set_irq_in {_word(path)} {listed} {number} {level}", _nothing)
 
 
-def endianness() -> Command[str]:
+def endianness() -> QtestCommand[str]:
     """The target's byte order, "little" or "big"."""
-    return Command("endianness", _endianness)
+    return QtestCommand("endianness", _endianness)
 
 
-def _store(name: str, address: int, value: int, size: int) -> Command[None]:
-    return Command(f"{name} {address:#x} {_fits(value, size):#x}", _nothing)
+def _store(name: str, address: int, value: int, size: int) -> QtestCommand[None]:
+    return QtestCommand(f"{name} {address:#x} {_fits(value, size):#x}", _nothing)
 
 
 def _fits(value: int, size: int) -> int:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from qap.machine.qtest import Qtest
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 
 T = TypeVar("T")
 
 
-class Following(Qtest):
+class MovingQtest(Qtest):
     """The commands of a session with whichever QEMU has the VM now.
 
     What was made with it, such as a transport or a queue, goes on at another QEMU as soon as
@@ -25,7 +25,7 @@ class Following(Qtest):
     def __init__(self, now: Qtest) -> None:
         self.now = now
 
-    def run_all(self, commands: Sequence[Command[T]]) -> list[T]:
+    def run_all(self, commands: Sequence[QtestCommand[T]]) -> list[T]:
         return self.now.run_all(commands)
 
     def close(self) -> None:

@@ -44,11 +44,11 @@ class Footprint:
             QmpLost, OSError: QEMU has ended.
         """
         qmp = machine.qmp
-        process = Path(f"/proc/{machine.child.pid}")
+        process = Path(f"/proc/{machine.process.pid}")
         objects = Counter(
-            f"{parent} {child['type']}"
+            f"{parent} {qom['type']}"
             for parent in PARENTS
-            for child in qmp.execute("qom-list", path=parent)
+            for qom in qmp.execute("qom-list", path=parent)
         )
         return cls(
             Counter(_described(path) for path in (process / "fd").iterdir()),

@@ -7,7 +7,7 @@ from functools import cache
 from itertools import product
 
 from qap.host.errors import UsageError, unknown_name
-from qap.matrix.setup import NO_ORDER, Config
+from qap.matrix.setup import NO_ORDER, Setup
 from qap.matrix.tables import EVERY, FENCED, STAYS, BackendRow, DeviceRow, DriverRow, Plan, tables
 from qap.oracle import fence as oracle
 from qap.oracle import lifecycle
@@ -21,7 +21,7 @@ USUAL = {"later": STAYS, "fence": FENCED}
 class Cell:
     """A device as it is plugged, and a driver that meets it."""
 
-    config: Config
+    config: Setup
     driver: str
 
     @property
@@ -42,7 +42,7 @@ class Cell:
         return tables().driver[self.driver]
 
     @property
-    def expected(self) -> tuple[oracle.Expectation, oracle.Service | None]:
+    def expected(self) -> tuple[oracle.Expectation, oracle.ExpectedService | None]:
         """What must happen at the plug, and then to the driver if it comes to that."""
         plugged = self.config.plugging
         if plugged.outcome is oracle.Outcome.REFUSED:
@@ -56,7 +56,7 @@ class Cell:
         return plugged, found
 
     @property
-    def sequel(self) -> lifecycle.Sequel | None:
+    def continuation(self) -> lifecycle.Continuation | None:
         """What must come of the driver after that, if anything happens to its device."""
         plugged, service = self.expected
         conduct, fence = self.driver_row.conduct, self.config.fence_row
@@ -104,7 +104,7 @@ def _of(plan: Plan) -> Iterator[Cell]:
         if not _fits(plan, row, interface, viommu, order):
             continue
         for backend in _backends(plan, device):
-            config = Config(
+            config = Setup(
                 plan.machine,
                 interface,
                 device,
@@ -135,12 +135,12 @@ def _fits(plan: Plan, row: DeviceRow, interface: str, viommu: str, order: str) -
     return row.legacy or machine.interface[interface].legacy not in ("also", "only")
 
 
-def _exists(config: Config) -> bool:
+def _exists(config: Setup) -> bool:
     """Whether the machine has a type of that version."""
     return bool(config.machine_row.versioned or not config.fence_row.version)
 
 
-def _lasts(config: Config) -> bool:
+def _lasts(config: Setup) -> bool:
     """Whether the device gets as far as what happens to it later."""
     if config.later == STAYS:
         return True
@@ -164,7 +164,7 @@ def _suits(row: BackendRow, kind: str, device: str, every: bool) -> bool:
     return row.kind == kind if every or not row.device else row.device == device
 
 
-def _drivers(plan: Plan, config: Config) -> list[str]:
+def _drivers(plan: Plan, config: Setup) -> list[str]:
     """One is enough where the device has to be refused: there is nothing to drive then."""
     fitting = []
     for name in plan.driver:

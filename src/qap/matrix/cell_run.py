@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from qap.matrix.cell import Cell
 from qap.matrix.migration import Migration
-from qap.matrix.observation import Seen
-from qap.matrix.probe import Driving
-from qap.matrix.reconnect import Comeback
+from qap.matrix.observation import CellObservation
+from qap.matrix.probe import ProbeDriver
+from qap.matrix.reconnect import Reconnect
 from qap.matrix.tables import DriverRow
-from qap.matrix.testbed import Site
+from qap.matrix.testbed import Testbed
 from qap.oracle.features import FeatureBit, bits, mask
 from qap.oracle.status import Status
 from qap.vhost_user.backend import Backend
@@ -20,28 +20,28 @@ COMBINED = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIV
 
 
 @dataclass
-class Experiment:
+class CellRun:
     """One cell on a site where its config is plugged.
 
     Args:
         patience: factor on the number of round trips that a buffer gets.
     """
 
-    site: Site
+    testbed: Testbed
     cell: Cell
     patience: int = 1
 
-    def run(self, seen: Seen) -> None:
+    def run(self, seen: CellObservation) -> None:
         """Carry it out and note what is seen.
 
         Raises:
             QapError, TimeoutError: it could not be carried out.
         """
         row = self.cell.driver_row
-        transport = self.site.place.transport(
+        transport = self.testbed.place.transport(
             legacy=row.legacy or self.cell.config.interface_row.legacy == "only"
         )
-        backend = self.site.backend
+        backend = self.testbed.backend
         transport.reset()
         if backend:
             backend.forget()
@@ -55,13 +55,13 @@ class Experiment:
         finally:
             transport.reset()
 
-    def _drive(self, transport: Transport, row: DriverRow, seen: Seen) -> Driving:
+    def _drive(self, transport: Transport, row: DriverRow, seen: CellObservation) -> ProbeDriver:
         size = self.cell.config.device_row.config
         supports = self._supported(row)
         behaviour = Behaviour(supports, sets_features_ok=row.features_ok == "alone", obeys=False)
-        driving = Driving(self.site, self.cell.config, transport, behaviour, self.patience)
+        driving = ProbeDriver(self.testbed, self.cell.config, transport, behaviour, self.patience)
         seen.features = bits(driving.offered)
-        seen.addresses = "iova" if driving.memory is self.site.mapped else "gpa"
+        seen.addresses = "iova" if driving.memory is self.testbed.mapped else "gpa"
         if row.reads_config:
             seen.config_early = transport.config_read(0, size).hex()
         if row.kicks == "first":
@@ -86,7 +86,9 @@ class Experiment:
             seen.config_late = transport.config_read(0, size).hex()
         return driving
 
-    def _start(self, driving: Driving, status: Status, row: DriverRow, seen: Seen) -> None:
+    def _start(
+        self, driving: ProbeDriver, status: Status, row: DriverRow, seen: CellObservation
+    ) -> None:
         """From a queue that is set up to one that is served, or not."""
         transport = driving.transport
         driving.offer()
@@ -106,13 +108,13 @@ class Experiment:
             driving.notify()
         seen.served = seen.served_early or driving.is_served()
 
-    def _go_on(self, driving: Driving, seen: Seen) -> None:
+    def _go_on(self, driving: ProbeDriver, seen: CellObservation) -> None:
         """What the cell has in store for a driver that has come so far."""
         config = self.cell.config
         if config.later_row.leaves:
-            Comeback(driving, seen).depart()
+            Reconnect(driving, seen).depart()
         elif config.later_row.returns:
-            Comeback(driving, seen).run(config.later_row.loses)
+            Reconnect(driving, seen).run(config.later_row.loses)
         elif config.destination:
             row = self.cell.driver_row
             proper = Behaviour(self._supported(row, proper=True), obeys=False)
@@ -129,7 +131,7 @@ class Experiment:
                 supports |= mask([FeatureBit.RING_PACKED])
         return supports
 
-    def _ask(self, backend: Backend, seen: Seen) -> None:
+    def _ask(self, backend: Backend, seen: CellObservation) -> None:
         """What a vhost back-end was told since the driver began."""
         given = backend.acked_features
         if given is not None:

@@ -8,7 +8,7 @@ from pydantic import Field
 from qap.host.paths import data
 from qap.host.toml import Model, checked, read
 from qap.matrix.cell import Cell, matches_axes
-from qap.matrix.judge import Kind, Problem
+from qap.matrix.judge import Problem, ProblemKind
 
 PATH = data() / "gaps.toml"
 
@@ -26,7 +26,7 @@ class Gap(Model):
     name: str
     title: str
     reason: str = ""
-    kinds: tuple[Kind, ...]
+    kinds: tuple[ProblemKind, ...]
     cells: tuple[dict[str, str], ...] = Field(min_length=1)
 
     def explains(self, cell: Cell, problem: Problem) -> bool:

@@ -14,12 +14,12 @@ from qap.machine.machine import OUTPUT_LINES, QemuDied
 from qap.machine.qmp import QmpLost
 from qap.machine.qtest import QtestLost
 from qap.matrix.cell import Cell
-from qap.matrix.cell_run import Experiment
-from qap.matrix.judge import Kind, judge
-from qap.matrix.observation import Seen
-from qap.matrix.result import Result
-from qap.matrix.setup import Config
-from qap.matrix.testbed import Refused, Site
+from qap.matrix.cell_run import CellRun
+from qap.matrix.judge import ProblemKind, judge
+from qap.matrix.observation import CellObservation
+from qap.matrix.result import CellResult
+from qap.matrix.setup import Setup
+from qap.matrix.testbed import Refused, Testbed
 from qap.oracle.fence import Outcome
 
 # Configs that one QEMU sees at most: what goes wrong in one must not weigh on many.
@@ -40,7 +40,7 @@ DEBUGGER = (
     "thread apply all bt 24",
     "--args",
 )
-Report = Callable[[Result], None]
+Report = Callable[[CellResult], None]
 
 
 def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -78,7 +78,7 @@ class Group:
     cells: Sequence[Cell]
     report: Report
     debug: bool = True
-    _site: Site | None = None
+    _site: Testbed | None = None
     _crashes: dict[str, Cell] = field(default_factory=dict)
     _owned: ExitStack = field(default_factory=ExitStack)
 
@@ -88,11 +88,11 @@ class Group:
             for config, members in groupby(self.cells, lambda cell: cell.config):
                 if config.skip:
                     for cell in members:
-                        self.report(Result(cell))
+                        self.report(CellResult(cell))
                 else:
                     self._config(config, list(members))
 
-    def _config(self, config: Config, cells: Sequence[Cell]) -> None:
+    def _config(self, config: Setup, cells: Sequence[Cell]) -> None:
         left = list(cells)
         while left:
             before = len(left)
@@ -102,54 +102,62 @@ class Group:
             if len(left) == before:
                 raise QapError(f"{left[0].name}: no result")
 
-    def _attempt(self, config: Config, cells: Sequence[Cell]) -> Iterator[Result]:
+    def _attempt(self, config: Setup, cells: Sequence[Cell]) -> Iterator[CellResult]:
         """Results of cells until QEMU has to be started anew."""
         start = time.monotonic()
-        seen = Seen()
+        seen = CellObservation()
         fresh = self._site is None
         try:
-            site = self._ready()
-            site.plug(config)
+            testbed = self._ready()
+            testbed.plug(config)
         except (Refused, QemuDied) as refused:
             first = self._refused(cells[0], refused, seen, start, fresh)
             if isinstance(refused, QemuDied):
                 self._end()
             yield first
             for cell in cells[1:]:
-                yield Result(cell, replace(seen, leftovers=[]), first.qemu, first.detail)
+                yield CellResult(cell, replace(seen, leftovers=[]), first.qemu, first.detail)
             return
         except (QapError, TimeoutError, OSError) as exc:
             yield self._broken(cells[0], exc, seen, start)
             return
         for cell in cells:
-            seen = Seen(outcome=Outcome.WORKS)
+            seen = CellObservation(outcome=Outcome.WORKS)
             final = cell.driver_row.unplugs or config.later_row.leaves
             try:
-                self._drive(site, cell, seen)
+                self._drive(testbed, cell, seen)
                 if final or cell is cells[-1]:
-                    site.unplug(config)
+                    testbed.unplug(config)
                 if final:
-                    seen.leftovers = site.leftovers()
+                    seen.leftovers = testbed.leftovers()
             except (QapError, TimeoutError, OSError) as exc:
                 yield self._broken(cell, exc, seen, start)
                 return
             now = time.monotonic()
-            yield Result(cell, seen, self._lines(), "", now - start, fresh)
+            yield CellResult(cell, seen, self._lines(), "", now - start, fresh)
             start, fresh = now, False
             if final:
                 break
         if config.plug == "cold":
             self._end()
 
-    def _drive(self, site: Site, cell: Cell, seen: Seen) -> None:
-        Experiment(site, cell).run(seen)
-        if any(problem.kind in (Kind.UNSERVED, Kind.LOST) for problem in judge(cell, seen)):
+    def _drive(self, testbed: Testbed, cell: Cell, seen: CellObservation) -> None:
+        CellRun(testbed, cell).run(seen)
+        if any(
+            problem.kind in (ProblemKind.UNSERVED, ProblemKind.LOST)
+            for problem in judge(cell, seen)
+        ):
             # A busy machine is slow; only patience tells that from a device that is.
-            Experiment(site, cell, CONFIRMED_BY).run(seen)
+            CellRun(testbed, cell, CONFIRMED_BY).run(seen)
 
     def _refused(
-        self, cell: Cell, refused: Refused | QemuDied, seen: Seen, start: float, fresh: bool
-    ) -> Result:
+        self,
+        cell: Cell,
+        refused: Refused | QemuDied,
+        seen: CellObservation,
+        start: float,
+        fresh: bool,
+    ) -> CellResult:
         if isinstance(refused, QemuDied) and (refused.status < 0 or cell.config.plug == "hot"):
             return self._broken(cell, refused, seen, start)
         seen.outcome = Outcome.REFUSED
@@ -160,9 +168,11 @@ class Group:
             seen.error = str(refused)
             assert self._site is not None
             seen.leftovers = self._site.leftovers()
-        return Result(cell, seen, self._lines(), "", time.monotonic() - start, fresh)
+        return CellResult(cell, seen, self._lines(), "", time.monotonic() - start, fresh)
 
-    def _broken(self, cell: Cell, exc: Exception, seen: Seen, start: float) -> Result:
+    def _broken(
+        self, cell: Cell, exc: Exception, seen: CellObservation, start: float
+    ) -> CellResult:
         """The result of a cell that could not be carried out; its QEMU is of no more use."""
         lines = self._lines()
         exc = self._cause(exc)
@@ -177,7 +187,7 @@ class Group:
         self._end()
         if self.debug and isinstance(exc, QemuDied) and exc.status < 0:
             detail = f"{detail}\n{self._traced(cell, exc)}"
-        return Result(cell, seen, lines, detail, time.monotonic() - start, True)
+        return CellResult(cell, seen, lines, detail, time.monotonic() - start, True)
 
     def _cause(self, exc: Exception) -> Exception:
         """Why QEMU went, where it did."""
@@ -200,28 +210,28 @@ class Group:
     def _backtrace(self, cell: Cell) -> str:
         """What a debugger says when QEMU crashes in this cell again."""
         again = Group(self.build, [cell], lambda result: None, debug=False)
-        again._site = Site(self.build, [cell.config], wrapper=DEBUGGER)
+        again._site = Testbed(self.build, [cell.config], wrapper=DEBUGGER)
         try:
-            with again._site as site:
+            with again._site as testbed:
                 try:
-                    site.plug(cell.config)
-                    Experiment(site, cell).run(Seen())
-                    site.unplug(cell.config)
+                    testbed.plug(cell.config)
+                    CellRun(testbed, cell).run(CellObservation())
+                    testbed.unplug(cell.config)
                 except (QapError, TimeoutError, OSError) as exc:
                     again._cause(exc)
-                    return site.machine.child.tail(OUTPUT_LINES)
+                    return testbed.machine.process.tail(OUTPUT_LINES)
         except QemuDied as died:
             return died.output
         except QapError as exc:
             return str(exc)
         return "alone in a QEMU it did not crash again"
 
-    def _ready(self) -> Site:
+    def _ready(self) -> Testbed:
         if self._site is None:
             configs = list(
                 dict.fromkeys(cell.config for cell in self.cells if not cell.config.skip)
             )
-            self._site = Site(self.build, configs)
+            self._site = Testbed(self.build, configs)
             self._owned.enter_context(self._site)
         return self._site
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from qap.host.errors import QapError
 from qap.machine.machine import Machine
 from qap.machine.qmp import Qmp, QmpLost
-from qap.matrix.observation import Seen
-from qap.matrix.probe import Driving
-from qap.matrix.setup import Config
+from qap.matrix.observation import CellObservation
+from qap.matrix.probe import ProbeDriver
+from qap.matrix.setup import Setup
 from qap.virtio.driver import Behaviour
 
 MOVED_S = 30.0
@@ -28,11 +28,11 @@ class Migration:
         seen: gets what becomes of that.
     """
 
-    driving: Driving
-    there: Config
+    driving: ProbeDriver
+    there: Setup
     proper: Behaviour
     waits: bool
-    seen: Seen
+    seen: CellObservation
 
     def run(self) -> None:
         """Migrate, look at the destination, and end it; the site is as before then.
@@ -41,33 +41,33 @@ class Migration:
             QapError: the VM can't leave, or a QEMU ended.
             TimeoutError: it doesn't leave or arrive in time.
         """
-        site = self.driving.site
-        uri = f"file:{site.folder / 'vm'}"
-        site.machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
-        site.say("migrate", uri=uri)
-        site.machine.qmp.execute("migrate", uri=uri)
+        testbed = self.driving.testbed
+        uri = f"file:{testbed.folder / 'vm'}"
+        testbed.machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
+        testbed.say("migrate", uri=uri)
+        testbed.machine.qmp.execute("migrate", uri=uri)
         try:
-            with site.destination(self.there) as machine:
-                if _end(site.machine.qmp) != COMPLETED:
-                    why = site.machine.qmp.execute("query-migrate").get("error-desc", "")
+            with testbed.destination(self.there) as machine:
+                if _end(testbed.machine.qmp) != COMPLETED:
+                    why = testbed.machine.qmp.execute("query-migrate").get("error-desc", "")
                     raise QapError(f"the VM can't leave: {why}")
                 self._arrive(machine, uri)
         finally:
-            site.follow(site.machine)
-            site.machine.qmp.execute("cont")
+            testbed.follow(testbed.machine)
+            testbed.machine.qmp.execute("cont")
 
     def _arrive(self, machine: Machine, uri: str) -> None:
-        site, seen = self.driving.site, self.seen
-        site.say("migrate-incoming", uri=uri)
+        testbed, seen = self.driving.testbed, self.seen
+        testbed.say("migrate-incoming", uri=uri)
         try:
             machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
             machine.qmp.execute("migrate-incoming", uri=uri, exit_on_error=False)
             seen.arrived = _end(machine.qmp) == COMPLETED
             if seen.arrived:
-                site.follow(machine)
+                testbed.follow(machine)
                 self._drive_on()
             else:
-                seen.later_error = site.nameless("; ".join(machine.child.tail().splitlines()))
+                seen.later_error = testbed.nameless("; ".join(machine.process.tail().splitlines()))
         except QmpLost:
             raise machine.died() from None
 
@@ -78,7 +78,9 @@ class Migration:
             if self.waits:
                 driving.driver.start()
             seen.later_served = driving.is_served_again()
-        fresh = Driving(driving.site, self.there, driving.transport, self.proper, driving.patience)
+        fresh = ProbeDriver(
+            driving.testbed, self.there, driving.transport, self.proper, driving.patience
+        )
         fresh.driver.negotiate()
         fresh.set_up()
         fresh.driver.start()

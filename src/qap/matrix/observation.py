@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Seen:
+class CellObservation:
     """An observation; None where there was nothing to see.
 
     Attributes:

@@ -16,7 +16,7 @@ from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.matrix.cell import Cell, named
 from qap.matrix.group import Group, groups
-from qap.matrix.result import Result
+from qap.matrix.result import CellResult
 
 # prctl(2).
 PR_SET_PDEATHSIG = 1
@@ -66,7 +66,7 @@ def carry_out(build: Build, cells: Sequence[Cell], jobs: int, finished: Finished
     """Carry out cells in `jobs` processes.
 
     Args:
-        finished: gets each result as a dictionary (`Result.as_dict`) when it is there.
+        finished: gets each result as a dictionary (`CellResult.as_dict`) when it is there.
     Raises:
         QapError: a process ended without having been told to.
     """
@@ -117,7 +117,7 @@ def _work(connection: Connection, build: Build, parent: int, cpu: int) -> None:
     sys.setswitchinterval(SWITCH_S)
     is_base = build.is_base
 
-    def report(result: Result) -> None:
+    def report(result: CellResult) -> None:
         connection.send(result.as_dict(is_base=is_base))
 
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):

@@ -4,8 +4,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from qap.machine.guest_memory import GuestMemory
-from qap.matrix.setup import Config
-from qap.matrix.testbed import Site
+from qap.matrix.setup import Setup
+from qap.matrix.testbed import Testbed
 from qap.oracle.features import FeatureBit
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.protocol import Disconnected
@@ -20,7 +20,7 @@ FILLER = b"\xa5"
 
 
 @dataclass
-class Driving:
+class ProbeDriver:
     """A driver at the start of its life, on a site where the config is plugged.
 
     Args:
@@ -32,8 +32,8 @@ class Driving:
             ACCESS_PLATFORM and one is programmed.
     """
 
-    site: Site
-    config: Config
+    testbed: Testbed
+    config: Setup
     transport: Transport
     behaviour: Behaviour
     patience: int = 1
@@ -47,8 +47,8 @@ class Driving:
     def __post_init__(self) -> None:
         self.offered = self.transport.device_features
         accepts = bool((self.offered & self.behaviour.supports) >> FeatureBit.ACCESS_PLATFORM & 1)
-        mapped = self.site.mapped
-        self.memory = mapped if mapped and accepts else self.site.memory
+        mapped = self.testbed.mapped
+        self.memory = mapped if mapped and accepts else self.testbed.memory
         self.memory.give_back()
         self.driver = Driver(self.transport, self.memory, self.behaviour)
 
@@ -94,11 +94,11 @@ class Driving:
         """
         assert self._queue is not None
         looks = PATIENCE
-        if self.site.backend:
+        if self.testbed.backend:
             later = self.config.later_row
             gone = (NoAnswer, Disconnected) if later.returns or later.leaves else ()
             with suppress(*gone):
-                self.site.backend.settle()
+                self.testbed.backend.settle()
         elif self.config.device_row.vhost_user:
             looks = PROGRAM_PATIENCE
         for _ in range(looks * self.patience):

@@ -5,8 +5,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from qap.host.wait import poll_until
-from qap.matrix.observation import Seen
-from qap.matrix.probe import Driving
+from qap.matrix.observation import CellObservation
+from qap.matrix.probe import ProbeDriver
 from qap.oracle.features import FeatureBit, bits, mask
 from qap.oracle.lifecycle import Feature
 from qap.vhost_user.backend import Backend
@@ -18,7 +18,7 @@ GREETED_S = 0.1
 
 
 @dataclass
-class Comeback:
+class Reconnect:
     """A back-end that goes while its device is driven, and comes back.
 
     Args:
@@ -26,12 +26,12 @@ class Comeback:
         seen: gets what becomes of that.
     """
 
-    driving: Driving
-    seen: Seen
+    driving: ProbeDriver
+    seen: CellObservation
 
     @property
     def backend(self) -> Backend:
-        found = self.driving.site.backend
+        found = self.driving.testbed.backend
         assert found is not None
         return found
 
@@ -104,7 +104,7 @@ class Comeback:
             connections = self.backend.connections
             if connections > before + 1:
                 return False
-            return True if connections > before and self.driving.site.is_connected else None
+            return True if connections > before and self.driving.testbed.is_connected else None
 
         kept = poll_until(decided, BACK_S, lambda: "QEMU to connect to the back-end again")
         if kept:
@@ -119,7 +119,7 @@ class Comeback:
                 self.backend.wait_for(FrontendRequest.GET_FEATURES, GREETED_S)
             except TimeoutError:
                 # It raises if QEMU has ended.
-                self.driving.site.machine.qmp.execute("query-status")
+                self.driving.testbed.machine.qmp.execute("query-status")
                 return None
             return True
 
@@ -136,6 +136,6 @@ class Comeback:
 
         def stays() -> bool | None:
             came = self.backend.connections > before
-            return True if came and self.driving.site.is_connected else None
+            return True if came and self.driving.testbed.is_connected else None
 
         poll_until(stays, BACK_S, lambda: "QEMU to keep a back-end that offers everything")

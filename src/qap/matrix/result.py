@@ -7,9 +7,9 @@ from typing import Any
 
 from qap.matrix.cell import Cell, named
 from qap.matrix.gaps import explained
-from qap.matrix.judge import Kind, Problem, judge
-from qap.matrix.observation import Seen
-from qap.oracle.lifecycle import Sequel
+from qap.matrix.judge import Problem, ProblemKind, judge
+from qap.matrix.observation import CellObservation
+from qap.oracle.lifecycle import Continuation
 
 
 class Verdict(StrEnum):
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 
 
 @dataclass
-class Result:
+class CellResult:
     """A cell that was carried out, or skipped.
 
     Attributes:
@@ -34,7 +34,7 @@ class Result:
     """
 
     cell: Cell
-    seen: Seen = field(default_factory=Seen)
+    seen: CellObservation = field(default_factory=CellObservation)
     qemu: Sequence[str] = ()
     detail: str = ""
     seconds: float = 0.0
@@ -57,8 +57,8 @@ class Result:
         }
         if service is not None:
             expected |= {"offered": plugged.offered, **asdict(service)}
-        if self.cell.sequel:
-            expected |= _shown(self.cell.sequel)
+        if self.cell.continuation:
+            expected |= _shown(self.cell.continuation)
         return {
             "cell": self.cell.name,
             "axes": self.cell.axes,
@@ -78,7 +78,7 @@ class Result:
         }
 
 
-# The fields of qap.oracle.lifecycle.Sequel, called as they are among what was seen.
+# The fields of qap.oracle.lifecycle.Continuation, called as they are among what was seen.
 SEQUEL = {
     "arrives": "arrived",
     "names": "later_names",
@@ -90,8 +90,8 @@ SEQUEL = {
 }
 
 
-def _shown(sequel: Sequel) -> dict[str, Any]:
-    said = {shown: getattr(sequel, name) for name, shown in SEQUEL.items()}
+def _shown(continuation: Continuation) -> dict[str, Any]:
+    said = {shown: getattr(continuation, name) for name, shown in SEQUEL.items()}
     return {shown: value for shown, value in said.items() if value != ""}
 
 
@@ -102,18 +102,22 @@ def _verdict(skip: str, problems: Sequence[Problem], excused: Sequence[object]) 
         return Verdict.MATCH
     if all(excused):
         return Verdict.KNOWN
-    return Verdict.ERROR if any(one.kind is Kind.ERROR for one in problems) else Verdict.MISMATCH
+    return (
+        Verdict.ERROR
+        if any(one.kind is ProblemKind.ERROR for one in problems)
+        else Verdict.MISMATCH
+    )
 
 
-def restored(line: dict[str, Any]) -> Result:
+def restored(line: dict[str, Any]) -> CellResult:
     """A result from its line of JSON; what it means is judged anew.
 
     Raises:
         UsageError: there is no such cell any more.
     """
-    return Result(
+    return CellResult(
         named(line["cell"]),
-        Seen(**line["seen"]),
+        CellObservation(**line["seen"]),
         line["qemu"],
         line["detail"],
         line["seconds"],

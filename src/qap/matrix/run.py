@@ -23,7 +23,7 @@ from qap.matrix.cell import Cell, matches_axes
 from qap.matrix.gaps import Gap, gaps
 from qap.matrix.group import Group
 from qap.matrix.journal import Journal
-from qap.matrix.result import Result, Verdict
+from qap.matrix.result import CellResult, Verdict
 
 # A hot-unplug waits for QEMU's RCU most of the time, so more than the processors can work.
 JOBS_EACH = 3
@@ -102,7 +102,7 @@ def alone(cell: Cell, build: Build) -> Report:
     """Carry out one cell in a QEMU of its own and explain it in one screen."""
     start = time.monotonic()
     _check_devices([cell], build)
-    found: list[Result] = []
+    found: list[CellResult] = []
     Group(build, [cell], found.append).run()
     (result,) = found
     shown = result.as_dict(is_base=build.is_base)

@@ -20,7 +20,7 @@ NO_ORDER = "any"
 
 
 @dataclass(frozen=True)
-class Config:
+class Setup:
     """A device as it is plugged; what all its drivers share.
 
     Attributes:
@@ -75,7 +75,7 @@ class Config:
         return row.versioned.format(version) if version else row.type
 
     @property
-    def destination(self) -> "Config | None":
+    def destination(self) -> "Setup | None":
         """The device where its VM migrates to, if it does."""
         moves_to = self.later_row.moves_to
         return replace(self, iommu_platform=moves_to, later=STAYS) if moves_to else None

@@ -9,8 +9,8 @@ from qap.hw.s390x_cpu import Cpu
 from qap.hw.subchannel import ChannelSubsystem
 from qap.machine.machine import Machine
 from qap.machine.qtest import Qtest
-from qap.matrix.setup import Config
-from qap.virtio.ccw import Ccw
+from qap.matrix.setup import Setup
+from qap.virtio.ccw import VirtioCcw
 from qap.virtio.mmio import Mmio, mmio_slots
 from qap.virtio.pci_legacy import PciLegacy
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
@@ -19,7 +19,7 @@ from qap.virtio.transport import Transport
 CCW_REVISIONS = {"revision-2": 2, "revision-1": 1, "revision-0": 0}
 
 
-class Place(ABC):
+class Slot(ABC):
     """A slot of a machine.
 
     Attributes:
@@ -32,7 +32,7 @@ class Place(ABC):
     _cpu: Cpu | None = None
 
     @abstractmethod
-    def appeared(self, config: Config) -> None:
+    def appeared(self, config: Setup) -> None:
         """A device was plugged: find it.
 
         Raises:
@@ -60,17 +60,17 @@ class Place(ABC):
         """
 
 
-class PciPlace(Place):
+class PciSlot(Slot):
     """A PCI slot; a device is looked for once and then expected there again."""
 
-    def __init__(self, config: Config, qtest: Qtest) -> None:
+    def __init__(self, config: Setup, qtest: Qtest) -> None:
         self.bus = PciBus(qtest)
         self._function: Function | None = None
         self._transports: dict[bool, Transport] = {}
         self._name = config.device
         self._besides = [one.bdf for one in self.bus.scan()] if config.plug == "hot" else []
 
-    def appeared(self, config: Config) -> None:
+    def appeared(self, config: Setup) -> None:
         if self._function is not None and self._function.vendor_id == VENDOR_ID:
             self.bdf = self._function.bdf
             return
@@ -102,14 +102,14 @@ class PciPlace(Place):
 VIOMMU_SLOT = 0x1E
 
 
-class MmioPlace(Place):
+class MmioSlot(Slot):
     """The virtio-mmio slots of a microvm."""
 
     def __init__(self, qtest: Qtest) -> None:
         self._qtest = qtest
         self._found: Mmio | None = None
 
-    def appeared(self, config: Config) -> None:
+    def appeared(self, config: Setup) -> None:
         self._found = next(iter(mmio_slots(self._qtest)), None)
         if self._found is None:
             raise QapError("no virtio-mmio slot is occupied")
@@ -124,7 +124,7 @@ class MmioPlace(Place):
         return self._found
 
 
-class CcwPlace(Place):
+class CcwSlot(Slot):
     """A channel subsystem with one virtio device."""
 
     def __init__(self, qtest: Qtest, machine: Machine) -> None:
@@ -132,7 +132,7 @@ class CcwPlace(Place):
         self._subsystem = ChannelSubsystem(self._cpu)
         self._revision = 0
 
-    def appeared(self, config: Config) -> None:
+    def appeared(self, config: Setup) -> None:
         found = self._subsystem.scan()
         if len(found) != 1:
             raise QapError(f"{len(found)} subchannels have a virtio device, not one")
@@ -144,10 +144,10 @@ class CcwPlace(Place):
         del self._subchannel
 
     def transport(self, *, legacy: bool) -> Transport:
-        return Ccw(self._subchannel, 0 if legacy else self._revision)
+        return VirtioCcw(self._subchannel, 0 if legacy else self._revision)
 
 
-def place_for(config: Config, qtest: Qtest, machine: Machine) -> Place:
+def slot_for(config: Setup, qtest: Qtest, machine: Machine) -> Slot:
     """The place where the config's device goes.
 
     Args:
@@ -156,5 +156,5 @@ def place_for(config: Config, qtest: Qtest, machine: Machine) -> Place:
     """
     transport = config.machine_row.transport
     if transport == "pci":
-        return PciPlace(config, qtest)
-    return MmioPlace(qtest) if transport == "mmio" else CcwPlace(qtest, machine)
+        return PciSlot(config, qtest)
+    return MmioSlot(qtest) if transport == "mmio" else CcwSlot(qtest, machine)

@@ -226,7 +226,7 @@ class Plan(Model):
     fence: tuple[str, ...] = (FENCED,)
 
 
-class Tables(Model):
+class MatrixTables(Model):
     """The whole file."""
 
     machine: dict[str, MachineRow]
@@ -240,13 +240,13 @@ class Tables(Model):
 
 
 @cache
-def tables() -> Tables:
+def tables() -> MatrixTables:
     """The tables, with every name in a plan looked up.
 
     Raises:
         UsageError: the file is wrong.
     """
-    found = checked(Tables, read(PATH), PATH)
+    found = checked(MatrixTables, read(PATH), PATH)
     for number, plan in enumerate(found.plan, 1):
         machine = found.machine.get(plan.machine)
         _known(number, "machine", (plan.machine,), found.machine)

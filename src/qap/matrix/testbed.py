@@ -1,9 +1,9 @@
-"""A site: one running QEMU in which the cells of a group are carried out."""
+"""A testbed: one running QEMU in which the cells of a group are carried out."""
 
 import json
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,40 +13,43 @@ from typing import Any, Self
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.host.wait import poll_until
-from qap.hw import s390x_stub
 from qap.hw.acpi_hotplug import BASES, AcpiHotplug
 from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
-from qap.machine.inventory import Inventory
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
-from qap.machine.qtest_follow import Following
-from qap.machine.spec import Spec
+from qap.machine.qtest_follow import MovingQtest
+from qap.machine.resources import Footprint
+from qap.matrix.command_line import (
+    BETWEEN,
+    CHARDEV,
+    DUT,
+    INSISTS,
+    backend_args,
+    device_under_test,
+    in_slot,
+    machine_spec,
+)
 from qap.matrix.programs import real_backend
-from qap.matrix.setup import Config
-from qap.matrix.slot import Place, place_for
+from qap.matrix.setup import Setup
+from qap.matrix.slot import Slot, slot_for
 from qap.matrix.tables import STAYS
 from qap.vhost_user import device_types
 from qap.vhost_user.backend import Backend
+from qap.vhost_user.misbehave import Misbehaviour
 
-RAM_MIB = 128
-# What migrates is small, unless there are tables for an IOMMU.
-MOVING_RAM_MIB = 32
 RING_BASE = 16 * MIB
 RING_SIZE = 8 * MIB
 TABLES_BASE = 64 * MIB
 TABLES_SIZE = 32 * MIB
 # Above 4 GiB, so that it can't be mistaken for a guest physical address.
 IOVA = 1 << 32
+LOG = "qemu.log"
 GONE_S = 10.0
 CONNECTED_S = 10.0
 RECONNECT_MS = 10
-INSISTS = "x-require-iommu-platform"
-DUT = "dut"
-CHARDEV = "char"
-BETWEEN = "between"
 # Options as QMP has them: to add, to take away, and what the type is called.
 QMP_FOR = {
     "-netdev": ("netdev_add", "netdev_del", "type"),
@@ -59,25 +62,34 @@ class Refused(QapError):
 
 
 @dataclass
-class Site:
+class Testbed:
     """A QEMU for configs that share machine, vIOMMU and arguments.
 
     Use as a context manager.
 
     Args:
         build: which QEMU.
-        configs: what is to be plugged; a cold-plugged one has a site of its own.
+        configs: what is to be plugged; a cold-plugged one has a testbed of its own.
         wrapper: a command that QEMU is run by, such as a debugger.
+        census: count before each plug what QEMU holds, for `leftovers`.
+    Attributes:
+        misbehaviour: what the next Python back-end does wrong.
+        spoilt: properties that make QEMU refuse the next device.
+        said: what QEMU has printed, once it has ended.
     Raises:
         QemuDied: QEMU refused its command line.
     """
 
     build: Build
-    configs: Sequence[Config]
+    configs: Sequence[Setup]
     wrapper: Sequence[str] = ()
+    census: bool = True
+    misbehaviour: Sequence[Misbehaviour] = field(init=False, default=())
+    spoilt: Mapping[str, object] = field(init=False, default_factory=dict)
+    said: str = field(init=False, default="")
     machine: Machine = field(init=False)
-    session: Following = field(init=False)
-    place: Place = field(init=False)
+    session: MovingQtest = field(init=False)
+    place: Slot = field(init=False)
     memory: GuestMemory = field(init=False)
     mapped: GuestMemory | None = field(init=False, default=None)
     iommu: Iommu | None = field(init=False, default=None)
@@ -86,7 +98,7 @@ class Site:
     _owned: ExitStack = field(init=False, default_factory=ExitStack)
     _backend: ExitStack = field(init=False, default_factory=ExitStack)
     _plugs: int = field(init=False, default=0)
-    _before: Inventory | None = field(init=False, default=None)
+    _before: Footprint | None = field(init=False, default=None)
 
     def __enter__(self) -> Self:
         try:
@@ -100,7 +112,7 @@ class Site:
         self._owned.close()
 
     @property
-    def first(self) -> Config:
+    def first(self) -> Setup:
         return self.configs[0]
 
     @cached_property
@@ -108,17 +120,18 @@ class Site:
         return Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
 
     def _start(self) -> None:
+        self._owned.callback(self._keep_log)
         self._owned.callback(self._backend.close)
         cold = [config for config in self.configs if config.plug == "cold"]
         assert not cold or len(self.configs) == 1
         device, args = self._cold(cold[0]) if cold else (None, [])
-        spec = self.spec(device, args)
+        spec = machine_spec(self.configs, self.folder, device, args)
         binary = self.build.path(f"qemu-system-{self.first.machine_row.qemu}")
         self._say(shlex.join([binary.name, *spec.argv()]))
-        machine = Machine(binary, spec, log=self.folder / "qemu.log", wrapper=self.wrapper)
+        machine = Machine(binary, spec, log=self.folder / LOG, wrapper=self.wrapper)
         self.machine = self._owned.enter_context(machine)
-        qtest = self.session = Following(machine.qtest)
-        self.place = place_for(self.first, qtest, machine)
+        qtest = self.session = MovingQtest(machine.qtest)
+        self.place = slot_for(self.first, qtest, machine)
         self.memory = GuestMemory(qtest, RING_BASE, RING_SIZE)
         if self.first.viommu_row.programmed:
             assert self.place.bus is not None
@@ -128,6 +141,10 @@ class Site:
         if self.first.viommu_row.device and not cold:
             self._warm_up()
 
+    def _keep_log(self) -> None:
+        log = self.folder / LOG
+        self.said = log.read_text(errors="replace") if log.exists() else ""
+
     def _warm_up(self) -> None:
         """Plug and unplug once: a vIOMMU keeps what it makes for a slot, by design."""
         row = self.first.machine_row
@@ -135,76 +152,22 @@ class Site:
         self.machine.plug({**device, "disable-legacy": "on", "iommu_platform": True})
         self._remove(row.acpi)
 
-    def spec(self, device: Device | None, args: Sequence[str]) -> Spec:
-        """The machine as it starts, with a device or without one.
-
-        Args:
-            args: what else is on its command line.
-        """
-        row, viommu = self.first.machine_row, self.first.viommu_row
-        devices = [dict(row.port)] if row.port else []
-        devices += [device] if device else []
-        if viommu.device:
-            first = self.first.order != "after"
-            devices.insert(0 if first else len(devices), dict(viommu.device))
-        words = [word for config in self.configs for word in self._groups(config)]
-        extra = [part for words in dict.fromkeys(words) for part in words]
-        if row.transport == "ccw":
-            extra += s390x_stub.kernel_option(self.folder)
-        return Spec(
-            machine=",".join(part for part in (self.first.machine_type, viommu.machine) if part),
-            accel=row.accel,
-            cpu=row.cpu,
-            memory=MOVING_RAM_MIB if self._moves and not viommu.programmed else RAM_MIB,
-            devices=devices,
-            extra=[*args, *extra],
-            qtest=True,
-        )
-
-    @property
-    def _moves(self) -> bool:
-        return any(config.destination for config in self.configs)
-
-    def _groups(self, config: Config) -> list[tuple[str, str]]:
-        """Options and their values, which devices may share."""
-        args = [*config.device_row.args, *config.interface_row.args]
-        args = [word.replace("{folder}", str(self.folder)) for word in args]
-        return list(zip(args[::2], args[1::2], strict=True))
-
-    def device(self, config: Config, *, insists: bool = True) -> Device:
-        """The device under test, as device_add takes it.
+    def device(self, config: Setup, *, insists: bool = True) -> Device:
+        """The device under test, as device_add takes it, with what spoils it.
 
         Args:
             insists: on ACCESS_PLATFORM, as is the default where QEMU knows of that.
         """
-        row, machine = config.device_row, config.machine_row
-        place = row.place or machine.place
-        device: Device = {"driver": config.device_type, "id": DUT, **place}
-        if row.legacy or machine.transport == "ccw":
-            device |= config.interface_row.properties
-        device |= row.properties
-        if row.vhost_user:
-            kind = device_types.all_types()[config.device]
-            device |= {kind.between.property: BETWEEN} if kind.between else {"chardev": CHARDEV}
-            device |= kind.properties
-        if config.backend_row.ring_packed or not row.vhost_user:
-            device["packed"] = True
-        if config.requested:
-            device["iommu_platform"] = True
-        if (
-            not insists
-            and not config.fence_row.version
-            and self._knows(config.device_type, INSISTS)
-        ):
-            device[INSISTS] = False
-        return device
+        lenient = not insists and not config.fence_row.version
+        lenient = lenient and self._knows(config.device_type, INSISTS)
+        return {**device_under_test(config, lenient=lenient), **self.spoilt}
 
     def _knows(self, device_type: str, name: str) -> bool:
         """Whether QEMU's device has such a property; one that has not lets any driver pass."""
         listed = self.machine.qmp.execute("device-list-properties", typename=device_type)
         return any(one["name"] == name for one in listed)
 
-    def _listen(self, config: Config) -> Path:
+    def _listen(self, config: Setup) -> Path:
         """A back-end for it; returns its socket."""
         self._plugs += 1
         offer = config.backend_row
@@ -218,30 +181,19 @@ class Site:
             access_platform=offer.access_platform,
             version_1=offer.version_1,
             ring_packed=offer.ring_packed,
+            misbehaviour=self.misbehaviour,
         )
         self._backend.enter_context(self.backend)
         return path
 
-    def _cold(self, config: Config) -> tuple[Device, list[str]]:
-        args: list[str] = []
-        if config.device_row.vhost_user:
-            path = self._listen(config)
-            args = ["-chardev", f"socket,id={CHARDEV},path={path}"]
-            between = device_types.all_types()[config.device].between
-            if between:
-                value = f"{between.type},id={BETWEEN},chardev={CHARDEV}"
-                args += [between.option, value]
-        return self._in_slot(config, self.device(config)), args
+    def _cold(self, config: Setup) -> tuple[Device, list[str]]:
+        args = backend_args(config, self._listen(config)) if config.device_row.vhost_user else []
+        return in_slot(config, self.device(config)), args
 
-    def _in_slot(self, config: Config, device: Device) -> Device:
-        """A cold-plugged device in the first slot, where the machine would choose one."""
-        mmio = config.machine_row.transport == "mmio"
-        return {**device, "bus": "virtio-mmio-bus.0"} if mmio else device
-
-    def destination(self, config: Config) -> Machine:
+    def destination(self, config: Setup) -> Machine:
         """Another QEMU, not started yet, that waits for this one's VM with this device."""
-        device = self._in_slot(config, self.device(config, insists=config.fence_row.there))
-        spec = self.spec(device, ["-incoming", "defer"])
+        device = in_slot(config, self.device(config, insists=config.fence_row.there))
+        spec = machine_spec(self.configs, self.folder, device, ["-incoming", "defer"])
         binary = self.build.path(f"qemu-system-{config.machine_row.qemu}")
         self._say(shlex.join([binary.name, *spec.argv()]))
         return Machine(binary, spec, log=self.folder / "destination.log")
@@ -258,7 +210,7 @@ class Site:
         (name,) = [one["filename"] for one in listed if one["label"] == CHARDEV]
         return not name.startswith("disconnected:")
 
-    def plug(self, config: Config) -> None:
+    def plug(self, config: Setup) -> None:
         """Hot-plug it, back-end and all; for a cold-plugged one it is there already.
 
         Raises:
@@ -269,7 +221,7 @@ class Site:
             self._attach(config)
             return
         del self.lines[1:]
-        self._before = self._inventory()
+        self._before = Footprint.of(self.machine) if self.census else None
         if config.device_row.vhost_user:
             address = {"type": "unix", "data": {"path": str(self._listen(config))}}
             data: dict[str, Any] = {"addr": address, "server": False}
@@ -315,14 +267,14 @@ class Site:
         if line not in self.lines:
             self.lines.append(line)
 
-    def _attach(self, config: Config) -> None:
+    def _attach(self, config: Setup) -> None:
         self.place.appeared(config)
         if self.iommu and self.mapped and self.place.bdf:
             self.iommu.attach(self.place.bdf)
             self.iommu.map_memory(self.place.bdf, self.mapped)
             self.iommu.enable()
 
-    def _clear(self, config: Config) -> None:
+    def _clear(self, config: Setup) -> None:
         if not config.device_row.vhost_user:
             return
         between = device_types.all_types()[config.device].between
@@ -334,7 +286,7 @@ class Site:
         self.backend = None
         self._backend.close()
 
-    def unplug(self, config: Config) -> None:
+    def unplug(self, config: Setup) -> None:
         """Unplug what was hot-plugged, and wait until it is gone.
 
         Raises:
@@ -360,7 +312,4 @@ class Site:
         """What there is now that was not there before the last plug, in words."""
         if self._before is None:
             return []
-        return self._inventory().beyond(self._before)
-
-    def _inventory(self) -> Inventory:
-        return Inventory.of(self.machine)
+        return Footprint.of(self.machine).beyond(self._before)

@@ -18,7 +18,7 @@ LEAST_RATE = 0.95
 QUIET = 0.1
 
 
-class Verdict(StrEnum):
+class CostVerdict(StrEnum):
     """What a comparison came to."""
 
     OK = "ok"
@@ -65,12 +65,12 @@ class Comparison:
     of: str
     to: str
     ratio: Estimate | None
-    verdict: Verdict
+    verdict: CostVerdict
     reason: str = ""
 
 
 @dataclass
-class Row:
+class WorkloadRow:
     """A workload.
 
     Attributes:
@@ -111,13 +111,15 @@ class Row:
     @property
     def ok(self) -> bool:
         """Whether nothing is worse than is asked."""
-        return all(one.verdict != Verdict.WORSE for one in self._comparisons())
+        return all(one.verdict != CostVerdict.WORSE for one in self._comparisons())
 
     def _comparisons(self) -> Iterator[Comparison]:
         for state in ("off", "on"):
             yield self._fork_to_base(f"fork {state}", f"base {state}")
         yield self._on_to_off()
-        yield Comparison("base on", "base off", self._ratio("base on", "base off"), Verdict.NOTHING)
+        yield Comparison(
+            "base on", "base off", self._ratio("base on", "base off"), CostVerdict.NOTHING
+        )
 
     def _ratio(self, of: str, to: str) -> Estimate | None:
         if of not in self.samples or to not in self.samples:
@@ -128,36 +130,36 @@ class Row:
         found = self._ratio(of, to)
         if found is None:
             reason = "; ".join(self.refused[name] for name in (of, to) if name in self.refused)
-            return Comparison(of, to, None, Verdict.NOTHING, reason)
+            return Comparison(of, to, None, CostVerdict.NOTHING, reason)
         if self.measure == "instructions":
             # Counts hardly vary, so that the median alone decides.
             within = found.value <= MOST_INSTRUCTIONS
-            return Comparison(of, to, found, Verdict.OK if within else Verdict.WORSE)
+            return Comparison(of, to, found, CostVerdict.OK if within else CostVerdict.WORSE)
         return Comparison(of, to, found, *self._rate_verdict(found))
 
     def _on_to_off(self) -> Comparison:
         of, to = "fork on", "fork off"
         found = self._ratio(of, to)
         if of in self.refused:
-            return Comparison(of, to, found, Verdict.WORSE, self.refused[of])
+            return Comparison(of, to, found, CostVerdict.WORSE, self.refused[of])
         if found is None or self.measure == "instructions":
-            return Comparison(of, to, found, Verdict.NOTHING)
+            return Comparison(of, to, found, CostVerdict.NOTHING)
         verdict, reason = self._rate_verdict(found)
         stock = self._ratio("base on", "base off")
-        if verdict == Verdict.WORSE and stock is not None and stock.meets(found):
+        if verdict == CostVerdict.WORSE and stock is not None and stock.meets(found):
             reason = f"the property costs as much on the base: {stock.value:.3f}"
-            return Comparison(of, to, found, Verdict.EXPLAINED, reason)
+            return Comparison(of, to, found, CostVerdict.EXPLAINED, reason)
         return Comparison(of, to, found, verdict, reason)
 
-    def _rate_verdict(self, found: Estimate) -> tuple[Verdict, str]:
+    def _rate_verdict(self, found: Estimate) -> tuple[CostVerdict, str]:
         if found.low >= LEAST_RATE:
-            return Verdict.OK, ""
+            return CostVerdict.OK, ""
         if found.below(LEAST_RATE) and self.others <= QUIET:
-            return Verdict.WORSE, ""
+            return CostVerdict.WORSE, ""
         why = "look closer with --times"
         if self.others > QUIET:
             why = f"others kept {self.others:.0%} of the machine busy"
-        return Verdict.UNSURE, f"from {found.low:.2f} to {found.high:.2f}; {why}"
+        return CostVerdict.UNSURE, f"from {found.low:.2f} to {found.high:.2f}; {why}"
 
     def as_dict(self) -> dict[str, Any]:
         """For --json; docs/json.md has what is in it."""

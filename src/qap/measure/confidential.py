@@ -24,7 +24,7 @@ from qap.machine.guest import io_checks
 from qap.machine.guest.boot import Boot
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
-from qap.measure.comparison import QUIET, Verdict
+from qap.measure.comparison import QUIET, CostVerdict
 from qap.measure.estimate import median
 from qap.measure.gauge import Gauge
 from qap.measure.io import shown
@@ -47,7 +47,7 @@ DISK = "disk"
 
 
 @dataclass(frozen=True)
-class Guest:
+class ConfidentialGuest:
     """A kind of confidential guest, and what it is compared with.
 
     Attributes:
@@ -79,7 +79,10 @@ class Guest:
 
 
 # Linux on s390x makes no bounce buffers in a guest that is not protected, whatever it is told.
-GUESTS = (Guest("SEV", "x86_64", bounces=True), Guest("SE", "s390x", bounces=False))
+GUESTS = (
+    ConfidentialGuest("SEV", "x86_64", bounces=True),
+    ConfidentialGuest("SE", "s390x", bounces=False),
+)
 
 
 def bench(build: Build, parts: Sequence[Part]) -> Report:
@@ -99,7 +102,7 @@ def bench(build: Build, parts: Sequence[Part]) -> Report:
             gauges += on(guest, build)
     seconds = time.monotonic() - start
     _print(gauges, seconds)
-    ok = not any(one.verdict == Verdict.WORSE for one in gauges)
+    ok = not any(one.verdict == CostVerdict.WORSE for one in gauges)
     return Report("bench", ok, seconds, [one.as_dict() for one in gauges])
 
 
@@ -138,7 +141,7 @@ def without_topic(project: Project, profile: str) -> Iterator[Build]:
         yield built
 
 
-def on(guest: Guest, build: Build) -> list[Gauge]:
+def on(guest: ConfidentialGuest, build: Build) -> list[Gauge]:
     """A protected guest beside one that is not: boots, and reads of a disk, in turns."""
     boots = Gauge(f"{guest.name}: a boot", "seconds", MOST_BOOT)
     least = LEAST_READ if guest.bounces else None
@@ -177,7 +180,9 @@ def _add(gauge: Gauge, taken: Mapping[bool, float]) -> None:
 
 
 @contextmanager
-def _booted(guest: Guest, build: Build, protected: bool) -> Iterator[tuple[Machine, float]]:
+def _booted(
+    guest: ConfidentialGuest, build: Build, protected: bool
+) -> Iterator[tuple[Machine, float]]:
     """A guest that is up, and how many seconds that took from QEMU's start."""
     binary = build.path(f"qemu-system-{catalog.guest(guest.guest).qemu}")
     start = time.monotonic()
@@ -203,7 +208,7 @@ def _rate(machine: Machine) -> float:
 def _print(gauges: Sequence[Gauge], seconds: float) -> None:
     lines = []
     for one in gauges:
-        mark = bad if one.verdict == Verdict.WORSE else good
+        mark = bad if one.verdict == CostVerdict.WORSE else good
         decimals = 4 if one.exact else 2
         values = (f"{median(values).value:,.1f}" for values in (one.with_it, one.without))
         lines.append(
@@ -212,7 +217,7 @@ def _print(gauges: Sequence[Gauge], seconds: float) -> None:
     columns = ["", "with", "without", "", "ratio", "asked", ""]
     table(f"x-confidential-sim ({seconds:.0f} s)", columns, lines)
     for one in gauges:
-        if one.verdict == Verdict.UNSURE:
+        if one.verdict == CostVerdict.UNSURE:
             busy = f"others kept {one.others:.0%} of the machine busy: try again"
             wide = "the interval goes to either side of what is asked: try again"
             said = f"{one.name}: {busy if one.others > QUIET else wide}"

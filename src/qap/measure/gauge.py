@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from qap.measure.comparison import QUIET, Verdict
+from qap.measure.comparison import QUIET, CostVerdict
 from qap.measure.estimate import Estimate, ratio
 
 
@@ -35,17 +35,17 @@ class Gauge:
         return ratio(self.with_it, self.without)
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> CostVerdict:
         """Worse than the limit only if that is sure, and the machine was ours."""
         found = self.ratio
         if self.limit is None:
-            return Verdict.NOTHING
+            return CostVerdict.NOTHING
         if self._within(found.value):
-            return Verdict.OK
+            return CostVerdict.OK
         if self.exact:
-            return Verdict.WORSE
+            return CostVerdict.WORSE
         sure = not self._within(found.low) and not self._within(found.high)
-        return Verdict.WORSE if sure and self.others <= QUIET else Verdict.UNSURE
+        return CostVerdict.WORSE if sure and self.others <= QUIET else CostVerdict.UNSURE
 
     def _within(self, value: float) -> bool:
         assert self.limit is not None

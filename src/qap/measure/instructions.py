@@ -16,7 +16,7 @@ from qap.machine.mapped_memory import MappedMemory
 from qap.machine.spec import Spec
 from qap.measure import requests
 from qap.measure.callgrind import Counted
-from qap.measure.comparison import VARIANTS, Row, Variant
+from qap.measure.comparison import VARIANTS, Variant, WorkloadRow
 from qap.measure.requests import Load
 from qap.oracle.features import FeatureBit
 from qap.vhost_user import device_types
@@ -25,7 +25,7 @@ from qap.vhost_user.programs import null_disk
 from qap.virtio import blk, fs
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.transport import Transport
-from qap.virtio.transports import WAYS, Way
+from qap.virtio.transports import TRANSPORTS, TransportVariant
 
 BACKEND = "backend"
 # Of GLib: calls what handles the events that have come. Outside of it the main loop looks for
@@ -42,7 +42,7 @@ class Case:
 
     Attributes:
         kind: the devices' type without the transport.
-        way: a name of WAYS.
+        transport: a name of TRANSPORTS.
         load: makes the work, of a driver for each device.
         devices: properties of each.
         packed: the rings are packed rather than split.
@@ -52,7 +52,7 @@ class Case:
     """
 
     kind: str
-    way: str
+    transport: str
     load: Callable[..., Load]
     devices: Sequence[Mapping[str, Any]]
     packed: bool = False
@@ -63,7 +63,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        transport = "MMIO" if self.way.startswith("mmio") else "PCI"
+        transport = "MMIO" if self.transport.startswith("mmio") else "PCI"
         return f"{self.kind}, {transport}, {'packed' if self.packed else 'split'}"
 
     @property
@@ -72,14 +72,14 @@ class Case:
         return RELAY if self.vhost_user else DISPATCH
 
     @property
-    def transport(self) -> Way:
+    def reached(self) -> TransportVariant:
         """How to reach the devices."""
-        way = WAYS[self.way]
-        return replace(way, properties={}) if self.always_modern else way
+        transport = TRANSPORTS[self.transport]
+        return replace(transport, properties={}) if self.always_modern else transport
 
     def spec(self, iommu_platform: bool, sockets: Sequence[Path] = ()) -> Spec:
         """A machine with the devices; `sockets` are those of its chardevs."""
-        made = self.transport.spec(
+        made = self.reached.spec(
             self.kind, self.blockdevs, iommu_platform=iommu_platform, packed=self.packed
         )
         devices = [
@@ -111,14 +111,14 @@ class Case:
 
     def _find(self, machine: Machine) -> list[Transport]:
         if len(self.devices) == 1:
-            return [self.transport.connect(machine)]
+            return [self.reached.connect(machine)]
         functions = PciBus(machine.qtest).scan()
         return [PciModern(one) for one in functions if one.vendor_id == VENDOR_ID]
 
 
-def _blk(way: str, packed: bool) -> Case:
+def _blk(transport: str, packed: bool) -> Case:
     blockdevs = [null_disk("disk")]
-    return Case("virtio-blk", way, requests.reads, [{"drive": "disk"}], packed, blockdevs)
+    return Case("virtio-blk", transport, requests.reads, [{"drive": "disk"}], packed, blockdevs)
 
 
 def _net(packed: bool) -> Case:
@@ -182,7 +182,7 @@ def count(
     rounds: int,
     done: Callable[[str], None],
     variants: Sequence[Variant] = VARIANTS,
-) -> Row:
+) -> WorkloadRow:
     """Let the builds take turns at a case, with iommu_platform off and then on.
 
     Args:
@@ -195,7 +195,7 @@ def count(
         QapError: a QEMU ended, or negotiated something else than it was told to.
         TimeoutError: a device did not do its work.
     """
-    row = Row(case.name, "instructions")
+    row = WorkloadRow(case.name, "instructions")
     for iommu_platform in (False, True):
         chosen = [one for one in variants if one.iommu_platform == iommu_platform]
         with ExitStack() as owned:
@@ -219,7 +219,7 @@ def count(
 def _counter(owned: ExitStack, case: Case, build: Build, variant: Variant) -> _Counter:
     backends = [_backend(owned, case)] if case.vhost_user else []
     spec = case.spec(variant.iommu_platform, [one.path for one in backends])
-    binary = build.path(case.transport.emulator)
+    binary = build.path(case.reached.emulator)
     counted = owned.enter_context(Counted(binary, spec, case.inside))
     memory = owned.enter_context(MappedMemory.of(counted.machine))
     work = case.start(counted.machine, memory, variant.iommu_platform, backends)

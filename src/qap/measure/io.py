@@ -16,9 +16,9 @@ from qap.measure.comparison import (
     MOST_INSTRUCTIONS,
     VARIANTS,
     Comparison,
+    CostVerdict,
     Measure,
-    Row,
-    Verdict,
+    WorkloadRow,
 )
 from qap.measure.estimate import Estimate
 from qap.measure.instructions import CASES, count
@@ -48,7 +48,7 @@ def bench(fork: Build, base: Build, parts: Sequence[Part], times: int) -> Report
     """
     start = time.monotonic()
     builds = {"fork": fork, "base": base}
-    rows: list[Row] = []
+    rows: list[WorkloadRow] = []
     if "counts" in parts:
         rows += _counts(builds, COUNT_ROUNDS * times)
     if "rates" in parts:
@@ -75,31 +75,31 @@ class _Turns:
         self.progress(self.done, self.total, what)
 
 
-def _counts(builds: Mapping[str, Build], rounds: int) -> list[Row]:
+def _counts(builds: Mapping[str, Build], rounds: int) -> list[WorkloadRow]:
     with bar("instructions") as progress:
         turns = _Turns(progress, len(CASES) * len(VARIANTS) * rounds)
         return [count(case, builds, rounds, turns) for case in CASES]
 
 
-def _rates(builds: Mapping[str, Build], rounds: int) -> list[Row]:
+def _rates(builds: Mapping[str, Build], rounds: int) -> list[WorkloadRow]:
     readings = sum(map(len, READINGS.values()))
     with bar("guests") as progress:
         turns = _Turns(progress, readings * len(VARIANTS) * (rounds + 1))
         return [row for device in READINGS for row in rates(device, builds, rounds, TURN_S, turns)]
 
 
-def _print(title: str, rows: Sequence[Row]) -> None:
+def _print(title: str, rows: Sequence[WorkloadRow]) -> None:
     columns = ["iommu_platform", "", "base", "fork", "fork/base", "on/off"]
     table(title, columns, [line for row in rows for line in _lines(row)])
     for row in rows:
         for one in row.comparisons():
-            if one.reason or one.verdict == Verdict.WORSE:
+            if one.reason or one.verdict == CostVerdict.WORSE:
                 reason = one.reason or "worse than is asked"
                 said = f"{row.name}: {one.of}/{one.to}: {escape(reason)}"
                 Console(soft_wrap=True).print(said, highlight=False)
 
 
-def _lines(row: Row) -> Iterator[list[str]]:
+def _lines(row: WorkloadRow) -> Iterator[list[str]]:
     for state, name in zip(("off", "on"), row.name.split(", ", 1), strict=True):
         typical = [row.typical(f"{build} {state}") for build in ("base", "fork")]
         yield [
@@ -111,13 +111,13 @@ def _lines(row: Row) -> Iterator[list[str]]:
         ]
 
 
-def _ratio(row: Row, one: Comparison) -> str:
+def _ratio(row: WorkloadRow, one: Comparison) -> str:
     if one.ratio is None:
         return "none"
     text = shown(one.ratio, DECIMALS[row.measure])
-    if one.verdict == Verdict.UNSURE:
+    if one.verdict == CostVerdict.UNSURE:
         return f"{text} ?"
-    return bad(text) if one.verdict == Verdict.WORSE else good(text)
+    return bad(text) if one.verdict == CostVerdict.WORSE else good(text)
 
 
 def shown(ratio: Estimate, decimals: int) -> str:

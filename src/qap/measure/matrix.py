@@ -25,7 +25,7 @@ OWN_CELLS = 150
 
 
 @dataclass(frozen=True)
-class Row:
+class CostRow:
     """One kind of test.
 
     Attributes:
@@ -62,7 +62,7 @@ def bench(build: Build) -> Report:
         raise QapError(f"qos-test: {upstream.problems[0]}", upstream.said)
     each = upstream.cpu / len(upstream.results)
     rows = [
-        Row(
+        CostRow(
             "upstream qos-test", len(upstream.results), each, len(upstream.results) / upstream.wall
         ),
         _row("cells that share a QEMU", shared(), build, TENTH * each, REUSED_RATE),
@@ -92,9 +92,9 @@ def alone() -> list[Cell]:
 
 def _row(
     name: str, chosen: Sequence[Cell], build: Build, most_cpu: float, least_rate: float
-) -> Row:
+) -> CostRow:
     cost = _cost(name, chosen, build)
-    return Row(
+    return CostRow(
         name,
         len(chosen),
         cost.cpu / len(chosen),
@@ -117,7 +117,7 @@ def _cost(name: str, chosen: Sequence[Cell], build: Build) -> Cost:
     return cost
 
 
-def _print(rows: Sequence[Row], each: float, seconds: float) -> None:
+def _print(rows: Sequence[CostRow], each: float, seconds: float) -> None:
     shown = []
     for row in rows:
         mark = good if row.ok else bad

@@ -9,7 +9,7 @@ from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.hw import x86_cpu
 from qap.hw.x86_cpu import Mode
-from qap.hw.x86_page_tables import PAGE, Shape, Tables
+from qap.hw.x86_page_tables import PAGE, Shape, X86PageTables
 from qap.machine import catalog
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
@@ -95,10 +95,10 @@ class Walks:
             with machine:
                 self._load(machine)
                 machine.qmp.execute("cont")
-                status = machine.child.wait(RUN_S)
+                status = machine.process.wait(RUN_S)
                 if status != EXIT_STATUS:
                     raise QapError(
-                        f"the page walks ended with status {status}: {machine.child.tail()}"
+                        f"the page walks ended with status {status}: {machine.process.tail()}"
                     )
             return total(profile.read_text()) / (self.rounds * PAGES)
 
@@ -113,7 +113,7 @@ class Walks:
 
     def _load(self, machine: Machine) -> None:
         """Everything that the firmware waits for stands there before it starts."""
-        tables = Tables(machine.qtest, Mode.LONG, TABLES_AT)
+        tables = X86PageTables(machine.qtest, Mode.LONG, TABLES_AT)
         cpu = x86_cpu.Cpu(machine.qtest, Mode.LONG)
         cpu.start(tables.home())
         lowest = tables.at

@@ -155,7 +155,7 @@ def reads(made: Driver) -> Load:
     (queue,) = _started(made, [blk.REQUESTQ])
     chains = []
     for number in range(DEPTH):
-        header = memory.put(struct.pack("<IIQ", blk.Request.IN, 0, number * STRIDE))
+        header = memory.put(struct.pack("<IIQ", blk.BlkRequest.IN, 0, number * STRIDE))
         room, status = memory.take(PAGE, PAGE), memory.take(1)
         chains.append(
             [

@@ -22,7 +22,7 @@ from qap.host.errors import QapError
 from qap.host.progress import bar
 from qap.host.report import Report, bad, table
 from qap.matrix.pool import END_S, PR_SET_PDEATHSIG, SWITCH_S
-from qap.measure.soak_cycle import Soak, Step, rotation
+from qap.measure.soak_cycle import Soak, SoakStep, rotation
 
 # A hot-unplug waits for QEMU's RCU most of the time, so more than the processors can work.
 JOBS_EACH = 4
@@ -46,7 +46,7 @@ class Order:
     build: Build
     cycles: int
     bounded: bool
-    steps: tuple[Step, ...] = field(default_factory=rotation)
+    steps: tuple[SoakStep, ...] = field(default_factory=rotation)
 
     def carry_out(self, progress: Advanced) -> Share:
         """Do it; returns what came of it."""

@@ -5,25 +5,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
-from qap.machine.device import Device
-from qap.machine.inventory import Inventory
 from qap.machine.machine import QemuDied
 from qap.machine.qmp import QmpLost
 from qap.machine.qtest import QtestLost
 from qap.machine.resources import Footprint
 from qap.matrix.cell import Cell
-from qap.matrix.cell_run import Experiment
+from qap.matrix.cell_run import CellRun
 from qap.matrix.group import CONFIRMED_BY
-from qap.matrix.judge import Kind, judge
-from qap.matrix.observation import Seen
-from qap.matrix.setup import NO_ORDER, Config
-from qap.matrix.testbed import Refused, Site
+from qap.matrix.judge import ProblemKind, judge
+from qap.matrix.observation import CellObservation
+from qap.matrix.setup import NO_ORDER, Setup
+from qap.matrix.testbed import Refused, Testbed
 from qap.oracle.fence import Outcome
 from qap.vhost_user.misbehave import HangUp, Misbehaviour
 from qap.vhost_user.protocol import FrontendRequest
@@ -60,7 +57,7 @@ SANITIZER = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error: ")
 
 
 @dataclass(frozen=True)
-class Step:
+class SoakStep:
     """A device that is plugged, and driven or refused.
 
     Attributes:
@@ -68,7 +65,7 @@ class Step:
         rules: what its back-end does wrong, so that QEMU refuses it.
     """
 
-    config: Config
+    config: Setup
     spoilt: tuple[tuple[str, int], ...] = ()
     rules: tuple[Misbehaviour, ...] = ()
 
@@ -85,8 +82,8 @@ class Step:
         return f"{self.config.device} ({why or self.config.backend})"
 
 
-def _config(device: str, backend: str) -> Config:
-    return Config("q35", "modern", device, backend, "intel-on", NO_ORDER, "on", "hot")
+def _config(device: str, backend: str) -> Setup:
+    return Setup("q35", "modern", device, backend, "intel-on", NO_ORDER, "on", "hot")
 
 
 def _backend(device: str) -> str:
@@ -94,18 +91,18 @@ def _backend(device: str) -> str:
 
 
 @cache
-def rotation() -> tuple[Step, ...]:
+def rotation() -> tuple[SoakStep, ...]:
     """The cycles that come again and again: every third one fails."""
     names = [*(f"virtio-{one}" for one in IN_QEMU), *(f"vhost-user-{one}" for one in VHOST_USER)]
-    served = [Step(_config(name, _backend(name))) for name in names]
+    served = [SoakStep(_config(name, _backend(name))) for name in names]
     failing = [
-        *(Step(_config(f"vhost-user-{one}", "no-ap")) for one in VHOST_USER),
+        *(SoakStep(_config(f"vhost-user-{one}", "no-ap")) for one in VHOST_USER),
         *(
-            Step(_config(name, _backend(name)), spoilt=tuple(sizes.items()))
+            SoakStep(_config(name, _backend(name)), spoilt=tuple(sizes.items()))
             for name, sizes in BAD_SIZES.items()
         ),
         *(
-            Step(_config(name, "ap"), rules=(HangUp(request=request),))
+            SoakStep(_config(name, "ap"), rules=(HangUp(request=request),))
             for name, request in LEAVES_AT.items()
         ),
     ]
@@ -114,44 +111,6 @@ def rotation() -> tuple[Step, ...]:
         steps += [served[(2 * number + one) % len(served)] for one in range(2)]
         steps.append(fails)
     return tuple(steps)
-
-
-@dataclass
-class SoakSite(Site):
-    """A site whose devices and back-ends can be made to fail.
-
-    Attributes:
-        step: what is plugged next.
-        said: what QEMU has printed, once it has ended.
-    """
-
-    step: Step | None = None
-    said: str = field(init=False, default="")
-
-    def _start(self) -> None:
-        log = self.folder / "qemu.log"
-        self._owned.callback(self._keep, log)
-        super()._start()
-
-    def _keep(self, log: Path) -> None:
-        self.said = log.read_text(errors="replace") if log.exists() else ""
-
-    def _inventory(self) -> Inventory:
-        """Nothing: it would make QEMU keep memory (see Footprint.of)."""
-        return Inventory(Counter(), set(), 0)
-
-    def _listen(self, config: Config) -> Path:
-        path = super()._listen(config)
-        if self.step and self.backend:
-            self.backend.misbehaviour = self.step.rules
-        return path
-
-    def device(self, config: Config, *, insists: bool = True) -> Device:
-        """The device under test with what spoils it."""
-        return {
-            **super().device(config, insists=insists),
-            **dict(self.step.spoilt if self.step else ()),
-        }
 
 
 @dataclass
@@ -168,7 +127,7 @@ class Soak:
     build: Build
     cycles: int
     progress: Callable[[int], None] = lambda _: None
-    steps: tuple[Step, ...] = field(default_factory=rotation)
+    steps: tuple[SoakStep, ...] = field(default_factory=rotation)
     bounded: bool = True
     samples: list[dict[str, Any]] = field(init=False, default_factory=list)
     problems: Counter[str] = field(init=False, default_factory=Counter)
@@ -177,14 +136,16 @@ class Soak:
 
     def run(self) -> dict[str, Any]:
         """Carry it out; what goes wrong is in the result (docs/json.md)."""
-        site = SoakSite(self.build, list(dict.fromkeys(step.config for step in self.steps)))
+        testbed = Testbed(
+            self.build, list(dict.fromkeys(step.config for step in self.steps)), census=False
+        )
         try:
-            with site:
-                self._carry_out(site)
+            with testbed:
+                self._carry_out(testbed)
         except (QapError, TimeoutError, OSError) as exc:
             self._broken(exc)
-        self.detail = sanitizer_report(site.said) or self.detail
-        if sanitizer_report(site.said):
+        self.detail = sanitizer_report(testbed.said) or self.detail
+        if sanitizer_report(testbed.said):
             self.problems["a sanitizer reported an error"] += 1
         if self.bounded:
             self._judge_memory()
@@ -197,72 +158,72 @@ class Soak:
             "detail": self.detail,
         }
 
-    def _carry_out(self, site: SoakSite) -> None:
+    def _carry_out(self, testbed: Testbed) -> None:
         try:
             for step in self.steps * WARM_UP_ROTATIONS:
-                self._cycle(site, step)
+                self._cycle(testbed, step)
                 self.progress(0)
             self.done.clear()
-            before = Footprint.of(site.machine)
+            before = Footprint.of(testbed.machine)
             self._sample(0, before)
             for number, step in enumerate(self._forever(), 1):
                 if number > self.cycles:
                     break
-                self.done[self._cycle(site, step)] += 1
+                self.done[self._cycle(testbed, step)] += 1
                 self.progress(number)
                 if number % len(self.steps) == 0:
-                    self._sample(number, Footprint.of(site.machine))
-            after = self._settled(site, before)
+                    self._sample(number, Footprint.of(testbed.machine))
+            after = self._settled(testbed, before)
             self._sample(self.cycles, after)
             self.problems.update(after.beyond(before))
         except (QmpLost, QtestLost) as exc:
             try:
-                raise site.machine.died(DIED_S) from exc
+                raise testbed.machine.died(DIED_S) from exc
             except TimeoutError:
                 raise exc from None
 
-    def _forever(self) -> Iterator[Step]:
+    def _forever(self) -> Iterator[SoakStep]:
         while True:
             yield from self.steps
 
-    def _cycle(self, site: SoakSite, step: Step) -> str:
+    def _cycle(self, testbed: Testbed, step: SoakStep) -> str:
         """Plug, drive and unplug it, or see it refused; says which."""
-        site.step = step
+        testbed.misbehaviour, testbed.spoilt = step.rules, dict(step.spoilt)
         cell = Cell(step.config, "accepts")
-        seen = Seen()
+        seen = CellObservation()
         try:
-            site.plug(step.config)
+            testbed.plug(step.config)
         except Refused as refused:
             seen.outcome, seen.error = Outcome.REFUSED, str(refused)
         else:
             seen.outcome = Outcome.WORKS
             if not step.refused:
-                self._drive(site, cell, seen)
-            site.unplug(step.config)
+                self._drive(testbed, cell, seen)
+            testbed.unplug(step.config)
         if step.spoilt or step.rules:
             if seen.outcome != Outcome.REFUSED:
                 self.problems[f"{step.name}: plugged, but must be refused"] += 1
         else:
             for one in judge(cell, seen):
-                text = SOCKET.sub("$SOCKET", site.nameless(one.text))
+                text = SOCKET.sub("$SOCKET", testbed.nameless(one.text))
                 self.problems[f"{step.name}: {text}"] += 1
         return "refused" if seen.outcome == Outcome.REFUSED else "plugged"
 
-    def _drive(self, site: SoakSite, cell: Cell, seen: Seen) -> None:
+    def _drive(self, testbed: Testbed, cell: Cell, seen: CellObservation) -> None:
         try:
-            Experiment(site, cell).run(seen)
-            if any(one.kind is Kind.UNSERVED for one in judge(cell, seen)):
+            CellRun(testbed, cell).run(seen)
+            if any(one.kind is ProblemKind.UNSERVED for one in judge(cell, seen)):
                 # A busy machine is slow; only patience tells that from a device that is.
-                Experiment(site, cell, CONFIRMED_BY).run(seen)
+                CellRun(testbed, cell, CONFIRMED_BY).run(seen)
         except (QapError, TimeoutError) as exc:
             if isinstance(exc, (QmpLost, QtestLost)):
                 raise
             seen.outcome, seen.error = "", str(exc)
 
-    def _settled(self, site: SoakSite, before: Footprint) -> Footprint:
+    def _settled(self, testbed: Testbed, before: Footprint) -> Footprint:
         """The footprint once nothing is there that is about to go."""
         for _ in range(LOOKS):
-            found = Footprint.of(site.machine)
+            found = Footprint.of(testbed.machine)
             if not found.beyond(before):
                 break
         return found

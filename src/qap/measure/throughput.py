@@ -14,11 +14,11 @@ from qap.machine.guest import io_checks
 from qap.machine.guest.console import Console
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.spec import Spec
-from qap.measure.comparison import VARIANTS, Row, Variant
+from qap.measure.comparison import VARIANTS, Variant, WorkloadRow
 from qap.oracle.features import FeatureBit
 from qap.scenario.scenario import Scenario
 from qap.scenario.trial import DISK, Trial
-from qap.vhost_user.programs import Service, null_disk, storage_daemon, virtiofsd
+from qap.vhost_user.programs import BackendProcess, null_disk, storage_daemon, virtiofsd
 
 GUEST = "x86_64"
 PROGRAM = "io-load"
@@ -64,7 +64,7 @@ READINGS: dict[str, tuple[Reading, ...]] = {
 
 
 @dataclass(frozen=True)
-class Guest:
+class BootedGuest:
     """A guest that has booted, and the disk or file that it reads.
 
     Attributes:
@@ -104,7 +104,7 @@ def rates(
     seconds: float,
     done: Done,
     variants: Sequence[Variant] = VARIANTS,
-) -> list[Row]:
+) -> list[WorkloadRow]:
     """Boot a guest for each build and each state of iommu_platform, and let them take turns.
 
     Args:
@@ -119,7 +119,7 @@ def rates(
         QapError: a guest did not come up, negotiated something else than it was told to, or
             failed to read.
     """
-    rows = [Row(f"{device}, {reading}", "rate") for reading in READINGS[device]]
+    rows = [WorkloadRow(f"{device}, {reading}", "rate") for reading in READINGS[device]]
     with ExitStack() as owned:
         folder = Path(owned.enter_context(TemporaryDirectory(prefix="qap-")))
         machines: dict[Variant, Machine] = {}
@@ -142,9 +142,9 @@ def rates(
 
 
 def _take_turns(
-    row: Row,
+    row: WorkloadRow,
     reading: Reading,
-    guests: Mapping[Variant, Guest],
+    guests: Mapping[Variant, BootedGuest],
     rounds: int,
     seconds: float,
     done: Done,
@@ -170,41 +170,41 @@ def _started(device: str, variant: Variant, build: Build, folder: Path) -> Itera
     """A QEMU that boots a guest with the device."""
     scenario = Scenario(guest=GUEST, device=device, iommu_platform=variant.iommu_platform)
     folder.mkdir()
-    stuff = io_checks.Stuff(folder)
-    stuff.shared.mkdir()
-    with (stuff.shared / FILE).open("wb") as file:
+    host_data = io_checks.HostData(folder)
+    host_data.shared.mkdir()
+    with (host_data.shared / FILE).open("wb") as file:
         file.truncate(FILE_SIZE)
     with ExitStack() as owned:
-        service = _service(owned, scenario, build, stuff)
-        spec = _spec(scenario, build, service, stuff)
+        service = _service(owned, scenario, build, host_data)
+        spec = _spec(scenario, build, service, host_data)
         binary = build.path(f"qemu-system-{scenario.settings.qemu}")
         yield owned.enter_context(Machine(binary, spec, log=folder / "qemu.log"))
 
 
 def _service(
-    owned: ExitStack, scenario: Scenario, build: Build, stuff: io_checks.Stuff
-) -> Service | None:
+    owned: ExitStack, scenario: Scenario, build: Build, host_data: io_checks.HostData
+) -> BackendProcess | None:
     """The back-end: the build's own storage daemon, or Debian's virtiofsd."""
-    backend, folder = scenario.kind.backend, stuff.folder
+    backend, folder = scenario.kind.backend, host_data.folder
     if backend == "qemu-storage-daemon":
         program = build.path(backend)
         return owned.enter_context(storage_daemon(folder, program, None, "backend"))
     if backend == "virtiofsd":
         architecture = scenario.settings.architecture
-        return owned.enter_context(virtiofsd(folder, stuff.shared, architecture, "backend"))
+        return owned.enter_context(virtiofsd(folder, host_data.shared, architecture, "backend"))
     return None
 
 
 def _spec(
-    scenario: Scenario, build: Build, service: Service | None, stuff: io_checks.Stuff
+    scenario: Scenario, build: Build, service: BackendProcess | None, host_data: io_checks.HostData
 ) -> Spec:
-    spec = Trial(scenario, build).spec(service, stuff)
+    spec = Trial(scenario, build).spec(service, host_data)
     assert spec.boot is not None
     blockdevs = [null_disk(DISK)] if spec.blockdevs else []
     return replace(spec, boot=replace(spec.boot, programs=(PROGRAM,)), blockdevs=blockdevs)
 
 
-def _ready(device: str, machine: Machine, variant: Variant) -> Guest:
+def _ready(device: str, machine: Machine, variant: Variant) -> BootedGuest:
     """Wait for the guest, and see what it negotiated."""
     machine.boot()
     console = machine.console
@@ -214,6 +214,8 @@ def _ready(device: str, machine: Machine, variant: Variant) -> Guest:
     if accepted != variant.iommu_platform:
         raise QapError(f"{device}, {variant}: the guest accepted something else than was asked for")
     if kind.check == "disk":
-        return Guest(console, f"/dev/{console.check(f'ls /sys/bus/virtio/devices/{name}/block')}")
+        return BootedGuest(
+            console, f"/dev/{console.check(f'ls /sys/bus/virtio/devices/{name}/block')}"
+        )
     console.check(f"mkdir -p {MOUNTED} && mount -t virtiofs share {MOUNTED}")
-    return Guest(console, f"{MOUNTED}/{FILE}")
+    return BootedGuest(console, f"{MOUNTED}/{FILE}")

@@ -142,7 +142,7 @@ class Conduct:
 
 
 @dataclass(frozen=True)
-class Service:
+class ExpectedService:
     """What a driver gets of a device that is plugged. None means that either will do.
 
     Attributes:
@@ -161,7 +161,7 @@ class Service:
 
 def service(
     plugged: Expectation, conduct: Conduct, *, exempt: bool = False, demanded: bool = True
-) -> Service:
+) -> ExpectedService:
     """What a driver must get of a device that plugged as expected.
 
     Args:
@@ -173,7 +173,7 @@ def service(
     accepts = conduct.accepts(plugged)
     if plugged.offered and not accepts:
         if not demanded:
-            return Service(
+            return ExpectedService(
                 None,
                 None,
                 False,
@@ -181,7 +181,7 @@ def service(
                 "virtio 1.3, 6.2 ACCESS_PLATFORM (the device may fail to operate)",
             )
         if exempt and conduct.legacy:
-            return Service(
+            return ExpectedService(
                 None,
                 None,
                 False,
@@ -189,7 +189,7 @@ def service(
                 "virtio 1.3, 4.3.2.1",
             )
         sets = conduct.features_ok == "alone" and not conduct.legacy
-        return Service(
+        return ExpectedService(
             False if sets else None,
             False,
             False,
@@ -197,7 +197,7 @@ def service(
             "virtio 1.3, 6.1 ACCESS_PLATFORM, 3.1.1 steps 5 and 6, 2.2.2",
         )
     if conduct.kicks == "first":
-        return Service(
+        return ExpectedService(
             None,
             None,
             False,
@@ -205,14 +205,14 @@ def service(
             "virtio 1.3, 2.1.2 and 3.1.2 (legacy)",
         )
     if not conduct.modern and not conduct.legacy:
-        return Service(
+        return ExpectedService(
             None,
             None,
             False,
             "a driver without VERSION_1 on the modern interface may be refused or served",
             "virtio 1.3, 6.1 VERSION_1",
         )
-    return Service(
+    return ExpectedService(
         True if conduct.features_ok == "alone" and not conduct.legacy else None,
         True if conduct.starts else None,
         plugged.translating and accepts,

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qap.oracle.fence import Conduct, Expectation, Service, service
+from qap.oracle.fence import Conduct, Expectation, ExpectedService, service
 
 Feature = Literal["VERSION_1", "ACCESS_PLATFORM"]
 
@@ -15,7 +15,7 @@ PROPERTY = "iommu_platform"
 
 
 @dataclass(frozen=True)
-class Sequel:
+class Continuation:
     """What must become of a driver whose device gets another back-end, or another host.
 
     None means that either will do, or that there is no such thing.
@@ -40,7 +40,7 @@ class Sequel:
     clause: str = ""
 
 
-def departure(before: Service) -> Sequel:
+def departure(before: ExpectedService) -> Continuation:
     """What must happen when the back-end of a driven device goes for good: nothing.
 
     The driver waits, the VM lives on, and the device can be reset and unplugged.
@@ -48,14 +48,14 @@ def departure(before: Service) -> Sequel:
     Args:
         before: what the driver got of it.
     """
-    return Sequel(
+    return Continuation(
         served=False if before.served is not None else None,
         why="only its back-end serves a vhost-user device, and it has gone",
         clause="vhost-user, Starting and stopping rings; virtio 1.3, 2.4",
     )
 
 
-def comeback(conduct: Conduct, before: Service, lost: Collection[Feature]) -> Sequel:
+def comeback(conduct: Conduct, before: ExpectedService, lost: Collection[Feature]) -> Continuation:
     """What must happen when the back-end of a driven device goes, and one comes back.
 
     Args:
@@ -65,7 +65,7 @@ def comeback(conduct: Conduct, before: Service, lost: Collection[Feature]) -> Se
     """
     clause = "virtio 1.3, 2.2.1; vhost-user, VHOST_USER_SET_FEATURES and IOMMU support"
     if not before.served:
-        return Sequel(
+        return Continuation(
             started=before.served,
             served=before.served,
             recovers=before.served,
@@ -78,7 +78,7 @@ def comeback(conduct: Conduct, before: Service, lost: Collection[Feature]) -> Se
     }
     missing = [name for name, needed in given.items() if needed and name in lost]
     if missing:
-        return Sequel(
+        return Continuation(
             started=False,
             served=False,
             recovers=True,
@@ -86,7 +86,7 @@ def comeback(conduct: Conduct, before: Service, lost: Collection[Feature]) -> Se
             "offer: it is told of none until it does",
             clause=clause,
         )
-    return Sequel(
+    return Continuation(
         started=True,
         served=True,
         recovers=True,
@@ -103,7 +103,7 @@ def arrival(
     exempt: bool = False,
     source_demands: bool = True,
     destination_demands: bool = True,
-) -> Sequel:
+) -> Continuation:
     """What must happen when a driver and its VM migrate.
 
     A driver accepts features before it runs, and again only after it has reset the device
@@ -121,27 +121,27 @@ def arrival(
     if conduct.accepts(source):
         if destination.offered:
             why = "the driver accepted ACCESS_PLATFORM, and finds it there, too"
-            return Sequel(True, "", None, before.served, True, why, clause)
+            return Continuation(True, "", None, before.served, True, why, clause)
         why = "the driver accepted ACCESS_PLATFORM, which is not offered there"
-        return Sequel(False, why=why, clause=clause)
+        return Continuation(False, why=why, clause=clause)
     if not destination.offered:
         why = "the driver did not accept ACCESS_PLATFORM, and nobody asks for it there"
         served = None if source.offered else before.served
-        return Sequel(True, "", None, served, True, why, clause)
+        return Continuation(True, "", None, served, True, why, clause)
     runs = _runs(conduct, before)
     why = "the driver did not accept ACCESS_PLATFORM, which is asked for there"
     if passes or not destination_demands:
         why += ", but not insisted on"
         # Behind an IOMMU its addresses may mean nothing.
         same = not (source.offered or destination.translating)
-        return Sequel(True, "", None, before.served if same else None, True, why, clause)
+        return Continuation(True, "", None, before.served if same else None, True, why, clause)
     if runs:
-        return Sequel(False, PROPERTY, None, False, None, why, clause)
+        return Continuation(False, PROPERTY, None, False, None, why, clause)
     why += ": it can accept it first" if runs is False else ": it is never served"
-    return Sequel(None if runs is None else True, "", None, False, True, why, clause)
+    return Continuation(None if runs is None else True, "", None, False, True, why, clause)
 
 
-def _runs(conduct: Conduct, before: Service) -> bool | None:
+def _runs(conduct: Conduct, before: ExpectedService) -> bool | None:
     """Whether a driver is past the point where it could accept another feature."""
     if conduct.kicks == "first" or False in (before.features_ok, before.served):
         return False

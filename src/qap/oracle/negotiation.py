@@ -15,7 +15,7 @@ VERSION_1 = mask([FeatureBit.VERSION_1])
 NOTHING = Status(0)
 
 
-class Step(IntEnum):
+class DriverStep(IntEnum):
     """How far a driver has come that keeps to 3.1.1, or to 3.1.2 if it is legacy."""
 
     ASTRAY = -1
@@ -61,7 +61,7 @@ class Negotiation:
     unsettled: bool = False
     status: Status = NOTHING
     queue: bool = False
-    step: Step = Step.RESET
+    step: DriverStep = DriverStep.RESET
 
     @property
     def valid(self) -> bool:
@@ -77,7 +77,7 @@ class Negotiation:
         # 2.1.2: no buffer is consumed before DRIVER_OK.
         if Status.DRIVER_OK not in self.status or not self.queue:
             return Serves.MUST_NOT
-        return Serves.MUST if self.step is Step.DRIVER_OK and self.valid else Serves.MAY
+        return Serves.MUST if self.step is DriverStep.DRIVER_OK and self.valid else Serves.MAY
 
     @property
     def fails(self) -> bool:
@@ -88,21 +88,21 @@ class Negotiation:
 
     def write_features(self, features: int) -> None:
         """The driver writes the features that it accepts."""
-        in_time = self.step in (Step.DRIVER, Step.FEATURES)
+        in_time = self.step in (DriverStep.DRIVER, DriverStep.FEATURES)
         self.unsettled = self.unsettled or Status.FEATURES_OK in self.status
         self.features = features
-        self.step = Step.FEATURES if in_time else Step.ASTRAY
+        self.step = DriverStep.FEATURES if in_time else DriverStep.ASTRAY
 
     def enable_queue(self) -> None:
         """The driver enables its queue (3.1.1 step 7)."""
-        ready = Step.FEATURES if self.legacy else Step.FEATURES_OK
+        ready = DriverStep.FEATURES if self.legacy else DriverStep.FEATURES_OK
         self.queue = True
-        self.step = Step.QUEUE if self.step is ready else Step.ASTRAY
+        self.step = DriverStep.QUEUE if self.step is ready else DriverStep.ASTRAY
 
     def notify(self) -> None:
         """The driver sends an available buffer notification: not before DRIVER_OK (3.1.1)."""
-        if self.step is not Step.DRIVER_OK:
-            self.step = Step.ASTRAY
+        if self.step is not DriverStep.DRIVER_OK:
+            self.step = DriverStep.ASTRAY
 
     def allows(self, written: Status, read: Status) -> bool:
         """Whether `read` may be read back now that the driver has written a status, not 0."""
@@ -114,7 +114,7 @@ class Negotiation:
             return _between(NOTHING, read, before | written | Status.DEVICE_NEEDS_RESET)
         if decides and Status.FEATURES_OK not in read:
             # 2.2.2 says nothing of the other bits that were written together with it.
-            must_keep = self.valid and self.step is Step.FEATURES
+            must_keep = self.valid and self.step is DriverStep.FEATURES
             return not must_keep and _between(before & written, read, before | written)
         starts = Status.DRIVER_OK in written & ~before
         if starts and not self.legacy and Status.FEATURES_OK not in before | read:
@@ -147,20 +147,20 @@ class Negotiation:
         refused = self._decides(written) and Status.FEATURES_OK not in read
         self.unsettled = self.unsettled or refused
         if written != self.status:
-            self.step = self._after(written) if read == written else Step.ASTRAY
+            self.step = self._after(written) if read == written else DriverStep.ASTRAY
         self.status = read
 
-    def _after(self, written: Status) -> Step:
+    def _after(self, written: Status) -> DriverStep:
         if self.status & ~written:
-            return Step.ASTRAY
+            return DriverStep.ASTRAY
         onward = {
-            (Step.RESET, Status.ACKNOWLEDGE): Step.ACKNOWLEDGE,
-            (Step.ACKNOWLEDGE, Status.DRIVER): Step.DRIVER,
-            (Step.QUEUE, Status.DRIVER_OK): Step.DRIVER_OK,
+            (DriverStep.RESET, Status.ACKNOWLEDGE): DriverStep.ACKNOWLEDGE,
+            (DriverStep.ACKNOWLEDGE, Status.DRIVER): DriverStep.DRIVER,
+            (DriverStep.QUEUE, Status.DRIVER_OK): DriverStep.DRIVER_OK,
         }
         if not self.legacy:
-            onward[Step.FEATURES, Status.FEATURES_OK] = Step.FEATURES_OK
-        return onward.get((self.step, written & ~self.status), Step.ASTRAY)
+            onward[DriverStep.FEATURES, Status.FEATURES_OK] = DriverStep.FEATURES_OK
+        return onward.get((self.step, written & ~self.status), DriverStep.ASTRAY)
 
 
 def _between(least: Status, read: Status, most: Status) -> bool:

@@ -11,7 +11,7 @@ from qap.machine.spec import Spec
 
 if TYPE_CHECKING:
     from qap.scenario.trial import Trial
-    from qap.vhost_user.programs import Service
+    from qap.vhost_user.programs import BackendProcess
 
 FOLDER = "/tmp/qap-repro"
 GUEST_CHECKS = {
@@ -21,7 +21,9 @@ GUEST_CHECKS = {
 }
 
 
-def commands(trial: "Trial", folder: Path, spec: Spec, service: "Service | None") -> list[str]:
+def commands(
+    trial: "Trial", folder: Path, spec: Spec, service: "BackendProcess | None"
+) -> list[str]:
     """Shell lines, with what to type into QEMU's monitor and the guest as comments.
 
     Args:

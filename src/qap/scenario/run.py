@@ -23,7 +23,7 @@ WIDE = 110
 
 
 @dataclass(frozen=True)
-class Row:
+class ScenarioRow:
     """A scenario with what both builds did."""
 
     scenario: Scenario
@@ -98,14 +98,14 @@ def run(scenarios: Sequence[Scenario], fork: Build, base: Build, jobs: int | Non
 
 def _finished(
     console: Console, one: Scenario, fork: "Future[Observation]", base: "Future[Observation]"
-) -> Row:
-    row = Row(one, fork.result(), base.result())
+) -> ScenarioRow:
+    row = ScenarioRow(one, fork.result(), base.result())
     mark = bad("✗") if row.problems else good("✓")
     console.print(f"{mark} {one.name}: fork {_seen(row.fork)[:40]}, base {_seen(row.base)[:40]}")
     return row
 
 
-def _unprotected(row: Row) -> str:
+def _unprotected(row: ScenarioRow) -> str:
     works = row.scenario.confidential and row.base.outcome == Outcome.WORKS
     return ", unprotected" if works else ""
 
@@ -116,7 +116,7 @@ def _cell(seen: Observation, fine: bool, note: str = "") -> str:
     return f"{shown} [dim]{seen.seconds:.1f} s[/]"
 
 
-def _print(rows: Sequence[Row], seconds: float) -> None:
+def _print(rows: Sequence[ScenarioRow], seconds: float) -> None:
     cells = []
     for row in rows:
         wrong = row.problems

@@ -22,21 +22,21 @@ from qap.machine.guest import io_checks
 from qap.machine.guest.boot import Boot
 from qap.machine.spec import Spec
 from qap.scenario import confidential
-from qap.vhost_user.programs import Service, virtiofsd
+from qap.vhost_user.programs import BackendProcess, virtiofsd
 
 MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
 TAG = "share"
 
 
-class Kind(StrEnum):
+class ConfidentialKind(StrEnum):
     """A confidential guest that x-confidential-sim simulates."""
 
     SE = "se"
     SEV = "sev"
 
 
-GUESTS = {Kind.SE: "s390x", Kind.SEV: "x86_64"}
-NAMES = {Kind.SE: "a Secure Execution guest", Kind.SEV: "an SEV guest"}
+GUESTS = {ConfidentialKind.SE: "s390x", ConfidentialKind.SEV: "x86_64"}
+NAMES = {ConfidentialKind.SE: "a Secure Execution guest", ConfidentialKind.SEV: "an SEV guest"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Shell:
 
     build: Build
     name: str | None = None
-    kind: Kind | None = None
+    kind: ConfidentialKind | None = None
     share: Path | None = None
 
     def __post_init__(self) -> None:
@@ -77,12 +77,12 @@ class Shell:
         """Boot it, and wait until it or its user ends it; raises QapError if QEMU fails."""
         with ExitStack() as owned:
             folder = Path(owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
-            stuff = io_checks.Stuff(folder)
-            stuff.prepare()
-            (stuff.shared / "from-host").write_text("hello\n")
-            share = self.share or stuff.shared
+            host_data = io_checks.HostData(folder)
+            host_data.prepare()
+            (host_data.shared / "from-host").write_text("hello\n")
+            share = self.share or host_data.shared
             service = owned.enter_context(virtiofsd(folder, share, self.guest.architecture, TAG))
-            spec = self._spec(stuff, service)
+            spec = self._spec(host_data, service)
             argv = [
                 str(self.build.path(f"qemu-system-{self.guest.qemu}")),
                 *spec.argv(spec.bring()),
@@ -96,11 +96,11 @@ class Shell:
         if ended.returncode:
             raise QapError(f"QEMU ended with status {ended.returncode}: see what it printed")
 
-    def _spec(self, stuff: io_checks.Stuff, fs: Service) -> Spec:
+    def _spec(self, host_data: io_checks.HostData, fs: BackendProcess) -> Spec:
         place, guest = self.place, self.guest
         disk = {"driver": f"virtio-blk-{place.transport}", "drive": "disk"}
         source = {"driver": f"virtio-rng-{place.transport}"}
-        modern: Device = {"iommu_platform": True}
+        modern: dict[str, object] = {"iommu_platform": True}
         if place.transport == "pci":
             modern["disable-legacy"] = "on"
         devices = [{**one, **modern} for one in (disk, source)]
@@ -109,7 +109,7 @@ class Shell:
             cpu=guest.cpu,
             memory=guest.memory,
             chardevs=[f"socket,id={TAG},path={fs.socket}"],
-            blockdevs=[f"driver=file,node-name=disk,filename={stuff.image}"],
+            blockdevs=[f"driver=file,node-name=disk,filename={host_data.image}"],
             devices=[*place.ports, *devices],
             boot=Boot(guest, MODULES, "qap.shell"),
         )

@@ -21,7 +21,7 @@ from qap.oracle.fence import REFUSAL_PHRASE, Outcome
 from qap.scenario import confidential, reproducer
 from qap.scenario.scenario import Scenario
 from qap.vhost_user import programs
-from qap.vhost_user.programs import Service
+from qap.vhost_user.programs import BackendProcess
 
 DISK = "disk"
 
@@ -78,7 +78,7 @@ class Trial:
         self.seen.seconds = time.monotonic() - start
         return self.seen
 
-    def spec(self, service: Service | None, stuff: io_checks.Stuff) -> Spec:
+    def spec(self, service: BackendProcess | None, host_data: io_checks.HostData) -> Spec:
         """The machine as it starts, with the device in it if that is cold-plugged."""
         scenario, guest = self.scenario, self.scenario.settings
         place = scenario.machine_type
@@ -102,24 +102,24 @@ class Trial:
             memory=guest.memory,
             devices=devices,
             chardevs=chardevs,
-            blockdevs=self._blockdevs(stuff),
+            blockdevs=self._blockdevs(host_data),
             boot=boot,
         )
         if not scenario.confidential:
             return spec
         return confidential.bounced(spec) if self.build.is_base else confidential.simulated(spec)
 
-    def _blockdevs(self, stuff: io_checks.Stuff) -> list[str]:
+    def _blockdevs(self, host_data: io_checks.HostData) -> list[str]:
         """A disk that QEMU itself serves; a back-end brings its own."""
         kind = self.scenario.kind
         if kind.check != "disk" or kind.backend:
             return []
-        return [f"driver=file,node-name={DISK},filename={stuff.image}"]
+        return [f"driver=file,node-name={DISK},filename={host_data.image}"]
 
-    def device(self, service: Service | None) -> Device:
+    def device(self, service: BackendProcess | None) -> Device:
         """The device under test, as device_add takes it."""
         place = self.scenario.machine_type
-        device: Device = {"driver": self.scenario.driver, "id": "dut", **place.place}
+        device: dict[str, object] = {"driver": self.scenario.driver, "id": "dut", **place.place}
         if service is not None:
             device["chardev"] = service.socket.stem
         kind = self.scenario.kind
@@ -133,38 +133,42 @@ class Trial:
         }
 
     @contextmanager
-    def _service(self, folder: Path, stuff: io_checks.Stuff) -> Iterator[Service | None]:
-        with self._started(folder, stuff) as service:
+    def _service(
+        self, folder: Path, host_data: io_checks.HostData
+    ) -> Iterator[BackendProcess | None]:
+        with self._started(folder, host_data) as service:
             try:
                 yield service
             finally:
-                if service is not None and not service.child.alive:
-                    self._backend_words = f"the back-end ended: {service.child.tail()}"
+                if service is not None and not service.process.alive:
+                    self._backend_words = f"the back-end ended: {service.process.tail()}"
 
     @contextmanager
-    def _started(self, folder: Path, stuff: io_checks.Stuff) -> Iterator[Service | None]:
+    def _started(
+        self, folder: Path, host_data: io_checks.HostData
+    ) -> Iterator[BackendProcess | None]:
         self._generation += 1
         name = f"backend{self._generation}"
         kind = self.scenario.kind
         if kind.backend == "virtiofsd":
             architecture = self.scenario.settings.architecture
-            with programs.virtiofsd(folder, stuff.shared, architecture, name) as service:
+            with programs.virtiofsd(folder, host_data.shared, architecture, name) as service:
                 yield service
         elif kind.backend == "qemu-storage-daemon":
             program = self.build.path("qemu-storage-daemon")
-            with programs.storage_daemon(folder, program, stuff.image, name) as service:
+            with programs.storage_daemon(folder, program, host_data.image, name) as service:
                 yield service
         else:
             yield None
 
     def _carry_out(self, folder: Path) -> None:
-        stuff = io_checks.Stuff(folder)
-        stuff.prepare()
+        host_data = io_checks.HostData(folder)
+        host_data.prepare()
         binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
         with ExitStack() as owned:
             cold = self.scenario.plug == "cold"
-            service = owned.enter_context(self._service(folder, stuff)) if cold else None
-            spec = self.spec(service, stuff)
+            service = owned.enter_context(self._service(folder, host_data)) if cold else None
+            spec = self.spec(service, host_data)
             machine = Machine(binary, spec, log=folder / "qemu.log")
             self.seen.commands = reproducer.commands(self, folder, spec, service)
             try:
@@ -174,11 +178,11 @@ class Trial:
                 self._died_at_start(died)
                 return
             if cold:
-                self._prove(machine, stuff)
+                self._prove(machine, host_data)
                 return
-            self._hot(machine, folder, stuff)
+            self._hot(machine, folder, host_data)
             if self.scenario.plug == "replug" and self.seen.outcome == Outcome.WORKS:
-                self._hot(machine, folder, stuff)
+                self._hot(machine, folder, host_data)
 
     def _died_at_start(self, died: QemuDied) -> None:
         self.seen.exit_status = died.status
@@ -189,9 +193,9 @@ class Trial:
             return
         raise died
 
-    def _hot(self, machine: Machine, folder: Path, stuff: io_checks.Stuff) -> None:
+    def _hot(self, machine: Machine, folder: Path, host_data: io_checks.HostData) -> None:
         """Plug, prove and (for replug) unplug; or see it refused and the VM unharmed."""
-        with self._service(folder, stuff) as service:
+        with self._service(folder, host_data) as service:
             self.seen.commands = reproducer.commands(self, folder, machine.spec, service)
             if service is not None:
                 machine.add_socket(service.socket.stem, service.socket)
@@ -201,9 +205,9 @@ class Trial:
                 if REFUSAL_PHRASE not in refused.said:
                     raise
                 self.seen.outcome, self.seen.error = Outcome.REFUSED, refused.said
-                self._unharmed(machine, stuff)
+                self._unharmed(machine, host_data)
                 return
-            self._prove(machine, stuff)
+            self._prove(machine, host_data)
             if self.scenario.plug == "replug":
                 machine.unplug("dut")
                 io_checks.wait_gone(machine.console, self.scenario.kind.device_id)
@@ -211,18 +215,18 @@ class Trial:
                 if service is not None:
                     machine.qmp.execute("chardev-remove", id=service.socket.stem)
 
-    def _prove(self, machine: Machine, stuff: io_checks.Stuff) -> None:
+    def _prove(self, machine: Machine, host_data: io_checks.HostData) -> None:
         kind = self.scenario.kind
         name = io_checks.find(machine.console, kind.device_id)
         self.seen.features = io_checks.negotiated(machine.console, name)
-        self.seen.said += io_checks.CHECKS[kind.check](machine.console, stuff, name)
+        self.seen.said += io_checks.CHECKS[kind.check](machine.console, host_data, name)
         if self.scenario.confidential and self.build.is_base:
             self.seen.said.append(confidential.UNPROTECTED)
         elif self.scenario.confidential:
             self.seen.said += confidential.prove(machine, self.scenario.settings.qemu)
         self.seen.outcome = Outcome.WORKS
 
-    def _unharmed(self, machine: Machine, stuff: io_checks.Stuff) -> None:
+    def _unharmed(self, machine: Machine, host_data: io_checks.HostData) -> None:
         """After a refusal the VM runs, and the slot takes an in-QEMU device."""
         if not machine.alive:
             raise QapError("device_add was refused, but the VM no longer runs")
@@ -232,5 +236,5 @@ class Trial:
         machine.plug({**free, "iommu_platform": True})
         kind = kinds()["virtio-rng"]
         name = io_checks.find(machine.console, kind.device_id)
-        io_checks.CHECKS[kind.check](machine.console, stuff, name)
+        io_checks.CHECKS[kind.check](machine.console, host_data, name)
         self.seen.said.append(f"the VM runs on, and {driver} works in the same slot")

@@ -24,7 +24,7 @@ Boots = Callable[[Build, str], str]
 
 
 @dataclass(frozen=True)
-class Step:
+class PrefixResult:
     """What came of the series up to a patch.
 
     Attributes:
@@ -76,19 +76,19 @@ def each(project: Project, patches: Sequence[Patch], profile: str, boots: Boots 
     return Report("prove", ok, seconds, [{**asdict(step), "ok": step.ok} for step in steps])
 
 
-def _step(patch: str, build: Build, boots: Boots) -> Step:
+def _step(patch: str, build: Build, boots: Boots) -> PrefixResult:
     start = time.monotonic()
     try:
         make(build)
     except QapError as exc:
         error = "\n".join(part for part in (str(exc), exc.detail) if part)
-        return Step(patch, error, seconds=time.monotonic() - start)
+        return PrefixResult(patch, error, seconds=time.monotonic() - start)
     guests = [name.removeprefix("qemu-system-") for name in build.tools()]
     seen = {guest: boots(build, guest) for guest in guests}
-    return Step(patch, "", seen, time.monotonic() - start)
+    return PrefixResult(patch, "", seen, time.monotonic() - start)
 
 
-def _print(steps: Sequence[Step], seconds: float) -> None:
+def _print(steps: Sequence[PrefixResult], seconds: float) -> None:
     guests = list(dict.fromkeys(guest for step in steps for guest in step.boots))
     rows = []
     for step in steps:
@@ -104,7 +104,7 @@ def _print(steps: Sequence[Step], seconds: float) -> None:
             Console().print(bad(f"{step.patch}: {problem}"))
 
 
-def _booted(step: Step, guest: str) -> str:
+def _booted(step: PrefixResult, guest: str) -> str:
     if guest not in step.boots:
         return ""
     return bad("no") if step.boots[guest] else good("yes")

@@ -20,7 +20,7 @@ from tap.parser import Parser
 from qap.fork.build import Build
 from qap.host.cpu_time import cpu_of
 from qap.host.errors import MissingError, QapError
-from qap.host.process import Child
+from qap.host.process import Process
 from qap.verify.runners import FAIL, PASS, SKIP, TestResult
 
 MISSING = "missing"
@@ -174,31 +174,31 @@ def run_qtest(
         words = [folder, str(writer), str(program), "--tap", "-k", *args]
         try:
             start = time.monotonic()
-            started = Child(
+            started = Process(
                 ["sh", "-c", SCRIPT, "sh", *words],
                 log=Path(folder) / "stderr",
                 fds=[writer],
                 env=_environment(build, test, folder),
             )
-            child = owned.enter_context(started)
+            process = owned.enter_context(started)
         finally:
             os.close(writer)
         report = _Report(on_result)
-        lines = owned.enter_context(closing(_lines(child, reader, start + test.timeout)))
+        lines = owned.enter_context(closing(_lines(process, reader, start + test.timeout)))
         for line in lines:
             if line is None:
-                raise QtestStuck(test, build, report.last, child.tail())
+                raise QtestStuck(test, build, report.last, process.tail())
             report.take(line)
         wall = time.monotonic() - start
         return QtestRun(
             test,
             build.name,
-            child.wait(0),
+            process.wait(0),
             report.planned,
             report.results,
             wall,
-            cpu_of(child.pid),
-            child.tail(),
+            cpu_of(process.pid),
+            process.tail(),
         )
 
 
@@ -213,13 +213,13 @@ def _environment(build: Build, test: UpstreamTest, folder: str) -> dict[str, str
     return {**built, "TMPDIR": folder, "LC_ALL": "C.UTF-8"}
 
 
-def _lines(child: Child, reader: int, deadline: float) -> Generator[str | None, None, None]:
+def _lines(process: Process, reader: int, deadline: float) -> Generator[str | None, None, None]:
     """What the program prints, line by line, until it has ended; None at the deadline.
 
     An emulator that outlives the program may hold its output open.
     """
     with ExitStack() as owned:
-        pidfd = os.pidfd_open(child.pid)
+        pidfd = os.pidfd_open(process.pid)
         owned.callback(os.close, pidfd)
         poll = select.poll()
         poll.register(reader, select.POLLIN)

@@ -67,7 +67,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Row:
+class ProgramRow:
     """A program on both builds."""
 
     test: UpstreamTest
@@ -136,7 +136,7 @@ def upstream(fork: Build, base: Build, tests: Sequence[UpstreamTest] = TESTS) ->
             progress(number, len(tests), test.name)
             try:
                 sides = [pool.submit(_side, one, test, heard) for one in (fork, base)]
-                rows.append(Row(test, *(side.result() for side in sides)))
+                rows.append(ProgramRow(test, *(side.result() for side in sides)))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 stop_all()
@@ -155,7 +155,7 @@ def _side(build: Build, test: UpstreamTest, heard: Callable[[TestResult], None])
         return Side(None, str(stuck))
 
 
-def _print(rows: Sequence[Row], fork: Build, seconds: float) -> None:
+def _print(rows: Sequence[ProgramRow], fork: Build, seconds: float) -> None:
     lines = []
     for row in rows:
         worse = sum(one.worse for one in row.differences)

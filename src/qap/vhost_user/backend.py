@@ -10,7 +10,7 @@ from typing import Any, Self
 from qap.oracle.features import mask
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.backend_requests import FrontEnd
-from qap.vhost_user.chain_service import Served, Service, fill
+from qap.vhost_user.chain_service import ChainService, Served, fill
 from qap.vhost_user.connection import Connection
 from qap.vhost_user.device import Device
 from qap.vhost_user.memory.access import Touched
@@ -72,7 +72,7 @@ class Backend:
         protocol_features: int = DEFAULT_PROTOCOL_FEATURES,
         queues: int = 8,
         config: bytes = b"",
-        service: Service = fill,
+        service: ChainService = fill,
         misbehaviour: Sequence[Misbehaviour] = (),
         patience: float = PATIENCE_S,
     ) -> None:
@@ -120,12 +120,12 @@ class Backend:
         self._device.queues = queues
 
     @property
-    def service(self) -> Service:
+    def service(self) -> ChainService:
         """What it makes of a chain; may be assigned."""
         return self._device.service
 
     @service.setter
-    def service(self, service: Service) -> None:
+    def service(self, service: ChainService) -> None:
         self._device.service = service
 
     @property

@@ -15,7 +15,7 @@ class Later(Enum):
 LATER: Final = Later.LATER
 
 
-class Service(Protocol):
+class ChainService(Protocol):
     """What a device of some type makes of a chain.
 
     It runs in the back-end's thread, which answers no message meanwhile, and must leave

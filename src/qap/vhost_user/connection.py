@@ -17,7 +17,7 @@ from qap.vhost_user.handler import Acked
 from qap.vhost_user.memory.driver_memory import DriverMemory
 from qap.vhost_user.memory.iotlb import IOTLB_MSG, IotlbType
 from qap.vhost_user.memory.mem_table import BadAddress
-from qap.vhost_user.misbehave import Conduct
+from qap.vhost_user.misbehave import Rules
 from qap.vhost_user.protocol import (
     BackendRequest,
     Channel,
@@ -58,7 +58,7 @@ class Connection:
         self._device = device
         self._channel = Channel(sock, "the front-end")
         self._socket = sock.fileno()
-        self._conduct = Conduct(lambda: device.misbehaviour, device.connections)
+        self._conduct = Rules(lambda: device.misbehaviour, device.connections)
         acked = Acked()
         memory = DriverMemory(acked, device.records.touch, self._miss)
         self._session = Session(device, self._conduct, acked, memory, VringTable(acked, self))

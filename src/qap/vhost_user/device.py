@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from qap.vhost_user.chain_service import Service
+from qap.vhost_user.chain_service import ChainService
 from qap.vhost_user.misbehave import Misbehaviour
 from qap.vhost_user.records import Records
 
@@ -28,7 +28,7 @@ class Device:
     protocol_features: int
     queues: int
     config: bytearray
-    service: Service
+    service: ChainService
     patience: float
     misbehaviour: Sequence[Misbehaviour] = ()
     status: int = 0

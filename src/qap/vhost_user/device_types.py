@@ -12,7 +12,7 @@ from qap.host.toml import Model, checked, read
 from qap.machine.device import Device
 from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.chain_service import Service, fill
+from qap.vhost_user.chain_service import ChainService, fill
 from qap.vhost_user.misbehave import Misbehaviour
 from qap.vhost_user.protocol import ProtocolFeature
 
@@ -95,7 +95,7 @@ def backend(
     version_1: bool = True,
     ring_packed: bool = False,
     config: bytes | None = None,
-    service: Service = fill,
+    service: ChainService = fill,
     misbehaviour: Sequence[Misbehaviour] = (),
 ) -> Backend:
     """A back-end for a device type, listening on `path`.

@@ -9,7 +9,7 @@ from qap.vhost_user.protocol import ByteOrder, FrontendRequest, ProtocolError, r
 
 
 @dataclass(frozen=True)
-class Layout:
+class PayloadLayout:
     """The words of a payload in the letters of the struct module, without padding.
 
     Attributes:
@@ -52,7 +52,7 @@ class Layout:
 
 
 @lru_cache(maxsize=256)
-def _fitting(layout: Layout, order: ByteOrder, size: int) -> struct.Struct | None:
+def _fitting(layout: PayloadLayout, order: ByteOrder, size: int) -> struct.Struct | None:
     """The words of a payload of `size` bytes, or None if they don't come out even."""
     rest = size - struct.calcsize(order + layout.head)
     items, rest = divmod(rest, struct.calcsize(order + layout.item)) if layout.item else (0, rest)
@@ -61,25 +61,25 @@ def _fitting(layout: Layout, order: ByteOrder, size: int) -> struct.Struct | Non
     return struct.Struct(order + layout.head + items * layout.item)
 
 
-NOTHING = Layout()
-U64 = Layout("Q")
-VRING_STATE = Layout("II")
-VRING_ADDR = Layout("IIQQQQ")
+NOTHING = PayloadLayout()
+U64 = PayloadLayout("Q")
+VRING_STATE = PayloadLayout("II")
+VRING_ADDR = PayloadLayout("IIQQQQ")
 MEMORY_REGION = "QQQQ"
-MEMORY_REGIONS = Layout("II", item=MEMORY_REGION)
-SINGLE_REGION = Layout("Q" + MEMORY_REGION)
+MEMORY_REGIONS = PayloadLayout("II", item=MEMORY_REGION)
+SINGLE_REGION = PayloadLayout("Q" + MEMORY_REGION)
 # The table of requests says u64, QEMU sends the "Log description" of two.
-LOG = Layout("Q", item="Q")
-IOTLB = Layout("QQQBB", raw=True)
-CONFIG = Layout("III", raw=True)
-INFLIGHT = Layout("QQHH", raw=True)
-DEVICE_STATE = Layout("II")
+LOG = PayloadLayout("Q", item="Q")
+IOTLB = PayloadLayout("QQQBB", raw=True)
+CONFIG = PayloadLayout("III", raw=True)
+INFLIGHT = PayloadLayout("QQHH", raw=True)
+DEVICE_STATE = PayloadLayout("II")
 # A MAC address in the first six bytes of what is otherwise called a u64.
-MAC = Layout(raw=True)
+MAC = PayloadLayout(raw=True)
 
 _R = FrontendRequest
 
-REQUESTS: Mapping[int, Layout] = {
+REQUESTS: Mapping[int, PayloadLayout] = {
     _R.GET_FEATURES: NOTHING,
     _R.SET_FEATURES: U64,
     _R.SET_OWNER: NOTHING,
@@ -119,7 +119,7 @@ REQUESTS: Mapping[int, Layout] = {
     _R.CHECK_DEVICE_STATE: NOTHING,
 }
 
-REPLIES: Mapping[int, Layout] = {
+REPLIES: Mapping[int, PayloadLayout] = {
     _R.GET_VRING_BASE: VRING_STATE,
     _R.GET_CONFIG: CONFIG,
     _R.GET_INFLIGHT_FD: INFLIGHT,
@@ -156,7 +156,7 @@ def swap(request: int, payload: bytes, *, reply: bool) -> bytes:
         raise ProtocolError(f"{what}{request_name(request)} has a payload of {exc}") from exc
 
 
-def _layout(request: int, *, reply: bool) -> Layout:
+def _layout(request: int, *, reply: bool) -> PayloadLayout:
     """The layout of a request's payload, or of the reply to it.
 
     A reply that REPLIES doesn't list is a u64: a value that was asked for, or the

@@ -182,7 +182,7 @@ class WrongUsed(Misbehaviour):
         return (wrong,) * self.times
 
 
-class Conduct:
+class Rules:
     """The rules of a back-end on one connection, and what they count there.
 
     Args:

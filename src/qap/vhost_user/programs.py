@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qap.host.debian.bundles import bundle
 from qap.host.debian.package import merge_usr, unpacked
-from qap.host.process import Child
+from qap.host.process import Process
 from qap.vhost_user.relay import ByteOrderRelay
 
 HOST = "amd64"
@@ -24,22 +24,22 @@ TRIPLETS = {"amd64": "x86_64-linux-gnu", "s390x": "s390x-linux-gnu"}
 
 
 @dataclass(frozen=True)
-class Service:
+class BackendProcess:
     """A running back-end.
 
     Attributes:
         socket: the path QEMU connects to.
-        child: its process.
+        process: its process.
         by_hand: command lines that start the same by hand.
     """
 
     socket: Path
-    child: Child
+    process: Process
     by_hand: tuple[str, ...]
 
 
 @contextmanager
-def _started(argv_for: Callable[[int], list[str]], path: Path, log: Path) -> Iterator[Child]:
+def _started(argv_for: Callable[[int], list[str]], path: Path, log: Path) -> Iterator[Process]:
     """A program that inherits a listening socket, whose number `argv_for` is told.
 
     Only the program holds the socket: if it ends, QEMU's connection ends too.
@@ -49,9 +49,9 @@ def _started(argv_for: Callable[[int], list[str]], path: Path, log: Path) -> Ite
             listener.bind(str(path))
             listener.listen(1)
             fd = listener.fileno()
-            child = Child(argv_for(fd), log=log, fds=(fd,))
-        with child:
-            yield child
+            process = Process(argv_for(fd), log=log, fds=(fd,))
+        with process:
+            yield process
     finally:
         path.unlink(missing_ok=True)
 
@@ -86,7 +86,7 @@ def virtiofsd_argv(architecture: str) -> list[str]:
 
 
 @contextmanager
-def virtiofsd(folder: Path, shared: Path, architecture: str, name: str) -> Iterator[Service]:
+def virtiofsd(folder: Path, shared: Path, architecture: str, name: str) -> Iterator[BackendProcess]:
     """virtiofsd sharing `shared` with a guest of this architecture.
 
     FUSE speaks the guest's byte order, so a big-endian guest needs a big-endian
@@ -107,12 +107,12 @@ def virtiofsd(folder: Path, shared: Path, architecture: str, name: str) -> Itera
         started = _started(
             lambda fd: [*program, "--fd", str(fd), *options], served, folder / f"{name}.log"
         )
-        child = owned.enter_context(started)
+        process = owned.enter_context(started)
         if foreign:
             owned.enter_context(ByteOrderRelay(path, served))
             relay = [sys.executable, "-m", "qap.vhost_user.relay", str(path), str(served)]
             by_hand += [f"until [ -S {served} ]; do sleep 0.1; done", shlex.join(relay)]
-        yield Service(path, child, tuple(by_hand))
+        yield BackendProcess(path, process, tuple(by_hand))
 
 
 def null_disk(node: str) -> str:
@@ -121,7 +121,9 @@ def null_disk(node: str) -> str:
 
 
 @contextmanager
-def storage_daemon(folder: Path, program: Path, image: Path | None, name: str) -> Iterator[Service]:
+def storage_daemon(
+    folder: Path, program: Path, image: Path | None, name: str
+) -> Iterator[BackendProcess]:
     """qemu-storage-daemon exporting a raw image as a vhost-user-blk disk.
 
     Args:
@@ -143,5 +145,5 @@ def storage_daemon(folder: Path, program: Path, image: Path | None, name: str) -
     started = _started(
         lambda fd: command(f"addr.type=fd,addr.str={fd}"), path, folder / f"{name}.log"
     )
-    with started as child:
-        yield Service(path, child, (by_hand,))
+    with started as process:
+        yield BackendProcess(path, process, (by_hand,))

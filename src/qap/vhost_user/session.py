@@ -9,7 +9,7 @@ from qap.vhost_user.backend_channel import BackendChannel
 from qap.vhost_user.device import Device
 from qap.vhost_user.handler import Acked, Handlers, Words, noted, only_fd, u64
 from qap.vhost_user.memory.driver_memory import DriverMemory
-from qap.vhost_user.misbehave import Conduct
+from qap.vhost_user.misbehave import Rules
 from qap.vhost_user.protocol import FrontendRequest, Message, ProtocolError, close_fds, request_name
 from qap.vhost_user.ring import inflight
 from qap.vhost_user.ring.inflight import Inflight
@@ -39,7 +39,7 @@ class Session:
     def __init__(
         self,
         device: Device,
-        conduct: Conduct,
+        conduct: Rules,
         acked: Acked,
         memory: DriverMemory,
         vrings: VringTable,

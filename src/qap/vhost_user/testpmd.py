@@ -15,8 +15,8 @@ from pathlib import Path
 from qap.host.debian.bundles import bundle
 from qap.host.debian.package import unpacked
 from qap.host.errors import QapError
-from qap.host.process import Child
-from qap.vhost_user.programs import HOST, Service, loader_argv
+from qap.host.process import Process
+from qap.vhost_user.programs import HOST, BackendProcess, loader_argv
 
 START_S = 30.0
 PROMPT = b"testpmd> "
@@ -44,7 +44,7 @@ def testpmd_argv() -> list[str]:
 
 
 @contextmanager
-def testpmd(folder: Path, name: str, *, access_platform: bool = True) -> Iterator[Service]:
+def testpmd(folder: Path, name: str, *, access_platform: bool = True) -> Iterator[BackendProcess]:
     """testpmd with one network card, whose socket listens once the context is entered.
 
     One of its two threads polls for as long as it lives, at the lowest priority.
@@ -68,14 +68,14 @@ def testpmd(folder: Path, name: str, *, access_platform: bool = True) -> Iterato
     argv += ["--port-topology=loop", "--forward-mode=macswap"]
     with ExitStack() as owned:
         owned.callback(path.unlink, missing_ok=True)
-        child, said = _wired(argv, folder / f"{name}.log", owned)
-        _await_prompt(said, child)
+        process, said = _wired(argv, folder / f"{name}.log", owned)
+        _await_prompt(said, process)
         if not path.is_socket():
-            raise QapError("dpdk-testpmd came up without its card", child.tail())
-        yield Service(path, child, (shlex.join(argv),))
+            raise QapError("dpdk-testpmd came up without its card", process.tail())
+        yield BackendProcess(path, process, (shlex.join(argv),))
 
 
-def _wired(argv: list[str], log: Path, owned: ExitStack) -> tuple[Child, int]:
+def _wired(argv: list[str], log: Path, owned: ExitStack) -> tuple[Process, int]:
     """The program with a standard input that says nothing, and where its output can be read.
 
     It leaves at the end of its input, so that comes first in the end: a signal that meets
@@ -90,13 +90,13 @@ def _wired(argv: list[str], log: Path, owned: ExitStack) -> tuple[Child, int]:
         ours.callback(os.close, writes)
         # Through /dev/fd, because a shell need not know file descriptors beyond 9.
         script = f'exec "$@" </dev/fd/{reads} >/dev/fd/{says}'
-        child = Child(["sh", "-c", script, "sh", *argv], log=log, fds=(reads, says))
-        owned.enter_context(child)
+        process = Process(["sh", "-c", script, "sh", *argv], log=log, fds=(reads, says))
+        owned.enter_context(process)
         owned.push(ours.pop_all())
-    return child, said
+    return process, said
 
 
-def _await_prompt(said: int, child: Child) -> None:
+def _await_prompt(said: int, process: Process) -> None:
     """Wait for the prompt, which comes when the card is there and frames are forwarded."""
     deadline = time.monotonic() + START_S
     text = b""
@@ -105,5 +105,5 @@ def _await_prompt(said: int, child: Child) -> None:
             raise TimeoutError(f"waited {START_S:g} s for the prompt of dpdk-testpmd")
         piece = os.read(said, 4096)
         if not piece:
-            raise QapError("dpdk-testpmd ended before its prompt came", child.tail())
+            raise QapError("dpdk-testpmd ended before its prompt came", process.tail())
         text += piece

@@ -13,7 +13,7 @@ SECTOR = 512
 FEATURE_FLUSH = 9
 
 
-class Request(IntEnum):
+class BlkRequest(IntEnum):
     """type of struct virtio_blk_req (5.2.6)."""
 
     IN = 0
@@ -22,7 +22,7 @@ class Request(IntEnum):
     GET_ID = 8
 
 
-class RequestStatus(IntEnum):
+class BlkStatus(IntEnum):
     """status of struct virtio_blk_req (5.2.6)."""
 
     OK = 0
@@ -41,8 +41,8 @@ class BlkError(VirtioError):
         status: what it answered, a RequestStatus if known.
     """
 
-    def __init__(self, request: Request, sector: int, status: int) -> None:
-        known = [one.name for one in RequestStatus if one == status]
+    def __init__(self, request: BlkRequest, sector: int, status: int) -> None:
+        known = [one.name for one in BlkStatus if one == status]
         super().__init__(f"{request.name} at sector {sector}: {(known or [hex(status)])[0]}")
         self.status = status
 
@@ -63,24 +63,24 @@ class Blk:
 
     def read(self, sector: int, count: int = 1, timeout: float = SERVED_S) -> bytes:
         """The contents of `count` sectors; raises as `request` does."""
-        return self.request(Request.IN, sector, room=SECTOR * count, timeout=timeout)
+        return self.request(BlkRequest.IN, sector, room=SECTOR * count, timeout=timeout)
 
     def write(self, sector: int, data: bytes, timeout: float = SERVED_S) -> None:
         """Write whole sectors; raises as `request` does."""
-        self.request(Request.OUT, sector, data, timeout=timeout)
+        self.request(BlkRequest.OUT, sector, data, timeout=timeout)
 
     def flush(self, timeout: float = SERVED_S) -> None:
         """Commit what was written; raises as `request` does."""
-        self.request(Request.FLUSH, timeout=timeout)
+        self.request(BlkRequest.FLUSH, timeout=timeout)
 
     def serial(self, timeout: float = SERVED_S) -> str:
         """The device's ID string, at most 20 characters; raises as `request` does."""
-        answer = self.request(Request.GET_ID, room=ID_SIZE, timeout=timeout)
+        answer = self.request(BlkRequest.GET_ID, room=ID_SIZE, timeout=timeout)
         return answer.partition(b"\0")[0].decode("ascii")
 
     def request(
         self,
-        request: Request,
+        request: BlkRequest,
         sector: int = 0,
         data: bytes = b"",
         *,
@@ -105,6 +105,6 @@ class Blk:
         chain.append(Buffer(status, 1, writable=True))
         self.driver.serve(self.requestq, chain, timeout)
         said = memory.read(status, 1)[0]
-        if said != RequestStatus.OK:
+        if said != BlkStatus.OK:
             raise BlkError(request, sector, said)
         return memory.read(answer, room) if room else b""

@@ -53,7 +53,7 @@ class RevisionRefused(VirtioError):
     """The device rejected the revision (4.3.2.1)."""
 
 
-class Ccw(Transport):
+class VirtioCcw(Transport):
     """A virtio device behind a subchannel.
 
     Making one disables and enables the subchannel: the device forgets its revision then

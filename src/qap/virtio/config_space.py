@@ -6,26 +6,26 @@ from typing import NamedTuple
 
 from qap.machine import qtest_command as command
 from qap.machine.qtest import Qtest
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 from qap.virtio.transport import VirtioError
 
 
-class Access(NamedTuple):
+class RegisterAccess(NamedTuple):
     """How to read and write a register of one width."""
 
-    read: Callable[[int], Command[int]]
-    write: Callable[[int, int], Command[None]]
+    read: Callable[[int], QtestCommand[int]]
+    write: Callable[[int, int], QtestCommand[None]]
 
 
 MEMORY = {
-    1: Access(command.readb, command.writeb),
-    2: Access(command.readw, command.writew),
-    4: Access(command.readl, command.writel),
+    1: RegisterAccess(command.readb, command.writeb),
+    2: RegisterAccess(command.readw, command.writew),
+    4: RegisterAccess(command.readl, command.writel),
 }
 PORTS = {
-    1: Access(command.inb, command.outb),
-    2: Access(command.inw, command.outw),
-    4: Access(command.inl, command.outl),
+    1: RegisterAccess(command.inb, command.outb),
+    2: RegisterAccess(command.inw, command.outw),
+    4: RegisterAccess(command.inl, command.outl),
 }
 
 
@@ -42,7 +42,7 @@ class ConfigSpace:
     qtest: Qtest
     base: int
     size: int
-    accesses: dict[int, Access]
+    accesses: dict[int, RegisterAccess]
 
     def read(self, offset: int, size: int) -> bytes:
         """A range, as the bytes lie there.

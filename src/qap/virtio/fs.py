@@ -80,7 +80,7 @@ class FuseError(VirtioError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class FuseEntry:
     """What a name stands for: the server's number for it, and its size in bytes."""
 
     nodeid: int
@@ -140,23 +140,23 @@ class Fs:
         major, minor, *_ = self._parsed(Opcode.INIT, ROOT, asked, INIT_OUT)
         return major, minor
 
-    def lookup(self, parent: int, name: str) -> Entry:
+    def lookup(self, parent: int, name: str) -> FuseEntry:
         """What a name in a folder stands for; `forget` it in the end."""
         fields = self._parsed(Opcode.LOOKUP, parent, name.encode() + b"\0", ENTRY_OUT)
-        return Entry(fields[0], fields[SIZE_FIELD])
+        return FuseEntry(fields[0], fields[SIZE_FIELD])
 
     def open(self, nodeid: int, flags: int = os.O_RDONLY) -> int:
         """A handle for a file, by Linux' flags of open(2); `release` it in the end."""
         asked = self._struct(OPEN_IN).pack(flags, 0)
         return self._parsed(Opcode.OPEN, nodeid, asked, OPEN_OUT)[0]
 
-    def create(self, parent: int, name: str, mode: int = 0o644) -> tuple[Entry, int]:
+    def create(self, parent: int, name: str, mode: int = 0o644) -> tuple[FuseEntry, int]:
         """A new file in a folder, open for both: what it is, and a handle."""
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
         asked = self._struct(CREATE_IN).pack(flags, mode, 0, 0) + name.encode() + b"\0"
         # Two structures of whole 8 bytes each: no padding between them.
         fields = self._parsed(Opcode.CREATE, parent, asked, ENTRY_OUT + OPEN_OUT)
-        return Entry(fields[0], fields[SIZE_FIELD]), fields[len(ENTRY_OUT)]
+        return FuseEntry(fields[0], fields[SIZE_FIELD]), fields[len(ENTRY_OUT)]
 
     def read(self, nodeid: int, handle: int, offset: int, size: int) -> bytes:
         """At most `size` bytes, which must not be more than ROOM; fewer at the file's end."""

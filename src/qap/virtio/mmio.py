@@ -2,7 +2,7 @@
 
 from qap.machine import qtest_command as command
 from qap.machine.qtest import Qtest
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 from qap.oracle.status import Status
 from qap.virtio.config_space import MEMORY, ConfigSpace
 from qap.virtio.transport import LEGACY_PAGE, QueueAddresses, Transport, VirtioError
@@ -72,10 +72,10 @@ class Mmio(Transport):
     def __str__(self) -> str:
         return f"the MMIO device at {self.base:#x}"
 
-    def _read(self, register: int) -> Command[int]:
+    def _read(self, register: int) -> QtestCommand[int]:
         return command.readl(self.base + register)
 
-    def _write(self, register: int, value: int) -> Command[None]:
+    def _write(self, register: int, value: int) -> QtestCommand[None]:
         return command.writel(self.base + register, value)
 
     def _selected(self, select: int, index: int, register: int) -> int:

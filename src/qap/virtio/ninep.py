@@ -31,7 +31,7 @@ ROOT = 0
 IOHDRSZ = 24
 
 
-class Message(IntEnum):
+class NinepMessage(IntEnum):
     """Types of requests (9P and 9P2000.L); each one's answer is the next number."""
 
     LERROR = 6
@@ -52,7 +52,7 @@ class NinePError(VirtioError):
         errno: Linux' number of the error.
     """
 
-    def __init__(self, message: Message, number: int) -> None:
+    def __init__(self, message: NinepMessage, number: int) -> None:
         super().__init__(f"T{message.name.lower()}: {os.strerror(number)}")
         self.errno = number
 
@@ -95,7 +95,7 @@ class NineP:
     def version(self) -> str:
         """Begin a session and settle the size of messages; returns the server's version."""
         asked = struct.pack("<I", MSIZE) + _string(VERSION)
-        answer = self._request(Message.VERSION, asked, tag=NOTAG)
+        answer = self._request(NinepMessage.VERSION, asked, tag=NOTAG)
         msize, size = self._unpack("<IH", answer)
         if not IOHDRSZ < msize <= MSIZE or len(answer) != 6 + size:
             raise VirtioError(f"Rversion gives messages {msize} bytes and itself {len(answer)}")
@@ -105,29 +105,31 @@ class NineP:
     def attach(self, uid: int, *, fid: int = ROOT) -> None:
         """Let `fid` be the root of the share, seen by a user."""
         asked = struct.pack("<II", fid, NOFID) + _string("") + _string("")
-        self._qid(self._request(Message.ATTACH, asked + struct.pack("<I", uid)))
+        self._qid(self._request(NinepMessage.ATTACH, asked + struct.pack("<I", uid)))
 
     def walk(self, fid: int, newfid: int, *names: str) -> None:
         """Let `newfid` be what is found from `fid` by these names, one folder a name."""
         asked = struct.pack("<IIH", fid, newfid, len(names)) + b"".join(map(_string, names))
-        (count,) = self._unpack("<H", self._request(Message.WALK, asked))
+        (count,) = self._unpack("<H", self._request(NinepMessage.WALK, asked))
         if count != len(names):
-            raise NinePError(Message.WALK, errno.ENOENT)
+            raise NinePError(NinepMessage.WALK, errno.ENOENT)
 
     def open(self, fid: int, flags: int = os.O_RDONLY) -> None:
         """Open a file with Linux' flags of open(2)."""
-        self._qid(self._request(Message.LOPEN, struct.pack("<II", fid, flags)))
+        self._qid(self._request(NinepMessage.LOPEN, struct.pack("<II", fid, flags)))
 
     def create(self, fid: int, name: str, *, mode: int = 0o644, gid: int = 0) -> None:
         """Create a file in the folder `fid`, which then is that file, open for both."""
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
         rest = struct.pack("<III", flags, mode, gid)
-        self._qid(self._request(Message.LCREATE, struct.pack("<I", fid) + _string(name) + rest))
+        self._qid(
+            self._request(NinepMessage.LCREATE, struct.pack("<I", fid) + _string(name) + rest)
+        )
 
     def read(self, fid: int, offset: int, size: int) -> bytes:
         """At most `size` bytes of an open file, fewer at its end or if `msize` holds fewer."""
         size = min(size, self.msize - IOHDRSZ)
-        answer = self._request(Message.READ, struct.pack("<IQI", fid, offset, size))
+        answer = self._request(NinepMessage.READ, struct.pack("<IQI", fid, offset, size))
         (count,) = self._unpack("<I", answer)
         if len(answer) != 4 + count or count > size:
             raise VirtioError(f"Rread has {len(answer) - 4} bytes, says {count}, of {size}")
@@ -137,14 +139,14 @@ class NineP:
         """Write to an open file; returns how much the server took of what `msize` holds."""
         data = data[: self.msize - IOHDRSZ]
         head = struct.pack("<IQI", fid, offset, len(data))
-        (count,) = self._unpack("<I", self._request(Message.WRITE, head + data))
+        (count,) = self._unpack("<I", self._request(NinepMessage.WRITE, head + data))
         return count
 
     def clunk(self, fid: int) -> None:
         """Let go of a fid."""
-        self._request(Message.CLUNK, struct.pack("<I", fid))
+        self._request(NinepMessage.CLUNK, struct.pack("<I", fid))
 
-    def _request(self, message: Message, body: bytes, *, tag: int = 0) -> bytes:
+    def _request(self, message: NinepMessage, body: bytes, *, tag: int = 0) -> bytes:
         """What follows the header in the answer to a request."""
         memory = self.driver.memory
         size = HEADER.size + len(body)
@@ -157,7 +159,7 @@ class NineP:
             raise VirtioError(
                 f"T{message.name.lower()}: {len(said)} bytes came for {size} with tag {its_tag}"
             )
-        if kind == Message.LERROR + 1:
+        if kind == NinepMessage.LERROR + 1:
             raise NinePError(message, self._unpack("<I", said[HEADER.size :])[0])
         if kind != message + 1:
             raise VirtioError(f"T{message.name.lower()}: an answer of type {kind} came")

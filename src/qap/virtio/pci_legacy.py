@@ -2,7 +2,7 @@
 
 from qap.hw.pci import CAPABILITY_MSI_X, MSI_X_ENABLE, Function, PciError
 from qap.machine import qtest_command as command
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 from qap.oracle.status import Status
 from qap.virtio.config_space import PORTS, ConfigSpace
 from qap.virtio.pci_modern import VENDOR_ID
@@ -99,10 +99,10 @@ class PciLegacy(Transport):
         at = CONFIG_WITH_MSI_X if self.msi_x_enabled else CONFIG_WITHOUT_MSI_X
         return ConfigSpace(self.qtest, self._ports + at, self.bars[0].size - at, PORTS)
 
-    def _select(self, index: int) -> Command[None]:
+    def _select(self, index: int) -> QtestCommand[None]:
         return command.outw(self._ports + QUEUE_SELECT, index)
 
-    def _queue(self, index: int, register: Command[int]) -> int:
+    def _queue(self, index: int, register: QtestCommand[int]) -> int:
         _, value = self.qtest.run_all([self._select(index), register])
         assert value is not None
         return value

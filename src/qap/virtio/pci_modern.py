@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from qap.hw.pci import CAPABILITY_VENDOR, Function
 from qap.machine import qtest_command as command
-from qap.machine.qtest_command import Command
+from qap.machine.qtest_command import QtestCommand
 from qap.oracle.status import Status
 from qap.virtio.config_space import MEMORY, ConfigSpace
 from qap.virtio.transport import QueueAddresses, Transport, VirtioError
@@ -42,7 +42,7 @@ _CAP = struct.Struct("<BBBBBBBBII")
 
 
 @dataclass(frozen=True)
-class Region:
+class VirtioRegion:
     """A part of a BAR that a virtio capability points to (4.1.4).
 
     Attributes:
@@ -81,9 +81,9 @@ class PciModern(Transport):
     def __str__(self) -> str:
         return str(self.function)
 
-    def _find_regions(self) -> dict[int, Region]:
+    def _find_regions(self) -> dict[int, VirtioRegion]:
         # 4.1.4.1: of several capabilities of a type the first one counts that maps.
-        regions: dict[int, Region] = {}
+        regions: dict[int, VirtioRegion] = {}
         for capability in self.function.capabilities():
             if capability.id != CAPABILITY_VENDOR:
                 continue
@@ -91,7 +91,9 @@ class PciModern(Transport):
             cfg_type, bar, offset, length = (_CAP.unpack_from(raw)[i] for i in (3, 4, 8, 9))
             multiplier = struct.unpack_from("<I", raw, 16)[0] if cfg_type == NOTIFY_CFG else 0
             if bar in self.bars and cfg_type not in regions:
-                regions[cfg_type] = Region(self.bars[bar].address + offset, length, multiplier)
+                regions[cfg_type] = VirtioRegion(
+                    self.bars[bar].address + offset, length, multiplier
+                )
         return regions
 
     @property
@@ -112,7 +114,7 @@ class PciModern(Transport):
         return self._features(DRIVER_FEATURE_SELECT, DRIVER_FEATURE)
 
     def _features(self, select: int, value: int) -> int:
-        commands: list[Command[int | None]] = []
+        commands: list[QtestCommand[int | None]] = []
         for half in (0, 1):
             commands.append(command.writel(self._common + select, half))
             commands.append(command.readl(self._common + value))
@@ -151,7 +153,7 @@ class PciModern(Transport):
             raise VirtioError(f"{self} has no configuration")
         return ConfigSpace(self.qtest, region.address, region.length, MEMORY)
 
-    def _select(self, index: int) -> Command[None]:
+    def _select(self, index: int) -> QtestCommand[None]:
         return command.writew(self._common + QUEUE_SELECT, index)
 
     def _queue_word(self, index: int, register: int) -> int:

@@ -11,7 +11,7 @@ from qap.hw.s390x_cpu import Cpu
 from qap.hw.subchannel import ChannelSubsystem
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
-from qap.virtio.ccw import Ccw
+from qap.virtio.ccw import VirtioCcw
 from qap.virtio.mmio import mmio_slots
 from qap.virtio.pci_legacy import PciLegacy
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
@@ -21,7 +21,7 @@ RAM_MIB = 128
 
 
 @dataclass(frozen=True)
-class Way:
+class TransportVariant:
     """How to reach a device over a transport.
 
     Attributes:
@@ -84,7 +84,7 @@ def _ccw(revision: int) -> Callable[[Machine], Transport]:
         if len(found) != 1:
             raise VirtioError(f"{len(found)} subchannels have a device, not one")
         found[0].enable()
-        return Ccw(found[0], revision)
+        return VirtioCcw(found[0], revision)
 
     return connect
 
@@ -95,12 +95,12 @@ _PCI_MODERN = {"disable-legacy": "on"}
 _PCI_LEGACY = {"disable-legacy": "off"}
 _MMIO_1 = ("-global", "virtio-mmio.force-legacy=true")
 _MMIO_2 = ("-global", "virtio-mmio.force-legacy=false")
-WAYS = {
-    "pci modern": Way(_X86, "q35", "pci", _pci_modern, _PCI_MODERN),
-    "pci legacy": Way(_X86, "pc", "pci", _pci_legacy, _PCI_LEGACY),
-    "mmio 1": Way(_X86, "microvm", "device", _mmio, extra=_MMIO_1),
-    "mmio 2": Way(_X86, "microvm", "device", _mmio, extra=_MMIO_2),
-    "ccw 0": Way(*_S390X, _ccw(0), accel="tcg", cpu="max"),
-    "ccw 1": Way(*_S390X, _ccw(1), accel="tcg", cpu="max"),
-    "ccw 2": Way(*_S390X, _ccw(2), accel="tcg", cpu="max"),
+TRANSPORTS = {
+    "pci modern": TransportVariant(_X86, "q35", "pci", _pci_modern, _PCI_MODERN),
+    "pci legacy": TransportVariant(_X86, "pc", "pci", _pci_legacy, _PCI_LEGACY),
+    "mmio 1": TransportVariant(_X86, "microvm", "device", _mmio, extra=_MMIO_1),
+    "mmio 2": TransportVariant(_X86, "microvm", "device", _mmio, extra=_MMIO_2),
+    "ccw 0": TransportVariant(*_S390X, _ccw(0), accel="tcg", cpu="max"),
+    "ccw 1": TransportVariant(*_S390X, _ccw(1), accel="tcg", cpu="max"),
+    "ccw 2": TransportVariant(*_S390X, _ccw(2), accel="tcg", cpu="max"),
 }

@@ -150,7 +150,7 @@ class Vsock:
 
     def connect(
         self, port: int, *, local: int, cid: int = HOST_CID, timeout: float = SERVED_S
-    ) -> "Connection":
+    ) -> "VsockStream":
         """Ask for a connection from the port `local` and wait until it is established.
 
         Raises:
@@ -158,12 +158,12 @@ class Vsock:
             TimeoutError: no answer.
             VirtioError: another answer.
         """
-        connection = Connection(self, (self.guest_cid, local), (cid, port))
+        connection = VsockStream(self, (self.guest_cid, local), (cid, port))
         connection.request(timeout)
         return connection
 
 
-class Connection:
+class VsockStream:
     """A stream to a peer, the only one of its device.
 
     Attributes:

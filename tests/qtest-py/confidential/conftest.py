@@ -19,8 +19,8 @@ from qap.verify.kit.se_guest import (
     MEMORY,
     SECTORS,
     SIMULATION,
-    Guest,
     PageEach,
+    SeGuest,
     Start,
 )
 
@@ -44,7 +44,7 @@ def start(lab: Any, disk: Path) -> Start:
         accel: str = "tcg",
         cpu: str = "max",
         extra: tuple[str, ...] = (),
-    ) -> Guest:
+    ) -> SeGuest:
         spec = Spec(
             machine=machine,
             accel=accel,
@@ -60,7 +60,7 @@ def start(lab: Any, disk: Path) -> Start:
             Machine(lab.build.path("qemu-system-s390x"), spec, log=log)
         )
         processor = Cpu(running.qtest, running.serial)
-        return Guest(running, processor, Ultravisor(processor), PageEach(running.qtest))
+        return SeGuest(running, processor, Ultravisor(processor), PageEach(running.qtest))
 
     return started
 

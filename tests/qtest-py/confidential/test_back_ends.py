@@ -9,19 +9,19 @@ from qap.hw.subchannel import ChannelSubsystem
 from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit, mask
 from qap.scenario.confidential import Shared, private_touched
-from qap.verify.kit.se_guest import PROGRAMS, Guest, Start
+from qap.verify.kit.se_guest import PROGRAMS, SeGuest, Start
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.device_types import device_types
-from qap.virtio.ccw import INDICATORS, Ccw
+from qap.virtio.ccw import INDICATORS, VirtioCcw
 from qap.virtio.driver import Driver
 from qap.virtio.queue import Queue
 
 
 @pytest.fixture
-def plugged(start: Start, lab: Any) -> Callable[[str], tuple[Guest, Backend]]:
+def plugged(start: Start, lab: Any) -> Callable[[str], tuple[SeGuest, Backend]]:
     """A guest with a vhost-user device of this type, behind which a back-end in Python is."""
 
-    def plug(kind: str) -> tuple[Guest, Backend]:
+    def plug(kind: str) -> tuple[SeGuest, Backend]:
         if kind == "vhost-user-vsock":
             offered = mask([FeatureBit.VHOST_USER_PROTOCOL_FEATURES, FeatureBit.VERSION_1])
             behind = Backend(lab.folder / "vsock.sock", features=offered, config=bytes(8))
@@ -41,12 +41,12 @@ def plugged(start: Start, lab: Any) -> Callable[[str], tuple[Guest, Backend]]:
 
 @pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-vsock", "vhost-user-fs"])
 def test_vhost_user_device_plugs(
-    plugged: Callable[[str], tuple[Guest, Backend]], kind: str
+    plugged: Callable[[str], tuple[SeGuest, Backend]], kind: str
 ) -> None:
     guest, behind = plugged(kind)
     guest.ultravisor.share(PROGRAMS)
     guest.ultravisor.share(INDICATORS)
-    driver = Driver(Ccw(ChannelSubsystem(guest.cpu).find(6), 2), guest.memory)
+    driver = Driver(VirtioCcw(ChannelSubsystem(guest.cpu).find(6), 2), guest.memory)
     driver.negotiate()
     assert driver.has(FeatureBit.ACCESS_PLATFORM)
     driver.queue(0, 16)
@@ -66,7 +66,7 @@ def test_vhost_user_device_on_pci_stays_refused(start: Start, lab: Any) -> None:
 
 
 def test_back_end_touches_shared_pages_alone(
-    plugged: Callable[[str], tuple[Guest, Backend]],
+    plugged: Callable[[str], tuple[SeGuest, Backend]],
 ) -> None:
     guest, behind = plugged("vhost-user-blk")
     behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
@@ -77,7 +77,7 @@ def test_back_end_touches_shared_pages_alone(
 
 
 def test_record_of_a_back_end_shows_a_page_that_is_private(
-    plugged: Callable[[str], tuple[Guest, Backend]],
+    plugged: Callable[[str], tuple[SeGuest, Backend]],
 ) -> None:
     guest, behind = plugged("vhost-user-blk")
     behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
@@ -91,10 +91,10 @@ def test_record_of_a_back_end_shows_a_page_that_is_private(
     }
 
 
-def working(guest: Guest) -> tuple[Queue, Driver]:
+def working(guest: SeGuest) -> tuple[Queue, Driver]:
     """The first queue of the vhost-user device, shared, and its driver at DRIVER_OK."""
     guest.ultravisor.share(PROGRAMS)
     guest.ultravisor.share(INDICATORS)
-    driver = Driver(Ccw(ChannelSubsystem(guest.cpu).find(6), 2), guest.memory)
+    driver = Driver(VirtioCcw(ChannelSubsystem(guest.cpu).find(6), 2), guest.memory)
     driver.negotiate()
     return guest.queue(driver), driver

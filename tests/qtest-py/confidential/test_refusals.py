@@ -71,7 +71,7 @@ def test_object_in_use_cannot_be_deleted(start: Start) -> None:
 
 def test_it_warns_that_it_protects_nothing(start: Start) -> None:
     guest = start()
-    assert "protects nothing" in guest.machine.child.tail()
+    assert "protects nothing" in guest.machine.process.tail()
 
 
 @pytest.mark.parametrize(("cpu", "said"), REFUSED.values(), ids=REFUSED)

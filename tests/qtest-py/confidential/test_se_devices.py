@@ -9,9 +9,9 @@ from qap.hw.channel_program import ProgramFailed, SubchannelStatus
 from qap.hw.subchannel import ChannelSubsystem
 from qap.machine.guest_memory import PAGE
 from qap.oracle.features import FeatureBit
-from qap.verify.kit.se_guest import PROGRAMS, SIMULATION, UNANSWERED, Guest, Start
-from qap.virtio.blk import Request
-from qap.virtio.ccw import INDICATORS, Ccw
+from qap.verify.kit.se_guest import PROGRAMS, SIMULATION, UNANSWERED, SeGuest, Start
+from qap.virtio.blk import BlkRequest
+from qap.virtio.ccw import INDICATORS, VirtioCcw
 from qap.virtio.driver import Driver
 from qap.virtio.queue import Buffer
 
@@ -136,11 +136,11 @@ def test_private_indicators_break_the_disk(start: Start) -> None:
 def test_device_works_with_all_memory_before_the_first_call(start: Start) -> None:
     guest = start()
     subchannel = ChannelSubsystem(guest.cpu).find(5)
-    driver = Driver(Ccw(subchannel, 2), guest.memory)
+    driver = Driver(VirtioCcw(subchannel, 2), guest.memory)
     driver.negotiate()
     queue = driver.queue(0, 16)
     driver.start()
-    header = guest.memory.put(struct.pack("<IIQ", Request.IN, 0, 1))
+    header = guest.memory.put(struct.pack("<IIQ", BlkRequest.IN, 0, 1))
     chain = [
         Buffer(header, 16),
         Buffer(guest.memory.take(512), 512, writable=True),
@@ -161,7 +161,7 @@ def test_events_are_counted_where_they_are_not_sent(start: Start) -> None:
     assert counted["reads"] == 20
 
 
-def broken(guest: Guest) -> bool:
+def broken(guest: SeGuest) -> bool:
     """Whether the disk needs a reset (virtio 1.3, 2.1.2), as QEMU sees it."""
     path = "/machine/peripheral/disk/virtio-backend"
     found = guest.machine.qmp.execute("x-query-virtio-status", path=path)

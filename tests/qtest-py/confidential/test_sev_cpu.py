@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qap.hw.x86_cpu import GENERAL_PROTECTION, PAGE_FAULT, Fault, Mode, PageFaultError
+from qap.hw.x86_cpu import GENERAL_PROTECTION, PAGE_FAULT, CpuFault, Mode, PageFaultError
 from qap.hw.x86_page_tables import C_BIT, ENTRIES, PAGE, SIZES, Shape, shift
 from qap.verify.kit.sev_guest import DATA, FREE, MEMORY, boot, started
 
@@ -34,7 +34,7 @@ def test_cpu_says_that_it_runs_an_sev_guest(tmp_path: Path, mode: Mode) -> None:
 
 def test_sev_status_is_read_only(tmp_path: Path) -> None:
     with started(tmp_path, Mode.LONG) as guest:
-        with pytest.raises(Fault) as fault:
+        with pytest.raises(CpuFault) as fault:
             guest.cpu.wrmsr(SEV_STATUS, 0, guest.home)
         assert fault.value.vector == GENERAL_PROTECTION
         assert guest.cpu.rdmsr(SEV_STATUS, guest.home) == 1
@@ -46,7 +46,7 @@ def test_without_the_simulation_bit_47_is_an_address_and_nothing_says_sev(tmp_pa
         assert guest.cpu.rdmsr(SEV_STATUS, guest.home) == 0
         guest.cpu.wrmsr(SEV_STATUS, 1, guest.home)
         cr3 = guest.tables.map(Shape(FREE[Mode.LONG], DATA, private=frozenset({1})))
-        with pytest.raises(Fault) as fault:
+        with pytest.raises(CpuFault) as fault:
             guest.cpu.load(FREE[Mode.LONG], cr3)
         assert fault.value.error & PageFaultError.RESERVED
 
@@ -56,8 +56,8 @@ def test_first_private_mapping_starts_protection(tmp_path: Path, mode: Mode) -> 
     """A C-bit on the way to a page is none on the page, and CPUID alone changes nothing."""
     with started(tmp_path, mode) as guest:
         guest.cpu.cpuid(SEV_LEAF, guest.home)
-        way = frozenset(range(2, mode + 1))
-        guest.cpu.load(FREE[mode], guest.tables.map(Shape(FREE[mode], DATA, private=way)))
+        variant = frozenset(range(2, mode + 1))
+        guest.cpu.load(FREE[mode], guest.tables.map(Shape(FREE[mode], DATA, private=variant)))
         assert not guest.protecting
         leaf = frozenset({1})
         guest.cpu.load(FREE[mode], guest.tables.map(Shape(FREE[mode], DATA, private=leaf)))
@@ -152,7 +152,7 @@ def test_bits_beyond_the_c_bit_stay_reserved(tmp_path: Path, mode: Mode, bit: in
     with started(tmp_path, mode) as guest:
         for level in (1, 2):
             shape = Shape(FREE[mode], DATA, level, frozenset({level}), reserved=1 << bit)
-            with pytest.raises(Fault) as fault:
+            with pytest.raises(CpuFault) as fault:
                 guest.cpu.load(FREE[mode], guest.tables.map(shape))
             assert fault.value.vector == PAGE_FAULT
             assert fault.value.error & PageFaultError.RESERVED
@@ -175,7 +175,7 @@ def test_wrong_tables_crash_nothing(tmp_path: Path, mode: Mode) -> None:
             cr3 = guest.tables.map(shape, noise)
             try:
                 guest.cpu.load(shape.virtual, cr3)
-            except Fault as fault:
+            except CpuFault as fault:
                 assert fault.vector in (GENERAL_PROTECTION, PAGE_FAULT)
 
         one()

@@ -13,7 +13,7 @@ from qap.hw.x86_page_tables import C_BIT, PAGE, SIZES, Shape
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.scenario.confidential import VIOLATION
-from qap.verify.kit.sev_guest import DATA, FREE, Guest, started
+from qap.verify.kit.sev_guest import DATA, FREE, SevGuest, started
 from qap.virtio.driver import Driver
 from qap.virtio.mmio import mmio_slots
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
@@ -84,7 +84,7 @@ def test_event_names_the_device_behind_virtio_mmio(tmp_path: Path) -> None:
         assert vm.qmp.wait_event(VIOLATION, lambda data: True, 10)["device"] == "dut"
 
 
-def share_rings(guest: Guest) -> None:
+def share_rings(guest: SevGuest) -> None:
     """Map all that a driver uses as shared, and touch it."""
     at = FREE[Mode.LONG]
     for part in range(ROOM // SIZES[2]):

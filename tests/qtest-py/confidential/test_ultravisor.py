@@ -13,14 +13,14 @@ from qap.hw.ultravisor import (
     HEADER,
     QUERY_SIZE,
     SHARE_SIZE,
-    Command,
     Rc,
+    UvCommand,
     convert,
     facilities,
     query,
 )
 from qap.machine.guest_memory import MIB, PAGE
-from qap.verify.kit.se_guest import MEMORY, PAGES, Guest, Start
+from qap.verify.kit.se_guest import MEMORY, PAGES, SeGuest, Start
 
 
 def test_facility_is_there_with_the_object_alone(start: Start) -> None:
@@ -49,9 +49,9 @@ def test_query_leaves_the_rest_of_a_larger_block(start: Start) -> None:
     [
         (query(QUERY_SIZE - 8), Rc.INVALID_LENGTH),
         (query(8), Rc.INVALID_LENGTH),
-        (HEADER.pack(0, Command.QUERY, 0, 0), Rc.INVALID_LENGTH),
-        (HEADER.pack(SHARE_SIZE - 8, Command.SET_SHARED_ACCESS, 0, 0), Rc.INVALID_LENGTH),
-        (HEADER.pack(SHARE_SIZE + 8, Command.REMOVE_SHARED_ACCESS, 0, 0), Rc.INVALID_LENGTH),
+        (HEADER.pack(0, UvCommand.QUERY, 0, 0), Rc.INVALID_LENGTH),
+        (HEADER.pack(SHARE_SIZE - 8, UvCommand.SET_SHARED_ACCESS, 0, 0), Rc.INVALID_LENGTH),
+        (HEADER.pack(SHARE_SIZE + 8, UvCommand.REMOVE_SHARED_ACCESS, 0, 0), Rc.INVALID_LENGTH),
         (HEADER.pack(8, 0, 0, 0), Rc.INVALID_COMMAND),
         (HEADER.pack(8, 0x0300, 0, 0), Rc.INVALID_COMMAND),
         (HEADER.pack(SHARE_SIZE, 0xFFFF, 0, 0), Rc.INVALID_COMMAND),
@@ -65,7 +65,7 @@ def test_bad_call_ends_with_condition_1_and_its_code(start: Start, block: bytes,
 
 def test_page_that_is_no_memory_cannot_be_shared(start: Start) -> None:
     guest = start()
-    answer = guest.ultravisor.call(convert(Command.SET_SHARED_ACCESS, MEMORY * MIB))
+    answer = guest.ultravisor.call(convert(UvCommand.SET_SHARED_ACCESS, MEMORY * MIB))
     assert answer.condition == 1
     assert answer.rc not in set(Rc)
 
@@ -132,7 +132,7 @@ def test_call_that_ends_with_an_access_exception_has_not_begun(start: Start) -> 
 
 def test_any_address_in_a_page_names_it(start: Start) -> None:
     guest = start()
-    guest.ultravisor.call(convert(Command.SET_SHARED_ACCESS, 16 * MIB + 0x123))
+    guest.ultravisor.call(convert(UvCommand.SET_SHARED_ACCESS, 16 * MIB + 0x123))
     assert guest.info["shared"] == [{"start": 16 * MIB, "size": PAGE}]
 
 
@@ -176,15 +176,15 @@ def test_map_is_what_the_answers_say(start: Start) -> None:
         block = struct.pack(">HHHH24xQ8x", size, command, 0, 0, address)
         answer = guest.ultravisor.call(block)
         now = shares(guest, address)
-        if answer.condition or command == Command.QUERY:
+        if answer.condition or command == UvCommand.QUERY:
             assert now == was or not was
         else:
-            assert now == (command == Command.SET_SHARED_ACCESS)
+            assert now == (command == UvCommand.SET_SHARED_ACCESS)
 
     one()
 
 
-def shares(guest: Guest, address: int) -> bool:
+def shares(guest: SeGuest, address: int) -> bool:
     """Whether a protected guest shares the page of an address."""
     info = guest.info
     ranges = [(one["start"], one["start"] + one["size"]) for one in info["shared"]]

@@ -12,7 +12,7 @@ from qap.host.errors import unknown_name
 from qap.host.paths import data
 
 
-class Entry(toml.Model):
+class ArchiveSection(toml.Model):
     """A section of configs/archive.toml.
 
     Attributes:
@@ -44,9 +44,11 @@ class Entry(toml.Model):
 
 
 @cache
-def _entries() -> dict[str, Entry]:
+def _entries() -> dict[str, ArchiveSection]:
     path = data() / "archive.toml"
-    return {name: toml.checked(Entry, values, path) for name, values in toml.read(path).items()}
+    return {
+        name: toml.checked(ArchiveSection, values, path) for name, values in toml.read(path).items()
+    }
 
 
 def bundle(name: str, architecture: str) -> Bundle:

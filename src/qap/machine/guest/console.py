@@ -29,7 +29,7 @@ class GuestCommandError(QapError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommandOutput:
     """What a command printed (stdout and stderr) and its exit status."""
 
     output: str
@@ -97,7 +97,7 @@ class Console:
             raise QapError("a script for the guest is longer than 3000 bytes: split it")
         self._line.send(line + b"\n")
 
-    def run(self, script: str, timeout: float = COMMAND_S) -> Outcome:
+    def run(self, script: str, timeout: float = COMMAND_S) -> CommandOutput:
         """Run a shell script in the guest.
 
         Raises:
@@ -112,7 +112,7 @@ class Console:
         assert isinstance(before, bytes)
         parts = re.findall(rb"qap-out (\S+)", before)
         output = b"".join(base64.b64decode(part) for part in parts)
-        return Outcome(output.decode(errors="replace"), int(found[1]))
+        return CommandOutput(output.decode(errors="replace"), int(found[1]))
 
     def check(self, script: str, timeout: float = COMMAND_S) -> str:
         """Run a script that must succeed; returns its output without trailing white space.

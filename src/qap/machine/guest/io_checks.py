@@ -19,7 +19,7 @@ class DataMismatch(QapError):
 
 
 @dataclass(frozen=True)
-class Stuff:
+class HostData:
     """Where a scenario keeps the host's side of the data.
 
     Args:
@@ -54,14 +54,16 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def files(console: Console, stuff: Stuff, name: str, mount: str = "-t virtiofs share") -> list[str]:
+def files(
+    console: Console, host_data: HostData, name: str, mount: str = "-t virtiofs share"
+) -> list[str]:
     """Mount virtiofs, read what the host wrote, write what the host reads, unmount.
 
     Args:
         mount: what `mount` is told before the folder; another file system will do.
     """
     data = os.urandom(MIB)
-    (stuff.shared / "from-host").write_bytes(data)
+    (host_data.shared / "from-host").write_bytes(data)
     console.check(f"mkdir -p /mnt/share && mount {mount} /mnt/share")
     seen = console.check("sha256sum /mnt/share/from-host").split()[0]
     said = [_compare("guest read a file", _sha256(data), seen)]
@@ -69,11 +71,11 @@ def files(console: Console, stuff: Stuff, name: str, mount: str = "-t virtiofs s
         "dd if=/dev/urandom of=/mnt/share/from-guest bs=1M count=1 2>/dev/null && sync && "
         "sha256sum /mnt/share/from-guest && umount /mnt/share"
     ).split()[0]
-    found = _sha256((stuff.shared / "from-guest").read_bytes())
+    found = _sha256((host_data.shared / "from-guest").read_bytes())
     return [*said, _compare("guest wrote a file", found, wrote)]
 
 
-def large_file(console: Console, stuff: Stuff, size: int) -> str:
+def large_file(console: Console, host_data: HostData, size: int) -> str:
     """Write a file of `size` MiB into the folder mounted at /mnt/share, and read one back.
 
     Raises:
@@ -86,7 +88,7 @@ def large_file(console: Console, stuff: Stuff, size: int) -> str:
     console.check("umount /mnt/share && mount -t virtiofs share /mnt/share")
     seen = console.check("sha256sum </mnt/share/large", timeout=120).split()[0]
     console.check("umount /mnt/share")
-    with (stuff.shared / "large").open("rb") as large:
+    with (host_data.shared / "large").open("rb") as large:
         found = hashlib.file_digest(large, "sha256").hexdigest()
         length = large.tell()
     if (found, length) != (seen, size * MIB):
@@ -96,10 +98,10 @@ def large_file(console: Console, stuff: Stuff, size: int) -> str:
     return f"guest wrote and read {size} MiB, SHA-256 {seen[:12]}… on both sides"
 
 
-def disk(console: Console, stuff: Stuff, name: str) -> list[str]:
+def disk(console: Console, host_data: HostData, name: str) -> list[str]:
     """Read the start of the disk, write further on, and compare both with the image."""
     node = console.check(f"ls /sys/bus/virtio/devices/{name}/block")
-    with stuff.image.open("rb") as image:
+    with host_data.image.open("rb") as image:
         data = image.read(MIB)
     seen = console.check(f"dd if=/dev/{node} bs=1M count=1 2>/dev/null | sha256sum").split()[0]
     said = [_compare("guest read the disk", _sha256(data), seen)]
@@ -108,13 +110,13 @@ def disk(console: Console, stuff: Stuff, name: str) -> list[str]:
         f"dd if=/tmp/data of=/dev/{node} bs=1M seek={GUEST_OFFSET_MIB} conv=fsync 2>/dev/null && "
         "sha256sum /tmp/data"
     ).split()[0]
-    with stuff.image.open("rb") as image:
+    with host_data.image.open("rb") as image:
         image.seek(GUEST_OFFSET_MIB * MIB)
         found = _sha256(image.read(MIB))
     return [*said, _compare("guest wrote the disk", found, wrote)]
 
 
-def random(console: Console, stuff: Stuff, name: str) -> list[str]:
+def random(console: Console, host_data: HostData, name: str) -> list[str]:
     """Read from the virtio random number generator, twice, and get different bytes."""
     console.check(
         "for rng in $(cat /sys/class/misc/hw_random/rng_available); do case $rng in "
@@ -130,7 +132,7 @@ def random(console: Console, stuff: Stuff, name: str) -> list[str]:
     return ["guest read 64 random bytes twice"]
 
 
-CHECKS: dict[str, Callable[[Console, Stuff, str], list[str]]] = {
+CHECKS: dict[str, Callable[[Console, HostData, str], list[str]]] = {
     "files": files,
     "disk": disk,
     "random": random,

@@ -25,7 +25,7 @@ from qap.scenario.confidential import VIOLATION, Shared
 from qap.verify.kit.guest_test import GuestTest
 from qap.vhost_user import programs
 from qap.vhost_user.device_types import backend
-from qap.vhost_user.programs import Service
+from qap.vhost_user.programs import BackendProcess
 from qap.vhost_user.vsock import VsockHost
 
 # Virtio device IDs (virtio 1.3, chapter 5).
@@ -40,7 +40,7 @@ GUEST_CID = 42
 PORT = 1234
 
 
-class ProtectedTest(GuestTest):
+class ConfidentialTest(GuestTest):
     """Boots confidential guests of one architecture.
 
     :avocado: disable
@@ -58,8 +58,8 @@ class ProtectedTest(GuestTest):
         self.owned = ExitStack()
         self.addCleanup(self.owned.close)
         self.folder = Path(self.owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
-        self.stuff = io_checks.Stuff(self.folder)
-        self.stuff.prepare()
+        self.host_data = io_checks.HostData(self.folder)
+        self.host_data.prepare()
 
     @property
     def settings(self) -> catalog.Guest:
@@ -129,22 +129,24 @@ class ProtectedTest(GuestTest):
     @property
     def disk(self) -> tuple[Device, list[str]]:
         """A disk in QEMU, and the block device behind it."""
-        node = f"driver=file,node-name=disk,filename={self.stuff.image}"
+        node = f"driver=file,node-name=disk,filename={self.host_data.image}"
         return self.device("virtio-blk", id="disk0", drive="disk"), [node]
 
     def prove_disk(self, machine: Machine) -> None:
         """Find the disk in the guest, and read and write it."""
         name = io_checks.find(machine.console, BLOCK)
-        self.log.info(io_checks.disk(machine.console, self.stuff, name))
+        self.log.info(io_checks.disk(machine.console, self.host_data, name))
 
     def prove_virtiofs(self, machine: Machine) -> None:
         """Find a shared folder, and exchange files."""
         name = io_checks.find(machine.console, FS, PLUGGED_S)
-        self.log.info(io_checks.files(machine.console, self.stuff, name))
+        self.log.info(io_checks.files(machine.console, self.host_data, name))
 
     def virtiofsd(self, name: str) -> Any:
         """Debian's, of the guest's byte order."""
-        return programs.virtiofsd(self.folder, self.stuff.shared, self.settings.architecture, name)
+        return programs.virtiofsd(
+            self.folder, self.host_data.shared, self.settings.architecture, name
+        )
 
     def prove_devices_in_qemu(self) -> None:
         """Disk, network, random numbers, serial and 9p, with data compared on both sides."""
@@ -163,7 +165,7 @@ class ProtectedTest(GuestTest):
             "chardevs": [f"socket,id=port,path={port},server=on,wait=off"],
             "extra": [
                 *("-netdev", "user,id=net"),
-                *("-fsdev", f"local,id=share,path={self.stuff.shared},security_model=none"),
+                *("-fsdev", f"local,id=share,path={self.host_data.shared},security_model=none"),
             ],
         }
         modules = [*BLOCK_MODULES, "virtio_net", "virtio_rng", "virtio_console", *TOOLS_MODULES]
@@ -171,11 +173,11 @@ class ProtectedTest(GuestTest):
             console = machine.console
             self.prove_disk(machine)
             traffic.over_network(console)
-            io_checks.random(console, self.stuff, io_checks.find(console, RNG))
+            io_checks.random(console, self.host_data, io_checks.find(console, RNG))
             traffic.over_serial(console, port)
             name = io_checks.find(console, NINEP)
             mount = "-t 9p -o trans=virtio,version=9p2000.L share"
-            io_checks.files(console, self.stuff, name, mount)
+            io_checks.files(console, self.host_data, name, mount)
 
     def prove_back_ends(self) -> None:
         """virtiofs, a disk of qemu-storage-daemon's and a socket of Python's, all vhost-user.
@@ -195,7 +197,7 @@ class ProtectedTest(GuestTest):
         with (
             behind,
             self.virtiofsd("fs") as fs,
-            programs.storage_daemon(self.folder, daemon, self.stuff.image, "disk") as disk,
+            programs.storage_daemon(self.folder, daemon, self.host_data.image, "disk") as disk,
         ):
             sockets = {"fs": fs.socket, "disk": disk.socket, "vsock": behind.path}
             devices = [
@@ -239,12 +241,12 @@ class ProtectedTest(GuestTest):
             self.log.info("the disk was read %d times meanwhile", rounds)
             self.assertGreater(rounds, 1)
 
-    def _in_and_out(self, machine: Machine, service: Service, name: str) -> None:
+    def _in_and_out(self, machine: Machine, service: BackendProcess, name: str) -> None:
         machine.add_socket(name, service.socket)
         fs = self.device("vhost-user-fs", id="fs0", chardev=name)
         machine.plug({**fs, **self.place.place})
         self.prove_virtiofs(machine)
-        self.log.info(io_checks.large_file(machine.console, self.stuff, LARGE_MIB))
+        self.log.info(io_checks.large_file(machine.console, self.host_data, LARGE_MIB))
         machine.unplug("fs0")
         io_checks.wait_gone(machine.console, FS)
         machine.qmp.execute("chardev-remove", id=name)
@@ -299,7 +301,7 @@ class ProtectedTest(GuestTest):
         spec = self.spec([disk], BLOCK_MODULES, append=SHARES_TOO_LITTLE, blockdevs=blockdevs)
         with self.started(spec, "report") as machine:
             machine.boot()
-            image = hashlib.sha256(self.stuff.image.read_bytes()).hexdigest()
+            image = hashlib.sha256(self.host_data.image.read_bytes()).hexdigest()
             found = machine.console.check("dd if=/dev/vda bs=1M 2>/dev/null | sha256sum")
             self.assertEqual(found.split()[0], image)
             reads, writes = Shared.of(machine).violations["disk0"]

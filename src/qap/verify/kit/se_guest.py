@@ -13,8 +13,8 @@ from qap.machine.guest_memory import MIB, PAGE, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import mask
 from qap.scenario.confidential import ID, VIOLATION
-from qap.virtio.blk import Request
-from qap.virtio.ccw import INDICATORS, Ccw
+from qap.virtio.blk import BlkRequest
+from qap.virtio.ccw import INDICATORS, VirtioCcw
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.queue import Buffer, Queue
 
@@ -43,7 +43,7 @@ class PageEach(GuestMemory):
 
 
 @dataclass
-class Guest:
+class SeGuest:
     """A machine, the ultravisor of its only CPU, and memory to work in."""
 
     machine: Machine
@@ -66,7 +66,7 @@ class Guest:
         self.ultravisor.share(INDICATORS)
         subchannel = ChannelSubsystem(self.cpu).find(5)
         wanted = Behaviour(supports=MODERN | mask(more))
-        driver = Driver(Ccw(subchannel, 2), self.memory, wanted)
+        driver = Driver(VirtioCcw(subchannel, 2), self.memory, wanted)
         driver.negotiate()
         return driver
 
@@ -80,7 +80,7 @@ class Guest:
 
     def chain(self) -> list[Buffer]:
         """Reads sector 1 of the disk: header, room and status, each shared."""
-        header = self.memory.put(struct.pack("<IIQ", Request.IN, 0, 1))
+        header = self.memory.put(struct.pack("<IIQ", BlkRequest.IN, 0, 1))
         room, status = self.memory.take(512), self.memory.put(UNANSWERED)
         for address in (header, room, status):
             self.ultravisor.share(address)
@@ -97,4 +97,4 @@ class Guest:
 
 
 # Starts a machine in which Python drives the CPU; see `start`.
-Start = Callable[..., Guest]
+Start = Callable[..., SeGuest]

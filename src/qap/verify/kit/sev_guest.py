@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qap.fork.build import Build
 from qap.hw.x86_cpu import Cpu, Mode, firmware_option
-from qap.hw.x86_page_tables import Tables
+from qap.hw.x86_page_tables import X86PageTables
 from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
@@ -21,13 +21,13 @@ FREE = {Mode.PAE: 1 << 30, Mode.LONG: 1 << 39, Mode.LA57: 1 << 48}
 
 
 @dataclass
-class Guest:
+class SevGuest:
     """A machine whose CPU waits for code, with paging on."""
 
     machine: Machine
     mode: Mode
     cpu: Cpu
-    tables: Tables
+    tables: X86PageTables
     home: int
 
     def shared(self, address: int) -> bool:
@@ -54,7 +54,7 @@ def started(
     board: str = "q35",
     sim: bool = True,
     devices: Sequence[Device] = (),
-) -> Iterator[Guest]:
+) -> Iterator[SevGuest]:
     """A machine with the simulation, or without."""
     machine = f"{board},confidential-guest-support={ID}" if sim else board
     extra = [*(sim_options() if sim else []), *firmware_option(folder)]
@@ -63,9 +63,9 @@ def started(
         yield boot(vm, mode)
 
 
-def boot(vm: Machine, mode: Mode) -> Guest:
+def boot(vm: Machine, mode: Mode) -> SevGuest:
     """The guest of a machine with our firmware, after a start or a reset, with paging on."""
-    cpu, tables = Cpu(vm.qtest, mode), Tables(vm.qtest, mode, TABLES)
+    cpu, tables = Cpu(vm.qtest, mode), X86PageTables(vm.qtest, mode, TABLES)
     home = tables.home()
     cpu.start(home)
-    return Guest(vm, mode, cpu, tables, home)
+    return SevGuest(vm, mode, cpu, tables, home)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from qap.vhost_user.memory.mem_table import Region
+from qap.vhost_user.memory.mem_table import MemoryRegion
 
 Space = Literal["iova", "gpa", "uva"]
 What = Literal["desc", "driver", "device", "buffer", "indirect"]
@@ -36,13 +36,13 @@ RawTouched = tuple[Space, int, int, bool, What, int]
 
 # From address and whether to write: the region, where in it, and how many bytes follow
 # of which the same is true.
-Locate = Callable[[int, bool], tuple[Region, int, int]]
+Locate = Callable[[int, bool], tuple[MemoryRegion, int, int]]
 
 # Told of each write: address, region, where in it, and how many bytes.
-Dirty = Callable[[int, Region, int, int], None]
+Dirty = Callable[[int, MemoryRegion, int, int], None]
 
 
-class Access:
+class MemoryAccess:
     """Reads and writes for one queue in one address space.
 
     Both raise what `locate` raises.

@@ -2,7 +2,7 @@
 
 import mmap
 
-from qap.vhost_user.memory.mem_table import Region
+from qap.vhost_user.memory.mem_table import MemoryRegion
 from qap.vhost_user.protocol import ProtocolError
 
 LOG_PAGE = 0x1000
@@ -39,7 +39,7 @@ class DirtyLog:
             if page // 8 < len(self._map):
                 self._map[page // 8] |= 1 << page % 8
 
-    def mark_buffer(self, _: int, region: Region, at: int, size: int) -> None:
+    def mark_buffer(self, _: int, region: MemoryRegion, at: int, size: int) -> None:
         """Log a write to a buffer; a `Dirty` of qap.vhost_user.memory.access."""
         self.mark(region.guest_address + at, size)
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from qap.oracle.features import FeatureBit
 from qap.vhost_user.handler import Acked, Handlers, Words, only_fd, u64
-from qap.vhost_user.memory.access import Access, Dirty, RawTouched
+from qap.vhost_user.memory.access import Dirty, MemoryAccess, RawTouched
 from qap.vhost_user.memory.dirty_log import LOG_ALL, DirtyLog
-from qap.vhost_user.memory.iotlb import Entry, Iotlb, IotlbType, Permission
-from qap.vhost_user.memory.mem_table import BadAddress, MemTable, Region
+from qap.vhost_user.memory.iotlb import Iotlb, IotlbEntry, IotlbType, Permission
+from qap.vhost_user.memory.mem_table import BadAddress, MemoryRegion, MemTable
 from qap.vhost_user.protocol import FrontendRequest, Message, ProtocolError, ProtocolFeature
 
 MEM_SLOTS = 32
@@ -39,7 +39,7 @@ class DriverMemory:
         self._touch = touch
         self._miss = miss
 
-    def rings(self, queue: int, device_area: int, log_address: int | None) -> Access:
+    def rings(self, queue: int, device_area: int, log_address: int | None) -> MemoryAccess:
         """A queue's way to its descriptor, driver and device areas.
 
         Args:
@@ -52,29 +52,29 @@ class DriverMemory:
         if log and log_address is not None:
             shift = log_address - device_area
 
-            def dirty(address: int, _: Region, __: int, size: int) -> None:
+            def dirty(address: int, _: MemoryRegion, __: int, size: int) -> None:
                 log.mark(address + shift, size)
 
         if self._acked.has(FeatureBit.ACCESS_PLATFORM):
-            return Access("iova", queue, self._touch, self._at_iova, dirty)
-        return Access("uva", queue, self._touch, self._at_user, dirty)
+            return MemoryAccess("iova", queue, self._touch, self._at_iova, dirty)
+        return MemoryAccess("uva", queue, self._touch, self._at_user, dirty)
 
-    def buffers(self, queue: int) -> Access:
+    def buffers(self, queue: int) -> MemoryAccess:
         """A queue's way to what its descriptors point to."""
         dirty = self.log.mark_buffer if self.log and self._acked.has(LOG_ALL) else None
         if self._acked.has(FeatureBit.ACCESS_PLATFORM):
-            return Access("iova", queue, self._touch, self._at_iova, dirty)
-        return Access("gpa", queue, self._touch, self._at_guest, dirty)
+            return MemoryAccess("iova", queue, self._touch, self._at_iova, dirty)
+        return MemoryAccess("gpa", queue, self._touch, self._at_guest, dirty)
 
-    def _at_user(self, address: int, _: bool) -> tuple[Region, int, int]:
+    def _at_user(self, address: int, _: bool) -> tuple[MemoryRegion, int, int]:
         region, at = self.table.at_user(address)
         return region, at, region.size - at
 
-    def _at_guest(self, address: int, _: bool) -> tuple[Region, int, int]:
+    def _at_guest(self, address: int, _: bool) -> tuple[MemoryRegion, int, int]:
         region, at = self.table.at_guest(address)
         return region, at, region.size - at
 
-    def _at_iova(self, address: int, write: bool) -> tuple[Region, int, int]:
+    def _at_iova(self, address: int, write: bool) -> tuple[MemoryRegion, int, int]:
         permission = _WRITE if write else _READ
         found = self.iotlb.find(address, permission)
         if found is None:
@@ -123,7 +123,7 @@ class DriverMemory:
     def _iotlb_msg(self, asked: Message, words: Words) -> Message:
         iova, size, user_address, permission, kind = words
         if kind == IotlbType.UPDATE:
-            self.iotlb.update(Entry(iova, size, user_address, permission))
+            self.iotlb.update(IotlbEntry(iova, size, user_address, permission))
         elif kind == IotlbType.INVALIDATE:
             self.iotlb.invalidate(iova, size)
         else:

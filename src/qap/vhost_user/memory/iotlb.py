@@ -27,7 +27,7 @@ class Permission(IntFlag):
     READ_WRITE = 3
 
 
-class Entry(NamedTuple):
+class IotlbEntry(NamedTuple):
     """A translation that the front-end has sent.
 
     Attributes:
@@ -47,15 +47,15 @@ class Iotlb:
     """Translations of I/O virtual addresses to the front-end's; no two overlap."""
 
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
+        self._entries: list[IotlbEntry] = []
         self._starts: list[int] = []
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[IotlbEntry]:
         """By address, lowest first."""
         return list(self._entries)
 
-    def update(self, entry: Entry) -> None:
+    def update(self, entry: IotlbEntry) -> None:
         """Take an entry in; those that it overlaps are dropped."""
         self.invalidate(entry.iova, entry.size)
         at = bisect_right(self._starts, entry.iova)

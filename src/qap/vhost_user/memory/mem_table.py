@@ -13,7 +13,7 @@ class BadAddress(Exception):
 
 
 @dataclass(frozen=True)
-class Region:
+class MemoryRegion:
     """A mapped region.
 
     Attributes:
@@ -38,7 +38,7 @@ class MemTable:
     """
 
     def __init__(self) -> None:
-        self.regions: tuple[Region, ...] = ()
+        self.regions: tuple[MemoryRegion, ...] = ()
 
     def replace(self, regions: Sequence[Sequence[int]], fds: Sequence[int]) -> None:
         """Take these regions instead of those before.
@@ -65,7 +65,7 @@ class MemTable:
             raise ProtocolError(
                 f"{size:#x} bytes of guest memory at {guest_address:#x} can't be mapped: {exc}"
             ) from exc
-        region = Region(guest_address, size, user_address, mapping, shift)
+        region = MemoryRegion(guest_address, size, user_address, mapping, shift)
         self.regions = (*self.regions, region)
 
     def remove(self, guest_address: int, size: int, user_address: int) -> None:
@@ -82,7 +82,7 @@ class MemTable:
                 return
         raise ProtocolError(f"no region of {size:#x} bytes at {guest_address:#x} was ever added")
 
-    def at_guest(self, address: int) -> tuple[Region, int]:
+    def at_guest(self, address: int) -> tuple[MemoryRegion, int]:
         """The region of a guest physical address, and the address's offset in it.
 
         Raises:
@@ -94,7 +94,7 @@ class MemTable:
                 return region, at
         raise BadAddress(f"guest physical address {address:#x} is in no memory region")
 
-    def at_user(self, address: int) -> tuple[Region, int]:
+    def at_user(self, address: int) -> tuple[MemoryRegion, int]:
         """The region of an address of the front-end's; otherwise as `at_guest`."""
         for region in self.regions:
             at = address - region.user_address

@@ -2,7 +2,7 @@
 
 import struct
 
-from qap.vhost_user.memory.access import Access
+from qap.vhost_user.memory.access import MemoryAccess
 from qap.vhost_user.ring.ring import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
@@ -58,7 +58,7 @@ class PackedRing(Ring):
     """
 
     def __init__(
-        self, layout: RingLayout, rings: Access, buffers: Access, base: int | None
+        self, layout: RingLayout, rings: MemoryAccess, buffers: MemoryAccess, base: int | None
     ) -> None:
         super().__init__(layout, rings, buffers)
         if base is None:

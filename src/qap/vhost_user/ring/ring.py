@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from qap.vhost_user.memory.access import Access
+from qap.vhost_user.memory.access import MemoryAccess
 
 RingByteOrder = Literal["<", ">"]
 
@@ -79,7 +79,7 @@ class Ring(ABC):
         buffers: way to what descriptors point to.
     """
 
-    def __init__(self, layout: RingLayout, rings: Access, buffers: Access) -> None:
+    def __init__(self, layout: RingLayout, rings: MemoryAccess, buffers: MemoryAccess) -> None:
         self.layout = layout
         self.rings = rings
         self.buffers = buffers

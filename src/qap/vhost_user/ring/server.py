@@ -7,7 +7,7 @@ from qap.oracle.features import FeatureBit
 from qap.vhost_user.chain_service import LATER, Served
 from qap.vhost_user.device import Device
 from qap.vhost_user.memory.mem_table import BadAddress
-from qap.vhost_user.misbehave import Conduct
+from qap.vhost_user.misbehave import Rules
 from qap.vhost_user.protocol import ProtocolError
 from qap.vhost_user.records import RingError
 from qap.vhost_user.ring.packed import PackedRing
@@ -32,7 +32,7 @@ class RingServer:
     """
 
     def __init__(
-        self, session: Session, device: Device, conduct: Conduct, call: Callable[[Vring], None]
+        self, session: Session, device: Device, conduct: Rules, call: Callable[[Vring], None]
     ) -> None:
         self._session = session
         self._device = device

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from typing import Literal
 
-from qap.vhost_user.memory.access import Access
+from qap.vhost_user.memory.access import MemoryAccess
 from qap.vhost_user.ring.ring import (
     DESC_F_INDIRECT,
     DESC_F_NEXT,
@@ -32,7 +32,7 @@ class SplitRing(Ring):
     """
 
     def __init__(
-        self, layout: RingLayout, rings: Access, buffers: Access, base: int | None
+        self, layout: RingLayout, rings: MemoryAccess, buffers: MemoryAccess, base: int | None
     ) -> None:
         super().__init__(layout, rings, buffers)
         if layout.size & (layout.size - 1) or not 0 < layout.size <= 1 << 15:

@@ -13,15 +13,15 @@ import pytest
 
 from qap.host import process
 from qap.host.errors import Interrupted
-from qap.host.process import Child
+from qap.host.process import Process
 
 # Long enough for any machine; only a failing test ever waits so long.
 PATIENCE_S = 10.0
 OWNER = """
 import signal, sys
 from pathlib import Path
-from qap.host.process import Child
-with Child(["sh", "-c", sys.argv[3]], log=Path(sys.argv[1]), fds=[int(sys.argv[2])]):
+from qap.host.process import Process
+with Process(["sh", "-c", sys.argv[3]], log=Path(sys.argv[1]), fds=[int(sys.argv[2])]):
     signal.pause()
 """
 
@@ -62,9 +62,9 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def shell(script: str, log: Path, lifeline: Lifeline) -> Child:
+def shell(script: str, log: Path, lifeline: Lifeline) -> Process:
     """A shell that has said "up" once this returns."""
-    started = Child(["sh", "-c", script], log=log, fds=[lifeline.writer])
+    started = Process(["sh", "-c", script], log=log, fds=[lifeline.writer])
     lifeline.let_go()
     assert lifeline.next() == "up"
     return started
@@ -127,15 +127,15 @@ def test_child_gets_variables_and_descriptors(log: Path) -> None:
     with open(os.devnull) as held:  # noqa: PTH123 # a descriptor to inherit
         script = f'echo "$QAP_TEST"; test -e /proc/self/fd/{held.fileno()}'
         argv = ["sh", "-c", script]
-        with Child(argv, log=log, fds=[held.fileno()], env={"QAP_TEST": "seen"}) as running:
+        with Process(argv, log=log, fds=[held.fileno()], env={"QAP_TEST": "seen"}) as running:
             assert running.wait(PATIENCE_S) == 0
         assert running.tail() == "seen"
-        with Child(argv, log=log) as running:
+        with Process(argv, log=log) as running:
             assert running.wait(PATIENCE_S) == 1
 
 
 def test_tail_is_the_end_of_what_was_printed(log: Path) -> None:
-    with Child(["sh", "-c", "echo one; echo two >&2; echo three"], log=log) as running:
+    with Process(["sh", "-c", "echo one; echo two >&2; echo three"], log=log) as running:
         running.wait(PATIENCE_S)
     assert running.tail(2) == "two\nthree"
     assert running.tail() == "one\ntwo\nthree"
@@ -143,14 +143,14 @@ def test_tail_is_the_end_of_what_was_printed(log: Path) -> None:
 
 def test_timeout_says_what_was_waited_for(log: Path) -> None:
     with (
-        Child(["/bin/sleep", "60"], log=log) as running,
+        Process(["/bin/sleep", "60"], log=log) as running,
         pytest.raises(TimeoutError, match=rf"^waited 0\.01 s for sleep \(pid {running.pid}\)"),
     ):
         running.wait(0.01)
 
 
 def test_end_is_safe_to_repeat(log: Path) -> None:
-    with Child(["true"], log=log) as running:
+    with Process(["true"], log=log) as running:
         running.end()
     running.end()
     assert running.process.returncode is not None
@@ -160,15 +160,18 @@ def test_stop_all_ends_every_child_and_lets_none_start(
     log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process, "_stopping", False)
-    with Child(["sleep", "60"], log=log) as one, Child(["sleep", "60"], log=tmp_path / "b") as two:
+    with (
+        Process(["sleep", "60"], log=log) as one,
+        Process(["sleep", "60"], log=tmp_path / "b") as two,
+    ):
         process.stop_all()
         assert one.wait(PATIENCE_S) == two.wait(PATIENCE_S) == -signal.SIGKILL
         with pytest.raises(Interrupted):
-            Child(["true"], log=tmp_path / "c")
+            Process(["true"], log=tmp_path / "c")
 
 
 def test_ended_child_is_forgotten(log: Path) -> None:
-    with Child(["true"], log=log) as running:
+    with Process(["true"], log=log) as running:
         assert running in process._live
     assert running not in process._live
 
@@ -176,5 +179,8 @@ def test_ended_child_is_forgotten(log: Path) -> None:
 def test_program_that_does_not_exist_is_missed(log: Path) -> None:
     from qap.host.errors import MissingError
 
-    with pytest.raises(MissingError, match="no-such-program"), Child(["no-such-program"], log=log):
+    with (
+        pytest.raises(MissingError, match="no-such-program"),
+        Process(["no-such-program"], log=log),
+    ):
         pass
