@@ -15,7 +15,7 @@ from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, bits
 from qap.verify.kit.guest_test import GuestTest
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.device_types import backend
+from qap.vhost_user.backends import backend
 from qap.vhost_user.protocol import FrontendRequest
 
 RNG = 4

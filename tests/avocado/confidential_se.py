@@ -4,7 +4,7 @@ from qap.machine.qmp import QmpRefused
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.scenario.confidential import VIOLATION
 from qap.verify.kit.confidential_test import PLUGGED_S, ConfidentialTest
-from qap.vhost_user.device_types import backend
+from qap.vhost_user.backends import backend
 
 
 class ConfidentialSe(ConfidentialTest):

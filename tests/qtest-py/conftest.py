@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from qap.fork.build import Build
-from qap.machine.catalog import machine_types, viommus
+from qap.machine.catalog import machine_types, plain_types, viommus
 from qap.machine.device import Device
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
 from qap.machine.spec import Spec
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.device_types import backend, device_types
+from qap.vhost_user.backends import backend
 from qap.vhost_user.misbehave import Misbehaviour
 
 Q35 = machine_types()["q35"]
@@ -51,7 +51,7 @@ class Lab:
             "id": "dut",
             "bus": "port0",
             "chardev": behind.path.stem,
-            **device_types()[kind].properties,
+            **plain_types()[kind].properties,
             "iommu_platform": True,
             **{name.replace("_", "-"): value for name, value in properties.items()},
         }

@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from qap.machine.catalog import kinds
+from qap.machine.catalog import device_types
 from qap.machine.guest import io_checks
 from qap.oracle.features import FeatureBit
 from qap.vhost_user import programs
 from qap.vhost_user.protocol import Channel, FrontendRequest, Message
 
 
-@pytest.mark.parametrize("kind", [name for name, kind in kinds().items() if kind.backend])
+@pytest.mark.parametrize("kind", [name for name, kind in device_types().items() if kind.program])
 def test_backend_offers_what_the_configuration_says(lab: Any, tmp_path: Path, kind: str) -> None:
     host_data = io_checks.HostData(tmp_path)
     host_data.prepare()
     with ExitStack() as owned:
-        if kinds()[kind].backend == "virtiofsd":
+        if device_types()[kind].program == "virtiofsd":
             started = programs.virtiofsd(tmp_path, host_data.shared, "amd64", "asked")
         else:
             program = lab.build.path("qemu-storage-daemon")
@@ -33,4 +33,4 @@ def test_backend_offers_what_the_configuration_says(lab: Any, tmp_path: Path, ki
         with channel.receive() as answer:
             offered = int.from_bytes(answer.payload, "little")
     has = bool(offered >> FeatureBit.ACCESS_PLATFORM & 1)
-    assert has == kinds()[kind].access_platform
+    assert has == device_types()[kind].can_translate

@@ -8,14 +8,15 @@ import pytest
 from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
 from qap.machine import qmp
+from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.matrix.testbed import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
+from qap.vhost_user.backends import backend
 from qap.vhost_user.chain_service import pattern
-from qap.vhost_user.device_types import all_types, backend
 from qap.vhost_user.misbehave import FlipFeatures
 from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature
 from qap.virtio.driver import Driver
@@ -50,8 +51,9 @@ def reconnecting(
         WAIT_S,
         lambda: f"QEMU to take the connection of chardev {name}",
     )
-    device, _ = all_types()[kind].pci(name)
-    if between := all_types()[kind].between:
+    device_type = vhost_user_types()[kind]
+    device, _ = device_type.pci(name)
+    if device_type.vhost_user and (between := device_type.vhost_user.between):
         add, _, key = QMP_FOR[between.option]
         named = {key: between.type, "id": device[between.property], "chardev": name}
         machine.qmp.execute(add, **named)

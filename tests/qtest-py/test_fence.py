@@ -143,10 +143,10 @@ def is_broken(machine: Machine) -> bool:
         "microvm/version-2/virtio-blk/in-qemu/none/any/on/cold/one-write",
         "microvm/version-2/vhost-user-fs/ap/none/any/on/cold/insists",
         "microvm/version-2/virtio-scsi/in-qemu/none/any/on/cold/kicks-first",
-        "s390x/revision-1/virtio-rng/in-qemu/none/any/on/hot/insists",
-        "s390x/revision-2/virtio-blk/in-qemu/none/any/on/hot/one-write",
-        "s390x/revision-1/virtio-blk/in-qemu/none/any/on/hot/kicks-first",
-        "s390x/revision-2/vhost-user-net/ap/none/any/on/hot/accepts-nothing",
+        "s390-ccw-virtio/revision-1/virtio-rng/in-qemu/none/any/on/hot/insists",
+        "s390-ccw-virtio/revision-2/virtio-blk/in-qemu/none/any/on/hot/one-write",
+        "s390-ccw-virtio/revision-1/virtio-blk/in-qemu/none/any/on/hot/kicks-first",
+        "s390-ccw-virtio/revision-2/vhost-user-net/ap/none/any/on/hot/accepts-nothing",
     ],
 )
 def test_driver_that_did_not_accept_is_never_served(lab: Any, cell: str) -> None:

@@ -13,6 +13,7 @@ from qap.hw.pci import Function
 from qap.hw.pci_bus import PciBus
 from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
+from qap.machine.catalog import vhost_user_types
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine, QemuDied
@@ -25,7 +26,6 @@ from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import pattern
-from qap.vhost_user.device_types import all_types
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
@@ -117,10 +117,10 @@ def testbed(lab: Any) -> Callable[..., Site]:
         backend = lab.backend(kind, access_platform=True)
         if features is not None:
             backend.features = features
-        device, words = all_types()[kind].pci(backend.path.stem)
+        device, words = vhost_user_types()[kind].pci(backend.path.stem)
         device = {"id": "dut", "iommu_platform": True, **device}
         spec = {"viommu": viommu, "extra": words, "qtest": True}
-        if all_types()[kind].hotplug:
+        if vhost_user_types()[kind].hotplug:
             running = lab.machine(**spec)
             bus = PciBus(running.qtest)
             before = {one.bdf for one in bus.scan()}

@@ -41,7 +41,7 @@ def verdicts(results: Results) -> dict[str, str]:
     return {name: result["verdict"] for name, result in results.items()}
 
 
-@pytest.mark.parametrize("machine", ["q35", "pc", "s390x"])
+@pytest.mark.parametrize("machine", ["q35", "pc", "s390-ccw-virtio"])
 def test_hot_plugged_devices_match_in_one_qemu(machine: str) -> None:
     results = carried_out(FORK, f"machine={machine},plug=hot,{SETTLED}")
     assert len(results) >= 10
@@ -49,7 +49,7 @@ def test_hot_plugged_devices_match_in_one_qemu(machine: str) -> None:
     assert sum(result["fresh"] for result in results.values()) == 1
 
 
-@pytest.mark.parametrize("machine", ["q35", "microvm", "s390x"])
+@pytest.mark.parametrize("machine", ["q35", "microvm", "s390-ccw-virtio"])
 def test_cold_plugged_devices_match_each_in_its_qemu(machine: str) -> None:
     chosen = f"machine={machine},plug=cold,{SETTLED}"
     results = carried_out(FORK, chosen)
@@ -84,8 +84,8 @@ FAULTS = {
         "the back-end that came back was not told where the ring is"
     ),
     "microvm/version-1/virtio-rng/in-qemu/none/any/on/cold/legacy": "plugged, but must be",
-    "s390x/revision-0/virtio-rng/in-qemu/none/any/on/hot/legacy": "plugged, but must be",
-    "s390x/revision-2/virtio-blk/in-qemu/none/any/on/hot/reads-config-early": (
+    "s390-ccw-virtio/revision-0/virtio-rng/in-qemu/none/any/on/hot/legacy": "plugged, but must be",
+    "s390-ccw-virtio/revision-2/virtio-blk/in-qemu/none/any/on/hot/reads-config-early": (
         "reads 0000000000000800 early and 0008000000000000 late"
     ),
 }
@@ -115,7 +115,7 @@ LATER = [
     f"{RNG}/off/hot/insists/moves-on",
     f"{RNG}/off/hot/insists/moves-on/version-9-2",
     "microvm/version-2/virtio-rng/in-qemu/none/any/on/cold/waits/moves-on",
-    "s390x/revision-2/virtio-rng/in-qemu/none/any/on/hot/accepts/moves-on",
+    "s390-ccw-virtio/revision-2/virtio-rng/in-qemu/none/any/on/hot/accepts/moves-on",
 ]
 
 

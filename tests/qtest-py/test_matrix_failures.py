@@ -15,12 +15,12 @@ from qap.host import process
 from qap.host.errors import MissingError, QapError
 from qap.host.wait import poll_until
 from qap.machine import qmp
+from qap.machine.catalog import device_types
 from qap.matrix import pool, run, setup
 from qap.matrix.cell import cells, named, selected
 from qap.matrix.group import Group, groups
 from qap.matrix.result import CellResult
-from qap.matrix.tables import tables
-from qap.vhost_user import device_types
+from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import Mute
 
@@ -58,10 +58,9 @@ def with_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     assert cells()
 
     def change(name: str, **fields: Any) -> None:
-        rows = tables()
-        row = rows.device[name].model_copy(update=fields)
-        changed = rows.model_copy(update={"device": {**rows.device, name: row}})
-        monkeypatch.setattr(setup, "tables", lambda: changed)
+        rows = device_types()
+        changed = {**rows, name: rows[name].model_copy(update=fields)}
+        monkeypatch.setattr(setup, "device_types", lambda: changed)
 
     return change
 
@@ -144,14 +143,14 @@ def test_qemu_that_does_not_start_is_one_line(with_device: Callable[..., None]) 
 @pytest.fixture
 def back_end(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Gives back-ends a misbehaviour, or a socket of which QEMU is not told, for a test."""
-    real = device_types.backend
+    real = backends.backend
 
     def give(*, elsewhere: bool = False, **options: Any) -> None:
         def made(path: Path, name: str, **offer: Any) -> Backend:
             listens = path.with_name("elsewhere.sock") if elsewhere else path
             return real(listens, name, **offer, **options)
 
-        monkeypatch.setattr(device_types, "backend", made)
+        monkeypatch.setattr(backends, "backend", made)
 
     return give
 

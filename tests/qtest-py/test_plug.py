@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from qap.machine.catalog import plain_types
 from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.oracle.fence import REFUSAL_PHRASE
-from qap.vhost_user.device_types import device_types
 
 VIOMMUS = ("intel-iommu", "virtio-iommu")
 ORDERS = ("before", "after")
@@ -24,7 +24,7 @@ def offers_access_platform(machine: Machine) -> bool:
     return any("VIRTIO_F_IOMMU_PLATFORM" in text for text in status["host-features"]["transports"])
 
 
-@pytest.mark.parametrize("kind", device_types())
+@pytest.mark.parametrize("kind", plain_types())
 def test_untranslated_device_plugs(lab: Any, refusal: Refusal, kind: str) -> None:
     """Without an IOMMU a back-end need not translate, and never hears of the bit."""
     backend = lab.backend(kind, access_platform=False)
@@ -46,7 +46,7 @@ def test_vhost_user_netdev_follows_the_same_table(lab: Any, refusal: Refusal, vi
 
 
 @pytest.mark.parametrize("viommu", VIOMMUS)
-@pytest.mark.parametrize("kind", device_types())
+@pytest.mark.parametrize("kind", plain_types())
 def test_translated_device_is_refused(lab: Any, refusal: Refusal, kind: str, viommu: str) -> None:
     """Behind an IOMMU the back-end must translate; the VM runs on and takes the next device."""
     backend = lab.backend(kind, access_platform=False)

@@ -12,7 +12,7 @@ from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
 from qap.oracle.fence import REFUSAL_PHRASE
-from qap.vhost_user.device_types import backend
+from qap.vhost_user.backends import backend
 
 Refusal = Callable[[Machine, Device], str]
 FS: Device = {"id": "dut", "chardev": "backend", "tag": "share", "iommu_platform": True}

@@ -23,7 +23,7 @@ from qap.measure.soak_cycle import Soak, SoakStep, rotation
 ENDS_S = 30.0
 SCRIPT = """
 from qap.fork.build import Build
-from qap.soak import soak
+from qap.measure.soak import soak
 if __name__ == "__main__":
     soak(Build({profile!r}, {is_base}), 100_000, 2)
 """

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from qap.hw.pci_bus import PciBus
+from qap.machine.catalog import plain_types
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
-from qap.vhost_user.device_types import device_types
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
@@ -39,7 +39,7 @@ def drive(machine: Machine, behaviour: Behaviour | None = None) -> Driver:
     return driver
 
 
-@pytest.mark.parametrize("kind", device_types())
+@pytest.mark.parametrize("kind", plain_types())
 def test_query_answers_for_every_device(lab: Any, refusal: Refusal, kind: str) -> None:
     backend = lab.backend(kind, access_platform=True)
     machine = lab.machine(qtest=True)

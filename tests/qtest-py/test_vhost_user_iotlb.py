@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from qap.hw.pci_bus import PciBus
+from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.chain_service import pattern
-from qap.vhost_user.device_types import all_types
 from qap.vhost_user.memory.iotlb import IotlbType, Permission
 from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature
 from qap.vhost_user.records import Received
@@ -38,7 +38,7 @@ class Started:
     def __init__(self, lab: Any, kind: str, viommu: str = "intel-iommu", *bits: int) -> None:
         self.backend: Backend = lab.backend(kind, access_platform=True)
         self.backend.features |= mask(bits)
-        device, options = all_types()[kind].pci(self.backend.path.stem)
+        device, options = vhost_user_types()[kind].pci(self.backend.path.stem)
         placed = {**device, "id": "dut", "bus": "port0", "iommu_platform": True}
         placed["packed"] = FeatureBit.RING_PACKED in bits
         if kind in ("vhost-user-blk", "vhost-user-scsi", "vhost-user-vsock", "vhost-user-net"):
@@ -94,7 +94,9 @@ def test_rings_and_buffers_are_translated(lab: Any, viommu: str, ring: str) -> N
 
 
 # A crypto back-end is never told of ACCESS_PLATFORM, and can't translate.
-@pytest.mark.parametrize("kind", [kind for kind in all_types() if kind != "vhost-user-crypto"])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in vhost_user_types() if kind != "vhost-user-crypto"]
+)
 def test_every_type_is_served_through_the_iotlb(lab: Any, kind: str) -> None:
     started = Started(lab, kind)
     started.exchange(started.memory.take(32), 32)

@@ -6,12 +6,12 @@ import pytest
 
 from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
+from qap.machine.catalog import vhost_user_types
 from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import pattern
-from qap.vhost_user.device_types import all_types
 from qap.vhost_user.misbehave import HangUp
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import Driver
@@ -28,7 +28,7 @@ WAIT_S = 20
 def plugged(lab: Any, kind: str) -> tuple[Backend, Machine]:
     """A machine with a cold-plugged device of this type."""
     backend = lab.backend(kind)
-    properties, options = all_types()[kind].pci(backend.path.stem)
+    properties, options = vhost_user_types()[kind].pci(backend.path.stem)
     machine = lab.machine({**properties, "bus": "port0"}, qtest=True, extra=options)
     return backend, machine
 
@@ -65,7 +65,7 @@ def wait_connected(machine: Machine, backend: Backend, times: int) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", all_types())
+@pytest.mark.parametrize("kind", vhost_user_types())
 def test_back_end_may_leave_before_the_driver_comes(lab: Any, kind: str) -> None:
     backend, machine = plugged(lab, kind)
     backend.hang_up()
@@ -117,7 +117,7 @@ def test_back_end_that_comes_back_serves_on(lab: Any, kind: str) -> None:
     socket = {"addr": address, "server": False, "reconnect-ms": 10}
     chardev = {"type": "socket", "data": socket}
     machine.qmp.execute("chardev-add", id=backend.path.stem, backend=chardev)
-    device: Device = {**all_types()[kind].pci(backend.path.stem)[0], "bus": "port0"}
+    device: Device = {**vhost_user_types()[kind].pci(backend.path.stem)[0], "bus": "port0"}
     wait_connected(machine, backend, 1)
     machine.plug(device)
     driver, queue = driven(machine)

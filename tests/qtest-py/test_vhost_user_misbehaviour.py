@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from qap.hw.pci_bus import PciBus
+from qap.machine.catalog import vhost_user_types
 from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
@@ -16,8 +17,8 @@ from qap.oracle.features import FeatureBit, mask
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
+from qap.vhost_user.backends import FEATURES
 from qap.vhost_user.chain_service import pattern
-from qap.vhost_user.device_types import FEATURES, all_types
 from qap.vhost_user.misbehave import (
     FlipFeatures,
     Garble,
@@ -86,7 +87,7 @@ def misbehaving(lab: Any, kind: str, *rules: Misbehaviour, **options: Any) -> Ba
 
 
 def device(kind: str, backend: Backend) -> Device:
-    properties, _ = all_types()[kind].pci(backend.path.stem)
+    properties, _ = vhost_user_types()[kind].pci(backend.path.stem)
     return {**properties, "id": "dut", "bus": "port0"}
 
 

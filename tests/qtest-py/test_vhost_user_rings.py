@@ -6,12 +6,12 @@ import pytest
 
 from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
+from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import pattern
-from qap.vhost_user.device_types import all_types
 from qap.vhost_user.memory.dirty_log import LOG_ALL
 from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature
 from qap.virtio.driver import MODERN, Behaviour, Driver
@@ -45,7 +45,7 @@ def driver(machine: Machine, *bits: int) -> Driver:
 
 def plugged(lab: Any, kind: str, backend: Backend, **properties: Any) -> Machine:
     """A machine with a device of this type, cold-plugged, in front of a back-end."""
-    device, options = all_types()[kind].pci(backend.path.stem)
+    device, options = vhost_user_types()[kind].pci(backend.path.stem)
     packed = bool(backend.features >> FeatureBit.RING_PACKED & 1)
     placed = {**device, "id": "dut", "bus": "port0", "packed": packed, **properties}
     machine: Machine = lab.machine(placed, qtest=True, extra=options)
@@ -72,7 +72,7 @@ def exchange(willing: Driver, queue: Queue, said: bytes, room: int) -> bytes:
     return memory.read(writable, room)
 
 
-@pytest.mark.parametrize("kind", all_types())
+@pytest.mark.parametrize("kind", vhost_user_types())
 def test_every_queue_of_every_type_is_served(lab: Any, kind: str) -> None:
     """Except those that QEMU serves itself."""
     backend = lab.backend(kind)

@@ -11,7 +11,7 @@ from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
-from qap.vhost_user.device_types import backend
+from qap.vhost_user.backends import backend
 from qap.vhost_user.vsock import VsockHost
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern

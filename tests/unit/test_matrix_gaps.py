@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from qap.host.errors import UsageError
+from qap.machine.catalog import device_types
 from qap.matrix import gaps
 from qap.matrix.cell import Cell, cells, matches_axes
 from qap.matrix.gaps import explained
 from qap.matrix.judge import judge
 from qap.matrix.observation import CellObservation
 from qap.matrix.result import CellResult
-from qap.matrix.tables import tables
 
 from .matrix_cells import a_cell, use_gaps
 
@@ -95,7 +95,7 @@ def test_cell_that_could_not_be_carried_out_is_an_error() -> None:
 
 @pytest.mark.usefixtures("known")
 def test_skipped_cell_is_skipped_whatever_is_seen() -> None:
-    name = next(name for name, row in tables().device.items() if row.needs)
+    name = next(name for name, row in device_types().items() if row.needs)
     assert verdict(a_cell(device=name), UNSERVED) == ("skip", [])
 
 

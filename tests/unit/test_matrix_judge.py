@@ -73,7 +73,12 @@ MATCHING: dict[str, tuple[Cell, CellObservation]] = {
     ),
     "unfenced": (a_cell("insists", fence="version-9-2"), replace(STUBBORN, served=True)),
     "reads-config-early": (
-        a_cell("reads-config-early", machine="s390x", interface="revision-2", device="virtio-blk"),
+        a_cell(
+            "reads-config-early",
+            machine="s390-ccw-virtio",
+            interface="revision-2",
+            device="virtio-blk",
+        ),
         replace(SERVED, config_early="0008000000000000", config_late="0008000000000000"),
     ),
 }
@@ -198,7 +203,7 @@ def test_device_that_must_be_refused_is_judged_by_what_it_told_the_back_end() ->
 @pytest.mark.parametrize(
     "subject",
     [
-        a_cell("legacy", machine="s390x", interface="revision-2"),
+        a_cell("legacy", machine="s390-ccw-virtio", interface="revision-2"),
         a_cell("kicks-first", iommu_platform="off"),
         a_cell("accepts-nothing", iommu_platform="off"),
     ],

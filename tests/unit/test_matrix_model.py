@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from qap.host.errors import UsageError
+from qap.machine import catalog
+from qap.machine.catalog import device_types, vhost_user_types
 from qap.matrix import tables as model
 from qap.matrix.tables import MatrixTables, tables
-from qap.vhost_user.device_types import all_types
 
 PLAN = {
     "machine": "q35",
@@ -53,7 +54,7 @@ def test_plan_that_names_what_is_not_there_says_which(
 @pytest.mark.parametrize(
     ("extra", "named"),
     [
-        ("[device.teapot]\ncolour = 'red'", "device.teapot.colour: "),
+        ("[backend.teapot]\ncolour = 'red'", "backend.teapot.kind: "),
         ("[driver.shy]\naccess_platform = false", "driver.shy.purpose: "),
         ("[driver.odd]\npurpose = 'odd'\nkicks = 'often'", "driver.odd.kicks: "),
         ("[viommu.smmu]\nprograms = 'smmu'", "viommu.smmu.programs: "),
@@ -73,28 +74,28 @@ def test_wrong_row_is_named_in_one_line(
 
 
 def test_probe_leaves_out_bytes_at_its_end() -> None:
-    probe = model.Probe(queue=0, out="00 11 2233", drop=1)
+    probe = catalog.Probe(queue=0, out="00 11 2233", drop=1)
     assert probe.data == bytes.fromhex("001122")
 
 
-@pytest.mark.parametrize("name", tables().device)
+@pytest.mark.parametrize("name", device_types())
 def test_device_can_be_proven_to_serve_or_says_what_it_needs(name: str) -> None:
-    row = tables().device[name]
+    row = device_types()[name]
     assert bool(row.probe) != bool(row.needs)
     if row.probe:
         assert row.probe.data or row.probe.room
 
 
-@pytest.mark.parametrize("name", tables().device)
+@pytest.mark.parametrize("name", device_types())
 def test_arguments_are_options_each_with_its_value(name: str) -> None:
-    words = tables().device[name].args
+    words = device_types()[name].args
     assert len(words) % 2 == 0
     assert all(word.startswith("-") for word in words[::2])
 
 
-@pytest.mark.parametrize("name", [n for n, row in tables().device.items() if row.vhost_user])
+@pytest.mark.parametrize("name", [n for n, row in device_types().items() if row.vhost_user])
 def test_vhost_user_device_has_a_back_end_in_python(name: str) -> None:
-    assert name in all_types()
+    assert name in vhost_user_types()
 
 
 @pytest.mark.parametrize("name", tables().driver)

@@ -7,8 +7,9 @@ from functools import cache
 from itertools import product
 
 from qap.host.errors import UsageError, unknown_name
+from qap.machine.catalog import DeviceType, device_types, machine_types
 from qap.matrix.setup import NO_ORDER, Setup
-from qap.matrix.tables import EVERY, FENCED, STAYS, BackendRow, DeviceRow, DriverRow, Plan, tables
+from qap.matrix.tables import EVERY, FENCED, STAYS, BackendRow, DriverRow, Plan, tables
 from qap.oracle import fence as oracle
 from qap.oracle import lifecycle
 
@@ -89,7 +90,7 @@ def cells() -> tuple[Cell, ...]:
 
 
 def _of(plan: Plan) -> Iterator[Cell]:
-    devices = tables().device if EVERY in plan.device else plan.device
+    devices = device_types() if EVERY in plan.device else plan.device
     product_of = product(
         plan.interface,
         plan.viommu,
@@ -100,7 +101,7 @@ def _of(plan: Plan) -> Iterator[Cell]:
         plan.fence,
     )
     for interface, viommu, order, device, platform, later, fence in product_of:
-        row = tables().device[device]
+        row = device_types()[device]
         if not _fits(plan, row, interface, viommu, order):
             continue
         for backend in _backends(plan, device):
@@ -121,9 +122,9 @@ def _of(plan: Plan) -> Iterator[Cell]:
                     yield Cell(config, driver)
 
 
-def _fits(plan: Plan, row: DeviceRow, interface: str, viommu: str, order: str) -> bool:
+def _fits(plan: Plan, row: DeviceType, interface: str, viommu: str, order: str) -> bool:
     """Whether there is such a thing at all; a device that the machine lacks is none."""
-    machine = tables().machine[plan.machine]
+    machine = machine_types()[plan.machine]
     if machine.transport not in row.transports or plan.machine not in (
         row.machines or [plan.machine]
     ):
@@ -145,7 +146,7 @@ def _lasts(config: Setup) -> bool:
     if config.later == STAYS:
         return True
     here, there = config, config.destination or config
-    if config.later_row.returns and not config.device_row.reconnects:
+    if config.later_row.returns and not config.reconnects:
         return False
     if config.later_row.leaves and config.backend_row.kind != "python":
         return False
@@ -156,7 +157,7 @@ def _backends(plan: Plan, device: str) -> list[str]:
     """Those that suit the device; a real program only where a plan names it."""
     every = EVERY in plan.backend
     wanted = tables().backend if every else plan.backend
-    kind = tables().device[device].backend
+    kind = device_types()[device].served_by
     return [name for name in wanted if _suits(tables().backend[name], kind, device, every)]
 
 
@@ -176,7 +177,7 @@ def _drivers(plan: Plan, config: Setup) -> list[str]:
             continue
         if not row.legacy and legacy and not config.backend_row.version_1:
             continue
-        if row.reads_config and not config.device_row.config:
+        if row.reads_config and not config.device_row.stable_config:
             continue
         if (
             row.packed

@@ -56,7 +56,7 @@ class CellRun:
             transport.reset()
 
     def _drive(self, transport: Transport, row: DriverRow, seen: CellObservation) -> ProbeDriver:
-        size = self.cell.config.device_row.config
+        size = self.cell.config.device_row.stable_config
         supports = self._supported(row)
         behaviour = Behaviour(supports, sets_features_ok=row.features_ok == "alone", obeys=False)
         driving = ProbeDriver(self.testbed, self.cell.config, transport, behaviour, self.patience)

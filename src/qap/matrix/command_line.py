@@ -7,7 +7,6 @@ from qap.hw import s390x_stub
 from qap.machine.device import Device
 from qap.machine.spec import Spec
 from qap.matrix.setup import Setup
-from qap.vhost_user import device_types
 
 RAM_MIB = 128
 # What migrates is small, unless there are tables for an IOMMU.
@@ -70,9 +69,8 @@ def device_under_test(config: Setup, *, lenient: bool = False) -> Device:
         device |= config.interface_row.properties
     device |= row.properties
     if row.vhost_user:
-        kind = device_types.all_types()[config.device]
-        device |= {kind.between.property: BETWEEN} if kind.between else {"chardev": CHARDEV}
-        device |= kind.properties
+        between = config.between
+        device |= {between.property: BETWEEN} if between else {"chardev": CHARDEV}
     if config.backend_row.ring_packed or not row.vhost_user:
         device["packed"] = True
     if config.requested:
@@ -91,7 +89,6 @@ def in_slot(config: Setup, device: Device) -> Device:
 def backend_args(config: Setup, socket: Path) -> list[str]:
     """What a cold-plugged device needs before it to reach its back-end."""
     args = ["-chardev", f"socket,id={CHARDEV},path={socket}"]
-    between = device_types.all_types()[config.device].between
-    if between:
+    if between := config.between:
         args += [between.option, f"{between.type},id={BETWEEN},chardev={CHARDEV}"]
     return args

@@ -10,6 +10,7 @@ from typing import Any
 from qap.fork.build import Build
 from qap.host.errors import UsageError
 from qap.host.paths import shown
+from qap.machine import catalog
 from qap.matrix import tables
 from qap.matrix.cell import Cell
 from qap.matrix.result import restored
@@ -32,8 +33,10 @@ class Journal:
         return folder / f"{self.build.name}.jsonl"
 
     def _head(self) -> dict[str, Any]:
-        digest = hashlib.sha256(tables.PATH.read_bytes()).hexdigest()
-        return {"build": self.build.provenance(), "matrix": digest}
+        state = hashlib.sha256(tables.PATH.read_bytes())
+        for table in (catalog.MACHINES, catalog.VIOMMUS, catalog.DEVICES):
+            state.update(catalog.path(table).read_bytes())
+        return {"build": self.build.provenance(), "matrix": state.hexdigest()}
 
     def begin(self) -> None:
         """Forget what an earlier run left."""

@@ -2,15 +2,20 @@
 
 from dataclasses import dataclass, replace
 
+from qap.machine.catalog import (
+    Between,
+    DeviceType,
+    Interface,
+    MachineType,
+    device_types,
+    machine_types,
+)
 from qap.matrix.tables import (
     FENCED,
     STAYS,
     BackendRow,
-    DeviceRow,
     FenceRow,
-    Interface,
     LaterRow,
-    MachineRow,
     ViommuRow,
     tables,
 )
@@ -41,16 +46,16 @@ class Setup:
     fence: str = FENCED
 
     @property
-    def machine_row(self) -> MachineRow:
-        return tables().machine[self.machine]
+    def machine_row(self) -> MachineType:
+        return machine_types()[self.machine]
 
     @property
     def interface_row(self) -> Interface:
         return self.machine_row.interface[self.interface]
 
     @property
-    def device_row(self) -> DeviceRow:
-        return tables().device[self.device]
+    def device_row(self) -> DeviceType:
+        return device_types()[self.device]
 
     @property
     def backend_row(self) -> BackendRow:
@@ -72,7 +77,7 @@ class Setup:
     def machine_type(self) -> str:
         """What -machine calls it."""
         row, version = self.machine_row, self.fence_row.version
-        return row.versioned.format(version) if version else row.type
+        return row.versioned.format(version) if version else row.name
 
     @property
     def destination(self) -> "Setup | None":
@@ -83,9 +88,19 @@ class Setup:
     @property
     def device_type(self) -> str:
         """What -device calls it."""
-        transport = self.machine_row.transport
-        suffix = {"pci": "pci", "ccw": "ccw", "mmio": "device"}[transport]
-        return self.device_row.names.get(transport, f"{self.device}-{suffix}")
+        return self.device_row.driver(self.machine_row.transport)
+
+    @property
+    def reconnects(self) -> bool:
+        """Whether QEMU connects again when its back-end has gone."""
+        vhost_user = self.device_row.vhost_user
+        return vhost_user is not None and vhost_user.reconnects
+
+    @property
+    def between(self) -> Between | None:
+        """What stands between its chardev and it."""
+        vhost_user = self.device_row.vhost_user
+        return vhost_user.between if vhost_user else None
 
     @property
     def requested(self) -> bool:
@@ -93,7 +108,7 @@ class Setup:
 
     @property
     def translated(self) -> bool:
-        return self.viommu_row.translated and self.viommu_row.device is not None
+        return self.viommu_row.translated
 
     @property
     def is_exempt(self) -> bool:

@@ -1,74 +1,49 @@
-"""configs/matrix.toml as data: machines, vIOMMUs, back-ends, drivers, devices and plans."""
+"""configs/matrix.toml as data: vIOMMUs, back-ends, drivers and plans."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Literal
-
-from pydantic import Field
 
 from qap.host.errors import UsageError
 from qap.host.paths import data
 from qap.host.toml import Model, checked, read
+from qap.machine.catalog import Property, device_types, machine_types, viommus
 from qap.oracle import fence as oracle
 from qap.oracle import lifecycle
 
 PATH = data() / "matrix.toml"
-Property = str | int | bool
-Transport = Literal["pci", "mmio", "ccw"]
 EVERY = "*"
 # What is so unless a cell's name says otherwise.
 STAYS = "stays"
 FENCED = "fenced"
 
 
-class Interface(Model):
-    """How a device shows itself to its driver.
-
-    Attributes:
-        legacy: it has a legacy interface also, or only that, or a driver that asks for
-            nothing newer gets one.
-        properties: of the device, where it has both interfaces to choose from.
-        args: of QEMU.
-    """
-
-    legacy: Literal["", "also", "only", "by-driver"] = ""
-    properties: dict[str, Property] = Field(default_factory=dict)
-    args: tuple[str, ...] = ()
-
-
-class MachineRow(Model):
-    """A machine type and where on it a device goes.
-
-    Attributes:
-        versioned: what an older one of it is called, with {} for the version; "" if there
-            is none.
-        port: what the device is plugged into.
-    """
-
-    qemu: str
-    type: str
-    versioned: str = ""
-    transport: Transport
-    accel: str = "qtest"
-    cpu: str | None = None
-    acpi: str | None = None
-    port: dict[str, Property] | None = None
-    place: dict[str, str] = Field(default_factory=dict)
-    interface: dict[str, Interface]
-
-
 class ViommuRow(Model):
     """What stands between a device and memory.
 
     Attributes:
-        machine: properties of the machine.
-        translated: devices on the machine's bus are behind it.
+        type: a name of configs/viommus.toml.
+        bypassed: the root bus passes it by.
         programmed: a driver of it (qap.iommu) maps I/O virtual addresses for the device.
     """
 
-    device: dict[str, Property] | None = None
-    machine: str = ""
-    translated: bool = True
+    type: str = "none"
+    bypassed: bool = False
     programmed: bool = False
+
+    @property
+    def device(self) -> Mapping[str, Property] | None:
+        return viommus()[self.type].device
+
+    @property
+    def machine(self) -> str:
+        """Properties of the machine."""
+        return "default-bus-bypass-iommu=on" if self.bypassed else ""
+
+    @property
+    def translated(self) -> bool:
+        """Devices on the machine's bus are behind it."""
+        return self.device is not None and not self.bypassed
 
 
 class BackendRow(Model):
@@ -148,68 +123,6 @@ class FenceRow(Model):
     there: bool = True
 
 
-class Probe(Model):
-    """A buffer that proves service.
-
-    Attributes:
-        out: bytes for the device in hexadecimal, spaces ignored.
-        drop: how many of them at the end are left out.
-        room: bytes that the device may write.
-        others: queues that have to be set up beside it.
-    """
-
-    queue: int
-    others: tuple[int, ...] = ()
-    out: str = ""
-    drop: int = 0
-    room: int = 0
-
-    @property
-    def data(self) -> bytes:
-        raw = bytes.fromhex(self.out)
-        return raw[: len(raw) - self.drop]
-
-
-class DeviceRow(Model):
-    """A device type.
-
-    Attributes:
-        names: the -device type by transport, where it isn't the obvious one.
-        transports: those that QEMU has for it.
-        machines: the only ones that take it.
-        place: where it goes, if not where the machine says.
-        legacy: it has a legacy interface, and so properties that choose.
-        accepts: feature bits of its own that a modern driver has to accept.
-        config: bytes of device configuration that stay the same while it is driven.
-        hotplug: why it is never hot-plugged; "" if it can be.
-        alone: why it can't be on a machine with a vIOMMU.
-        reconnects: it connects again when its back-end has gone.
-        needs: what this machine lacks for it; "" if nothing.
-    """
-
-    names: dict[Transport, str] = Field(default_factory=dict)
-    transports: tuple[Transport, ...] = ("pci", "mmio", "ccw")
-    machines: tuple[str, ...] = ()
-    place: dict[str, str] = Field(default_factory=dict)
-    properties: dict[str, Property] = Field(default_factory=dict)
-    args: tuple[str, ...] = ()
-    legacy: bool = False
-    accepts: tuple[int, ...] = ()
-    config: int = 0
-    vhost_user: bool = False
-    kernel: bool = False
-    hotplug: str = ""
-    alone: str = ""
-    reconnects: bool = False
-    needs: str = ""
-    probe: Probe | None = None
-
-    @property
-    def backend(self) -> str:
-        """The kind of back-end that it takes."""
-        return "kernel" if self.kernel else "python" if self.vhost_user else "in-qemu"
-
-
 class Plan(Model):
     """A product of axes; "*" stands for everything that fits."""
 
@@ -229,13 +142,11 @@ class Plan(Model):
 class MatrixTables(Model):
     """The whole file."""
 
-    machine: dict[str, MachineRow]
     viommu: dict[str, ViommuRow]
     backend: dict[str, BackendRow]
     driver: dict[str, DriverRow]
     later: dict[str, LaterRow]
     fence: dict[str, FenceRow]
-    device: dict[str, DeviceRow]
     plan: tuple[Plan, ...]
 
 
@@ -248,12 +159,10 @@ def tables() -> MatrixTables:
     """
     found = checked(MatrixTables, read(PATH), PATH)
     for number, plan in enumerate(found.plan, 1):
-        machine = found.machine.get(plan.machine)
-        _known(number, "machine", (plan.machine,), found.machine)
-        assert machine is not None
-        _known(number, "interface", plan.interface, machine.interface)
+        _known(number, "machine", (plan.machine,), machine_types())
+        _known(number, "interface", plan.interface, machine_types()[plan.machine].interface)
         _known(number, "viommu", plan.viommu, found.viommu)
-        _known(number, "device", plan.device, found.device)
+        _known(number, "device", plan.device, device_types())
         _known(number, "backend", plan.backend, found.backend)
         _known(number, "driver", plan.driver, found.driver)
         _known(number, "later", plan.later, found.later)

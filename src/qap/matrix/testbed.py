@@ -36,7 +36,7 @@ from qap.matrix.programs import real_backend
 from qap.matrix.setup import Setup
 from qap.matrix.slot import Slot, slot_for
 from qap.matrix.tables import STAYS
-from qap.vhost_user import device_types
+from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import Misbehaviour
 
@@ -175,7 +175,7 @@ class Testbed:
             started = real_backend(config.backend, self.build, self.folder, f"real{self._plugs}")
             return self._backend.enter_context(started).socket
         path = self.folder / f"{self._plugs}.sock"
-        self.backend = device_types.backend(
+        self.backend = backends.backend(
             path,
             config.device,
             access_platform=offer.access_platform,
@@ -225,7 +225,7 @@ class Testbed:
         if config.device_row.vhost_user:
             address = {"type": "unix", "data": {"path": str(self._listen(config))}}
             data: dict[str, Any] = {"addr": address, "server": False}
-            reconnects = config.device_row.reconnects and config.later != STAYS
+            reconnects = config.reconnects and config.later != STAYS
             if reconnects:
                 data["reconnect-ms"] = RECONNECT_MS
             self._qmp("chardev-add", id=CHARDEV, backend={"type": "socket", "data": data})
@@ -236,7 +236,7 @@ class Testbed:
                     CONNECTED_S,
                     lambda: "QEMU to connect to the back-end",
                 )
-            between = device_types.all_types()[config.device].between
+            between = config.between
             if between:
                 add, _, key = QMP_FOR[between.option]
                 self._qmp(add, **{key: between.type, "id": BETWEEN, "chardev": CHARDEV})
@@ -277,7 +277,7 @@ class Testbed:
     def _clear(self, config: Setup) -> None:
         if not config.device_row.vhost_user:
             return
-        between = device_types.all_types()[config.device].between
+        between = config.between
         if between:
             self.machine.qmp.execute(QMP_FOR[between.option][1], id=BETWEEN)
         if between is None or between.option != "-netdev":

@@ -19,7 +19,7 @@ from qap.host.paths import Project
 from qap.host.progress import bar
 from qap.host.report import Report, bad, good, table
 from qap.machine import catalog
-from qap.machine.catalog import kinds, machine_types
+from qap.machine.catalog import device_types, machine_types
 from qap.machine.guest import io_checks
 from qap.machine.guest.boot import Boot
 from qap.machine.machine import Machine
@@ -71,7 +71,7 @@ class ConfidentialGuest:
             memory=settings.memory,
             blockdevs=[null_disk(DISK)],
             devices=[*place.ports, {**disk, "iommu_platform": True}],
-            boot=Boot(settings, kinds()["virtio-blk"].modules),
+            boot=Boot(settings, device_types()["virtio-blk"].modules),
         )
         if protected:
             return confidential.simulated(spec)
@@ -194,7 +194,7 @@ def _booted(
 def _rate(machine: Machine) -> float:
     """MiB a second by the guest's own clock, read past its page cache."""
     console = machine.console
-    device = io_checks.find(console, kinds()["virtio-blk"].device_id)
+    device = io_checks.find(console, device_types()["virtio-blk"].device_id)
     node = console.check(f"ls /sys/bus/virtio/devices/{device}/block")
     ticks = console.check(
         "read before rest </proc/uptime; "

@@ -11,6 +11,7 @@ from typing import Any
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.hw.pci_bus import PciBus
+from qap.machine.catalog import device_types
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.mapped_memory import MappedMemory
 from qap.machine.spec import Spec
@@ -19,7 +20,7 @@ from qap.measure.callgrind import Counted
 from qap.measure.comparison import VARIANTS, Variant, WorkloadRow
 from qap.measure.requests import Load
 from qap.oracle.features import FeatureBit
-from qap.vhost_user import device_types
+from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.programs import null_disk
 from qap.virtio import blk, fs
@@ -135,7 +136,7 @@ def _rng(packed: bool) -> Case:
 
 def _vhost_user(kind: str, queue: int, always_modern: bool = False) -> Case:
     work = partial(requests.relayed, index=queue)
-    devices = [{"chardev": BACKEND, **device_types.all_types()[kind].properties}]
+    devices = [{"chardev": BACKEND, **device_types()[kind].properties}]
     return Case(kind, "pci modern", work, devices, vhost_user=True, always_modern=always_modern)
 
 
@@ -228,6 +229,4 @@ def _counter(owned: ExitStack, case: Case, build: Build, variant: Variant) -> _C
 
 def _backend(owned: ExitStack, case: Case) -> Backend:
     folder = Path(owned.enter_context(TemporaryDirectory(prefix="qap-")))
-    return owned.enter_context(
-        device_types.backend(folder / BACKEND, case.kind, access_platform=True)
-    )
+    return owned.enter_context(backends.backend(folder / BACKEND, case.kind, access_platform=True))

@@ -185,7 +185,7 @@ def _service(
     owned: ExitStack, scenario: Scenario, build: Build, host_data: io_checks.HostData
 ) -> BackendProcess | None:
     """The back-end: the build's own storage daemon, or Debian's virtiofsd."""
-    backend, folder = scenario.kind.backend, host_data.folder
+    backend, folder = scenario.kind.program, host_data.folder
     if backend == "qemu-storage-daemon":
         program = build.path(backend)
         return owned.enter_context(storage_daemon(folder, program, None, "backend"))

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from qap.fork import base
 from qap.fork.build import Build
-from qap.host.errors import unknown_name
+from qap.host.errors import UsageError, unknown_name
 from qap.host.report import Report, bad, good
-from qap.machine.catalog import kinds, machine_types
+from qap.machine.catalog import DeviceType, Transport, device_types, machine_types
 from qap.oracle.features import names
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
@@ -32,12 +32,19 @@ def scenario(*, machine: str, device: str, guest: str | None, **options: object)
     if machine not in machine_types():
         raise unknown_name("machine", machine, machine_types())
     transport = machine_types()[machine].transport
-    kind = device.removesuffix(f"-{transport}")
-    if kind not in kinds():
-        known = [f"{k.name}-{t}" for k in kinds().values() for t in k.transports]
-        raise unknown_name("device", device, known)
     chosen = guest or machine_types()[machine].guest
+    if not chosen:
+        raise UsageError(f"no guest here boots on {machine}: qap repro --cell shows it without one")
+    kind = _device_type(device, transport).name
     return Scenario.model_validate({"guest": chosen, "machine": machine, "device": kind, **options})
+
+
+def _device_type(device: str, transport: Transport) -> DeviceType:
+    """The device type that -device calls so on a machine with this transport."""
+    known = {found.driver(transport): found for found in reversed(device_types().values())}
+    if device not in known:
+        raise unknown_name("device", device, known)
+    return known[device]
 
 
 def repro(one: Scenario, build: Build) -> Report:

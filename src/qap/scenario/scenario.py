@@ -9,7 +9,14 @@ from qap.host.errors import UsageError, unknown_name
 from qap.host.paths import data
 from qap.host.toml import Model, checked, read
 from qap.machine import catalog
-from qap.machine.catalog import Kind, MachineType, kinds, machine_types, viommus
+from qap.machine.catalog import (
+    DeviceType,
+    MachineType,
+    Transport,
+    device_types,
+    machine_types,
+    viommus,
+)
 from qap.oracle import fence
 
 Plug = Literal["cold", "hot", "replug"]
@@ -50,11 +57,15 @@ class Scenario(Model):
             raise unknown_name("machine", self.machine, machine_types())
         if catalog.guest(self.machine_type.guest).qemu != self.settings.qemu:
             raise UsageError(f"the guest {self.guest} doesn't boot on {self.machine_type.name}")
-        if self.device not in kinds():
-            raise unknown_name("device", self.device, kinds())
+        if self.device not in device_types():
+            raise unknown_name("device", self.device, device_types())
         if self.viommu not in viommus():
             raise unknown_name("vIOMMU", self.viommu, viommus())
-        if self.transport not in self.kind.transports:
+        if not self.kind.guest:
+            raise UsageError(
+                f"no guest here drives {self.device}: qap repro --cell shows it without a guest"
+            )
+        if self.transport not in (*self.kind.transports, *self.kind.fork_transports):
             raise UsageError(
                 f"{self.device} has no {self.transport} transport in QEMU, "
                 f"which the guest {self.guest} needs"
@@ -70,21 +81,21 @@ class Scenario(Model):
         return catalog.guest(self.guest)
 
     @property
-    def kind(self) -> Kind:
-        return kinds()[self.device]
+    def kind(self) -> DeviceType:
+        return device_types()[self.device]
 
     @property
     def machine_type(self) -> MachineType:
         return machine_types()[self.machine or self.settings.machine]
 
     @property
-    def transport(self) -> str:
+    def transport(self) -> Transport:
         return self.machine_type.transport
 
     @property
     def driver(self) -> str:
         """The device's type as -device takes it."""
-        return f"{self.device}-{self.transport}"
+        return self.kind.driver(self.transport)
 
     @property
     def translated(self) -> bool:
@@ -96,7 +107,7 @@ class Scenario(Model):
         return fence.plug(
             requested=self.iommu_platform,
             translated=self.translated,
-            backend_can=self.kind.access_platform,
+            backend_can=self.kind.can_translate,
         )
 
     def repro(self, is_base: bool = False) -> str:

@@ -16,7 +16,7 @@ from rich.markup import escape
 from qap.fork.build import Build
 from qap.host.errors import QapError, UsageError
 from qap.machine import catalog
-from qap.machine.catalog import MachineType, kinds, machine_types
+from qap.machine.catalog import MachineType, device_types, machine_types
 from qap.machine.device import Device, device_option
 from qap.machine.guest import io_checks
 from qap.machine.guest.boot import Boot
@@ -91,7 +91,7 @@ class Shell:
             ]
             self._explain(folder, share)
             owned.enter_context(_terminal())
-            # In the terminal's foreground: a qap.host.process.Child has a session of its own.
+            # In the terminal's foreground: a qap.host.process.Process has a session of its own.
             ended = subprocess.run(["setpriv", "--pdeathsig", "KILL", "--", *argv], check=False)
         if ended.returncode:
             raise QapError(f"QEMU ended with status {ended.returncode}: see what it printed")
@@ -121,7 +121,8 @@ class Shell:
 
     def _mount(self) -> str:
         """What mounts virtiofs once a driver has taken the device."""
-        return f"virtio-device {kinds()['vhost-user-fs'].device_id} && mount -t virtiofs {TAG} /mnt"
+        device_id = device_types()["vhost-user-fs"].device_id
+        return f"virtio-device {device_id} && mount -t virtiofs {TAG} /mnt"
 
     def _explain(self, folder: Path, share: Path) -> None:
         kind = self.kind

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
-from qap.machine.catalog import kinds, viommus
+from qap.machine.catalog import device_types, viommus
 from qap.machine.device import Device
 from qap.machine.guest import io_checks
 from qap.machine.guest.boot import Boot
@@ -23,7 +23,7 @@ from qap.scenario.scenario import Scenario
 from qap.vhost_user import programs
 from qap.vhost_user.programs import BackendProcess
 
-DISK = "disk"
+DISK = "disk0"  # as the catalogue has it
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Trial:
                 chardevs.append(f"socket,id={service.socket.stem},path={service.socket}")
         if viommu.device:
             devices.insert(0 if scenario.order == "before" else len(devices), dict(viommu.device))
-        modules = (*scenario.kind.modules, *kinds()["virtio-rng"].modules, *viommu.modules)
+        modules = (*scenario.kind.modules, *device_types()["virtio-rng"].modules, *viommu.modules)
         boot = Boot(guest, modules, viommu.append)
         spec = Spec(
             machine=machine,
@@ -112,7 +112,7 @@ class Trial:
     def _blockdevs(self, host_data: io_checks.HostData) -> list[str]:
         """A disk that QEMU itself serves; a back-end brings its own."""
         kind = self.scenario.kind
-        if kind.check != "disk" or kind.backend:
+        if kind.check != "disk" or kind.program:
             return []
         return [f"driver=file,node-name={DISK},filename={host_data.image}"]
 
@@ -123,11 +123,11 @@ class Trial:
         if service is not None:
             device["chardev"] = service.socket.stem
         kind = self.scenario.kind
-        if kind.check == "disk" and not kind.backend:
+        if kind.check == "disk" and not kind.program:
             device["drive"] = DISK
         return {
             **device,
-            **(place.properties if kind.legacy else {}),
+            **(place.modern if kind.legacy else {}),
             **kind.properties,
             "iommu_platform": self.scenario.iommu_platform,
         }
@@ -150,11 +150,11 @@ class Trial:
         self._generation += 1
         name = f"backend{self._generation}"
         kind = self.scenario.kind
-        if kind.backend == "virtiofsd":
+        if kind.program == "virtiofsd":
             architecture = self.scenario.settings.architecture
             with programs.virtiofsd(folder, host_data.shared, architecture, name) as service:
                 yield service
-        elif kind.backend == "qemu-storage-daemon":
+        elif kind.program == "qemu-storage-daemon":
             program = self.build.path("qemu-storage-daemon")
             with programs.storage_daemon(folder, program, host_data.image, name) as service:
                 yield service
@@ -232,9 +232,9 @@ class Trial:
             raise QapError("device_add was refused, but the VM no longer runs")
         driver = f"virtio-rng-{self.scenario.transport}"
         place = self.scenario.machine_type
-        free = {"driver": driver, "id": "next", **place.place, **place.properties}
+        free = {"driver": driver, "id": "next", **place.place, **place.modern}
         machine.plug({**free, "iommu_platform": True})
-        kind = kinds()["virtio-rng"]
+        kind = device_types()["virtio-rng"]
         name = io_checks.find(machine.console, kind.device_id)
         io_checks.CHECKS[kind.check](machine.console, host_data, name)
         self.seen.said.append(f"the VM runs on, and {driver} works in the same slot")

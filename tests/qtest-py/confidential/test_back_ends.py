@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.catalog import plain_types
 from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit, mask
 from qap.scenario.confidential import Shared, private_touched
 from qap.verify.kit.se_guest import PROGRAMS, SeGuest, Start
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.device_types import device_types
 from qap.virtio.ccw import INDICATORS, VirtioCcw
 from qap.virtio.driver import Driver
 from qap.virtio.queue import Queue
@@ -31,7 +31,7 @@ def plugged(start: Start, lab: Any) -> Callable[[str], tuple[SeGuest, Backend]]:
         guest = start()
         guest.machine.add_socket("behind", behind.path)
         device = {"driver": f"{kind}-ccw", "chardev": "behind", "devno": "fe.0.0006"}
-        known = device_types()
+        known = plain_types()
         properties = known[kind].properties if kind in known else {}
         guest.machine.plug({**device, **properties, "iommu_platform": True})
         return guest, behind

@@ -12,7 +12,7 @@ from typing import Any
 
 from qap.fork.build import Build
 from qap.machine import catalog
-from qap.machine.catalog import MachineType, kinds, machine_types
+from qap.machine.catalog import MachineType, device_types, machine_types
 from qap.machine.device import Device
 from qap.machine.guest import io_checks, traffic
 from qap.machine.guest.boot import Boot
@@ -24,7 +24,7 @@ from qap.scenario import confidential
 from qap.scenario.confidential import VIOLATION, Shared
 from qap.verify.kit.guest_test import GuestTest
 from qap.vhost_user import programs
-from qap.vhost_user.device_types import backend
+from qap.vhost_user.backends import backend
 from qap.vhost_user.programs import BackendProcess
 from qap.vhost_user.vsock import VsockHost
 
@@ -71,7 +71,7 @@ class ConfidentialTest(GuestTest):
 
     def device(self, kind: str, **properties: Any) -> Device:
         """A device of the guest's own transport, with what configs/devices.toml says of it."""
-        known = kinds()[kind].properties if kind in kinds() else {}
+        known = device_types()[kind].properties if kind in device_types() else {}
         return {"driver": f"{kind}-{self.place.transport}", **known, **properties}
 
     def spec(
