@@ -11,7 +11,7 @@ import pytest
 
 from qap.host.errors import QapError
 from qap.oracle.features import FeatureBit, bits, mask, names
-from qap.vhost_user.backend import DEFAULT_PROTOCOL_FEATURES, Backend
+from qap.vhost_user.backend import DEFAULT_PROTOCOL_FEATURES, Backend, BackendFailed
 from qap.vhost_user.protocol import NEED_REPLY, REPLY, VERSION, ProtocolError
 
 from .front_end import FEATURES, PATIENCE_S, Frontend, R, eventfd, memfd, open_fds, u64
@@ -203,6 +203,7 @@ def test_message_may_arrive_in_pieces(backend: Backend, front: Frontend) -> None
 def test_bad_message_ends_its_connection_only(
     backend: Backend, front: Frontend, data: bytes, reason: str
 ) -> None:
+    backend.expect(ProtocolError)
     front.handshake()
     before = open_fds()
     with memfd() as stray:
@@ -254,3 +255,34 @@ def test_close_in_mid_connection_leaves_nothing(tmp_path: Path) -> None:
 def test_taken_path_is_refused(backend: Backend) -> None:
     with pytest.raises(QapError, match=r"can't listen on .*in use"):
         Backend(backend.path, features=0)
+
+
+UNKNOWN = struct.pack("=III", 99, VERSION, 0)
+
+
+def break_protocol(backend: Backend) -> None:
+    """Ends a connection by a request that there is not; returns once it is over."""
+    front = Frontend(backend.path)
+    front.sock.sendall(UNKNOWN)
+    front.expect_end()
+    front.close()
+
+
+def test_back_end_that_fails_fails_who_uses_it(tmp_path: Path) -> None:
+    with (
+        pytest.raises(BackendFailed, match="request 99") as failed,
+        Backend(tmp_path / "s", features=FEATURES) as backend,
+    ):
+        break_protocol(backend)
+    assert "_handle_messages" in failed.value.detail
+
+
+def test_what_fails_already_is_told_of_the_back_end(tmp_path: Path) -> None:
+    def both() -> None:
+        with Backend(tmp_path / "s", features=FEATURES) as backend:
+            break_protocol(backend)
+            raise LookupError
+
+    with pytest.raises(LookupError) as failed:
+        both()
+    assert "request 99" in failed.value.__notes__[0]

@@ -85,6 +85,7 @@ def test_removed_region_is_gone_and_another_is_not_known(bench: Bench) -> None:
     bench.front.tell(R.ADD_MEM_REG, region, fds=[bench.memory.fd])
     driver.notify()
     assert driver.used_idx == 1
+    bench.backend.expect(ProtocolError)
     bench.front.tell(R.REM_MEM_REG, other)
     bench.front.expect_end()
     assert "no region of 0xffff bytes" in str(bench.backend.error)

@@ -63,6 +63,7 @@ def test_service_that_fails_ends_the_connection_with_its_error(bench: Bench) -> 
         raise ValueError("a device model's own fault")
 
     bench.backend.service = fails
+    bench.backend.expect(ValueError)
     driver = bench.driver(Split)
     driver.add(WRITABLE)
     os.eventfd_write(driver.kick, 1)
@@ -75,6 +76,7 @@ def test_service_that_fails_ends_the_connection_with_its_error(bench: Bench) -> 
 
 def test_service_that_writes_too_much_is_told_so(bench: Bench) -> None:
     bench.backend.service = lambda queue, readable, room: bytes(room + 1)
+    bench.backend.expect(QapError)
     driver = bench.driver(Split)
     driver.add(WRITABLE)
     os.eventfd_write(driver.kick, 1)

@@ -2,20 +2,22 @@
 
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self
 
+from qap.host.errors import QapError
 from qap.oracle.features import mask
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.backend_requests import FrontEnd
 from qap.vhost_user.chain_service import ChainService, Served, fill
-from qap.vhost_user.connection import Connection
+from qap.vhost_user.connection import Connection, HungUp
 from qap.vhost_user.device import Device
 from qap.vhost_user.memory.access import Touched
 from qap.vhost_user.misbehave import Misbehaviour
-from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature, request_name
+from qap.vhost_user.protocol import Disconnected, FrontendRequest, ProtocolFeature, request_name
 from qap.vhost_user.records import Received, RingError
 from qap.vhost_user.server import Server
 
@@ -28,8 +30,18 @@ DEFAULT_PROTOCOL_FEATURES = mask(
     ]
 )
 PATIENCE_S = 5.0
+# The front-end left, or we did because we were told to.
+ORDERLY = (Disconnected, HungUp, ConnectionError)
 
 _R = FrontendRequest
+
+
+class BackendFailed(QapError):
+    """A back-end's connection ended by an error; `detail` says where."""
+
+    def __init__(self, path: Path, failure: Exception) -> None:
+        place = "".join(traceback.format_exception(failure)).rstrip()
+        super().__init__(f"the back-end at {path} ended by {failure!r}", place)
 
 
 class Backend:
@@ -41,7 +53,8 @@ class Backend:
     translated by the IOTLB where ACCESS_PLATFORM was acknowledged.
 
     Use as a context manager: leaving it unlinks the socket, joins the thread, unmaps the
-    driver's memory and closes every file descriptor.
+    driver's memory and closes every file descriptor. It raises BackendFailed where a connection
+    ended by something that nobody said to `expect`.
 
     Args:
         path: the Unix socket to listen on.
@@ -90,7 +103,8 @@ class Backend:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self.front_end = FrontEnd(self._submit, self._device)
-        self._server = Server(path, self._serve, "vhost-user back-end")
+        self._expected: list[type[Exception]] = []
+        self._server = Server(path, self._serve, "vhost-user back-end", ORDERLY)
 
     @property
     def features(self) -> int:
@@ -170,6 +184,17 @@ class Backend:
     def error(self) -> Exception | None:
         """What ended the latest connection (Disconnected if the front-end just left it)."""
         return self._server.error
+
+    def expect(self, *errors: type[Exception]) -> None:
+        """Connections may end by these, too, and it is no failure."""
+        self._expected += errors
+
+    def failed(self) -> "BackendFailed | None":
+        """The first failure that was not to be expected."""
+        for failure in self._server.failures:
+            if not isinstance(failure, tuple(self._expected)):
+                return BackendFailed(self.path, failure)
+        return None
 
     @property
     def received(self) -> list[Received]:
@@ -263,8 +288,13 @@ class Backend:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, value: BaseException | None, trace: object) -> None:
         self.close()
+        failed = self.failed()
+        if failed and value is None:
+            raise failed
+        if failed and value:
+            value.add_note(str(failed))
 
     def _serve(self, sock: socket.socket) -> None:
         with Connection(sock, self._device) as connection:

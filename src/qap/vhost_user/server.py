@@ -22,11 +22,21 @@ class Server:
         serve: gets each connection, in the server's thread; it ends the connection
             by returning or by raising; `error` keeps what it raised.
         name: what this server is, as its thread and errors call it.
+        orderly: exceptions by which a connection ends in good order.
     Raises:
         QapError: the socket can't be made there.
+
+    Attributes:
+        failures: all others that ended one, oldest first.
     """
 
-    def __init__(self, path: Path, serve: Callable[[socket.socket], None], name: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        serve: Callable[[socket.socket], None],
+        name: str,
+        orderly: tuple[type[Exception], ...] = (),
+    ) -> None:
         self.path = path
         self._serve = serve
         self._name = name
@@ -34,6 +44,8 @@ class Server:
         self._held: list[socket.socket] = []
         self._closed = False
         self._error: Exception | None = None
+        self._orderly = orderly
+        self.failures: list[Exception] = []
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._listener.bind(str(path))
@@ -98,6 +110,8 @@ class Server:
                 except Exception as exc:
                     # Whatever it was: the thread goes on to the next connection.
                     self._note(exc)
+                    if not isinstance(exc, self._orderly):
+                        self.failures.append(exc)
 
     def _note(self, error: Exception | None) -> None:
         with self._lock:
