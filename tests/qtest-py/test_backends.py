@@ -3,19 +3,19 @@
 import socket
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from qap.machine.catalog import device_types
 from qap.machine.guest import io_checks
 from qap.oracle.features import FeatureBit
+from qap.verify.kit.lab import Lab
 from qap.vhost_user import programs
 from qap.vhost_user.protocol import Channel, FrontendRequest, Message
 
 
 @pytest.mark.parametrize("kind", [name for name, kind in device_types().items() if kind.program])
-def test_backend_offers_what_the_configuration_says(lab: Any, tmp_path: Path, kind: str) -> None:
+def test_backend_offers_what_the_configuration_says(lab: Lab, tmp_path: Path, kind: str) -> None:
     host_data = io_checks.HostData(tmp_path)
     host_data.prepare()
     with ExitStack() as owned:

@@ -1,27 +1,22 @@
 """Back-ends that come back as others, and devices that must not be given to them."""
 
 import re
-from typing import Any
 
 import pytest
 
 from qap.host.wait import poll_until
-from qap.hw.pci_bus import PciBus
 from qap.machine import qmp
 from qap.machine.catalog import vhost_user_types
-from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.matrix.testbed import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
+from qap.verify.kit.checks import assert_served, driven
+from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
-from qap.vhost_user.chain_service import pattern
 from qap.vhost_user.misbehave import FlipFeatures
 from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature
-from qap.virtio.driver import Driver
-from qap.virtio.pci_modern import VENDOR_ID, PciModern
-from qap.virtio.queue import Buffer, Queue
 
 R = FrontendRequest
 WAIT_S = 20
@@ -34,7 +29,7 @@ GIVEN_UP_S = 8.0
 
 
 def reconnecting(
-    lab: Any, kind: str, behind: Backend, viommu: str = "none", *, requested: bool | None = None
+    lab: Lab, kind: str, behind: Backend, viommu: str = "none", *, requested: bool | None = None
 ) -> Machine:
     """A machine with that device, whose chardev connects again a moment after it was cut off.
 
@@ -69,21 +64,6 @@ def connected(machine: Machine, chardev: str) -> bool:
     return not name.startswith("disconnected:")
 
 
-def driven(machine: Machine) -> tuple[Driver, Queue]:
-    """A driver of the machine's only virtio function up to DRIVER_OK, and its first queue."""
-    driver = Driver(PciModern(PciBus(machine.qtest).find(VENDOR_ID)), GuestMemory(machine.qtest))
-    driver.negotiate()
-    queue = driver.queue(0)
-    driver.start()
-    return driver, queue
-
-
-def assert_served(driver: Driver, queue: Queue) -> None:
-    address = driver.memory.take(SIZE)
-    driver.serve(queue, [Buffer(address, SIZE, writable=True)])
-    assert driver.memory.read(address, SIZE) == pattern(SIZE)
-
-
 def wait_connections(machine: Machine, behind: Backend, times: int) -> None:
     """Wait until QEMU has connected so often; QEMU's main loop goes round meanwhile."""
     poll_until(
@@ -102,7 +82,7 @@ def wait_started(machine: Machine, behind: Backend) -> None:
     )
 
 
-def assert_waits_for_its_like(lab: Any, kind: str, lost: FeatureBit) -> None:
+def assert_waits_for_its_like(lab: Lab, kind: str, lost: FeatureBit) -> None:
     """A device is not started with a back-end that lacks a bit, and is when it has it again."""
     behind = lab.backend(kind, access_platform=True)
     machine = reconnecting(lab, kind, behind, viommu="intel-iommu")
@@ -123,18 +103,18 @@ def assert_waits_for_its_like(lab: Any, kind: str, lost: FeatureBit) -> None:
 
 @pytest.mark.parametrize("lost", [FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1])
 @pytest.mark.parametrize("kind", RECONNECTING)
-def test_lesser_back_end_is_not_started(lab: Any, kind: str, lost: FeatureBit) -> None:
+def test_lesser_back_end_is_not_started(lab: Lab, kind: str, lost: FeatureBit) -> None:
     """It is told of no ring while it lacks the bit, and serves on when it has it again."""
     assert_waits_for_its_like(lab, kind, lost)
 
 
 @pytest.mark.parametrize("lost", [FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1])
-def test_crypto_device_survives_its_back_end(lab: Any, lost: FeatureBit) -> None:
+def test_crypto_device_survives_its_back_end(lab: Lab, lost: FeatureBit) -> None:
     """And is as particular about the next one as other devices are."""
     assert_waits_for_its_like(lab, "vhost-user-crypto", lost)
 
 
-def test_network_back_end_need_not_offer_what_none_was_given(lab: Any) -> None:
+def test_network_back_end_need_not_offer_what_none_was_given(lab: Lab) -> None:
     """Without an IOMMU no back-end is given ACCESS_PLATFORM, whatever the first one offered."""
     behind = lab.backend("vhost-user-net", access_platform=True)
     machine = reconnecting(lab, "vhost-user-net", behind, requested=True)
@@ -148,7 +128,7 @@ def test_network_back_end_need_not_offer_what_none_was_given(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", BASE_KINDS)
-def test_base_device_survives_its_back_end(lab: Any, kind: str) -> None:
+def test_base_device_survives_its_back_end(lab: Lab, kind: str) -> None:
     """While no driver runs it, and again with one; the next connection serves on."""
     behind = lab.backend(kind)
     machine = reconnecting(lab, kind, behind)
@@ -165,7 +145,7 @@ def test_base_device_survives_its_back_end(lab: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BASE_KINDS)
-def test_base_device_without_features_is_refused(lab: Any, kind: str) -> None:
+def test_base_device_without_features_is_refused(lab: Lab, kind: str) -> None:
     """The back-end answers 0 when it is asked for the second time."""
     path = lab.folder / "forgetful.sock"
     forgetful = backend(
@@ -177,7 +157,7 @@ def test_base_device_without_features_is_refused(lab: Any, kind: str) -> None:
     assert "offers no features" in said
 
 
-def test_netdev_gives_up_on_an_unfit_back_end(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_netdev_gives_up_on_an_unfit_back_end(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """It offers ACCESS_PLATFORM without the back-end channel that this needs."""
     monkeypatch.setattr(qmp, "COMMAND_S", GIVEN_UP_S)
     behind = lab.backend("vhost-user-rng", access_platform=True)
@@ -195,7 +175,7 @@ def test_netdev_gives_up_on_an_unfit_back_end(lab: Any, monkeypatch: pytest.Monk
     assert re.search(r"could not be used in \d+ tries", machine.process.tail())
 
 
-def test_cryptodev_refuses_an_unfit_back_end(lab: Any) -> None:
+def test_cryptodev_refuses_an_unfit_back_end(lab: Lab) -> None:
     """It offers ACCESS_PLATFORM without the back-end channel that this needs; QEMU runs on."""
     behind = lab.backend("vhost-user-crypto", access_platform=True)
     behind.protocol_features &= ~mask([ProtocolFeature.BACKEND_REQ])

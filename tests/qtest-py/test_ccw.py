@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -21,11 +20,11 @@ from qap.hw.channel_program import (
     SubchannelStatus,
 )
 from qap.hw.s390x_cpu import Cpu, CpuLost, Instruction, ProgramCheck
-from qap.hw.s390x_stub import PSW_WAIT, kernel_option
+from qap.hw.s390x_stub import PSW_WAIT
 from qap.hw.subchannel import ChannelSubsystem, Subchannel
 from qap.machine.device import Device
 from qap.machine.machine import Machine
-from qap.machine.spec import Spec
+from qap.verify.kit.lab import Lab
 
 Starter = Callable[..., tuple[Machine, Cpu]]
 RNG: Device = {"driver": "virtio-rng-ccw", "id": "dut", "devno": "fe.0.0005"}
@@ -42,21 +41,11 @@ INVALID = bytes.fromhex("0000")
 
 
 @pytest.fixture
-def start(lab: Any) -> Starter:
+def start(lab: Lab) -> Starter:
     """An s390-ccw-virtio with these devices, and its CPU."""
 
     def started(*devices: Device, timeout: float = 10.0) -> tuple[Machine, Cpu]:
-        spec = Spec(
-            machine="s390-ccw-virtio",
-            cpu="max",
-            memory=128,
-            devices=devices,
-            extra=kernel_option(lab.folder),
-            qtest=True,
-        )
-        log = lab.folder / "qemu.log"
-        machine = Machine(lab.build.path("qemu-system-s390x"), spec, log=log)
-        lab.owned.enter_context(machine)
+        machine = lab.s390x(*devices)
         return machine, Cpu(machine.qtest, machine.serial, timeout)
 
     return started

@@ -14,6 +14,7 @@ import pytest
 
 from qap.host.paths import Project
 from qap.oracle.fence import REFUSAL_PHRASE
+from qap.verify.kit.lab import Lab
 
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SNIPPET = re.compile(r"\n(?=# qap\.)")
@@ -102,7 +103,7 @@ def snippets() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("number", range(len(GROUPS)))
-def test_snippets_run(lab: Any, number: int) -> None:
+def test_snippets_run(lab: Lab, number: int) -> None:
     made: dict[str, Any] = {
         "x86_64": lab.build.path("qemu-system-x86_64"),
         "s390x": lab.build.path("qemu-system-s390x"),

@@ -14,6 +14,7 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
+from qap.verify.kit.lab import Lab
 from qap.virtio import net, ninep, serial
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.net import Net
@@ -47,7 +48,7 @@ def frame(destination: bytes, source: bytes, number: int, size: int = 60) -> byt
 
 
 @pytest.fixture
-def wire(lab: Any) -> Callable[..., tuple[Machine, socket.socket]]:
+def wire(lab: Lab) -> Callable[..., tuple[Machine, socket.socket]]:
     """A machine with virtio-net-pci, and the other end of its cable: a datagram is a frame."""
 
     def start(**properties: Any) -> tuple[Machine, socket.socket]:
@@ -148,7 +149,7 @@ def test_net_without_a_frame_says_so(
 
 
 @pytest.fixture
-def lines(lab: Any) -> Callable[..., tuple[Machine, list[socket.socket]]]:
+def lines(lab: Lab) -> Callable[..., tuple[Machine, list[socket.socket]]]:
     """A machine with virtio-serial-pci, a console at port 0 and a named port 1."""
 
     def start(ports: int, **properties: Any) -> tuple[Machine, list[socket.socket]]:
@@ -262,7 +263,7 @@ def test_serial_without_so_many_ports_says_so(
 
 
 @pytest.fixture
-def share(lab: Any, tmp_path: Path) -> Machine:
+def share(lab: Lab, tmp_path: Path) -> Machine:
     """A machine with a folder behind virtio-9p-pci."""
     device = {"driver": "virtio-9p-pci", "id": "dut", "bus": "port0", "fsdev": "fs0"}
     machine: Machine = lab.machine(

@@ -9,13 +9,11 @@ import pytest
 
 from qap.hw.pci import STATUS
 from qap.hw.s390x_cpu import Cpu
-from qap.hw.s390x_stub import kernel_option
 from qap.hw.subchannel import ChannelSubsystem
 from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
-from qap.machine.spec import Spec
 from qap.matrix.cell import named
 from qap.matrix.group import Group
 from qap.matrix.result import CellResult
@@ -23,6 +21,7 @@ from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
+from qap.verify.kit.lab import Lab
 from qap.virtio.ccw import VirtioCcw
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import PciModern
@@ -32,7 +31,6 @@ from qap.virtio.transport import Transport
 from qap.virtio.transports import TRANSPORTS
 
 Start = Callable[..., tuple[Machine, Transport]]
-Refusal = Callable[[Machine, Device], str]
 MODERN_WAYS = ("pci modern", "mmio 2")
 OLD_MACHINE = "pc-q35-9.2"
 RNG_CCW: Device = {"driver": "virtio-rng-ccw", "id": "dut", "iommu_platform": True}
@@ -63,7 +61,7 @@ UP_TO_FEATURES_OK = (
 
 
 @pytest.fixture
-def start(lab: Any) -> Start:
+def start(lab: Lab) -> Start:
     """A machine of one of WAYS with an entropy device that asks for ACCESS_PLATFORM."""
 
     def started(
@@ -78,26 +76,6 @@ def start(lab: Any) -> Start:
             Machine(lab.build.path(variant.emulator), spec, log=lab.folder / "qemu.log")
         )
         return running, variant.connect(running)
-
-    return started
-
-
-@pytest.fixture
-def s390x(lab: Any) -> Callable[..., Machine]:
-    """An s390-ccw-virtio with these devices."""
-
-    def started(*devices: Device, machine_type: str = "s390-ccw-virtio") -> Machine:
-        spec = Spec(
-            machine=machine_type,
-            cpu="max",
-            memory=128,
-            devices=devices,
-            extra=kernel_option(lab.folder),
-            qtest=True,
-        )
-        machine = Machine(lab.build.path("qemu-system-s390x"), spec, log=lab.folder / "qemu.log")
-        running: Machine = lab.owned.enter_context(machine)
-        return running
 
     return started
 
@@ -149,7 +127,7 @@ def is_broken(machine: Machine) -> bool:
         "s390-ccw-virtio/revision-2/vhost-user-net/ap/none/any/on/hot/accepts-nothing",
     ],
 )
-def test_driver_that_did_not_accept_is_never_served(lab: Any, cell: str) -> None:
+def test_driver_that_did_not_accept_is_never_served(lab: Lab, cell: str) -> None:
     """6.1: who offers ACCESS_PLATFORM may fail a driver that does not accept it.
 
     Neither a device in QEMU nor a vhost back-end uses its buffer or hears of its ring,
@@ -160,7 +138,7 @@ def test_driver_that_did_not_accept_is_never_served(lab: Any, cell: str) -> None
     assert [problem.text for result in results for problem in result.problems] == []
 
 
-def test_refused_driver_is_told_once(lab: Any, start: Start) -> None:
+def test_refused_driver_is_told_once(lab: Lab, start: Start) -> None:
     """In QEMU's log, with -d guest_errors: once for each reset, however often it tries."""
     _, transport = start("pci modern", extra=("-d", "guest_errors"))
 
@@ -198,10 +176,10 @@ def test_locked_device_says_that_it_is_broken(start: Start) -> None:
     assert locked == [True, True, False, False, True]
 
 
-def test_property_lets_any_driver_pass(lab: Any, refusal: Refusal) -> None:
+def test_property_lets_any_driver_pass(lab: Lab) -> None:
     """x-require-iommu-platform=off is as QEMU was before: only FEATURES_OK is refused."""
     machine = lab.machine(qtest=True)
-    assert refusal(machine, {**RNG_PCI, "x-require-iommu-platform": False}) == ""
+    assert machine.refusal({**RNG_PCI, "x-require-iommu-platform": False}) == ""
     assert serves(TRANSPORTS["pci modern"].connect(machine), INSISTS)
 
 
@@ -245,19 +223,17 @@ def test_features_do_not_outlive_a_reset_on_mmio(start: Start) -> None:
 
 
 @pytest.fixture
-def legacy_only(
-    lab: Any, start: Start, s390x: Callable[..., Machine], refusal: Refusal
-) -> Callable[[str], str]:
+def legacy_only(lab: Lab, start: Start) -> Callable[[str], str]:
     """What QEMU says to iommu_platform=on and a legacy interface alone; "" if it takes it."""
 
     def said(transport: str) -> str:
         if transport == "ccw hot":
-            return refusal(s390x(), {**RNG_CCW, "max_revision": 0})
+            return lab.s390x().refusal({**RNG_CCW, "max_revision": 0})
         if transport == "pci hot":
-            return refusal(lab.machine(), {**RNG_PCI, "disable-legacy": "off"})
+            return lab.machine().refusal({**RNG_PCI, "disable-legacy": "off"})
         try:
             if transport == "ccw cold":
-                s390x({**RNG_CCW, "max_revision": 0})
+                lab.s390x({**RNG_CCW, "max_revision": 0})
             else:
                 start("mmio 1")
         except QemuDied as died:
@@ -297,14 +273,14 @@ def test_refusals_have_one_voice(legacy_only: Callable[[str], str]) -> None:
     assert len({match["remedy"] for match in found.values() if match}) == 3
 
 
-def test_revision_0_is_fenced_on_request(s390x: Callable[..., Machine], refusal: Refusal) -> None:
+def test_revision_0_is_fenced_on_request(lab: Lab) -> None:
     """4.3.2.1: at revision 0 no driver sees bit 33; the s390-ccw firmware is one.
 
     It is served unless x-fence-revision-0=on, and a driver that accepts always is.
     """
-    machine = s390x({**RNG_CCW, "devno": "fe.0.0005"})
+    machine = lab.s390x({**RNG_CCW, "devno": "fe.0.0005"})
     fenced = {**RNG_CCW, "id": "fenced", "devno": "fe.0.0006", "x-fence-revision-0": True}
-    assert refusal(machine, fenced) == ""
+    assert machine.refusal(fenced) == ""
     channels = ChannelSubsystem(Cpu(machine.qtest, machine.serial))
 
     def is_served_at(number: int, revision: int) -> bool:
@@ -324,17 +300,16 @@ def test_revision_0_is_fenced_on_request(s390x: Callable[..., Machine], refusal:
     ],
 )
 def test_fence_at_revision_0_needs_the_fence(
-    s390x: Callable[..., Machine],
-    refusal: Refusal,
+    lab: Lab,
     machine_type: str,
     properties: dict[str, Any],
 ) -> None:
     """Properties that contradict each other, or the machine type, are refused by name."""
-    machine = s390x(machine_type=machine_type)
+    machine = lab.s390x(machine=machine_type)
     device = {**RNG_CCW, "x-fence-revision-0": True, **properties}
-    said = refusal(machine, device)
+    said = machine.refusal(device)
     assert "x-fence-revision-0=on needs x-require-iommu-platform=on" in said
-    assert refusal(machine, {**device, "x-require-iommu-platform": True}) == ""
+    assert machine.refusal({**device, "x-require-iommu-platform": True}) == ""
 
 
 def test_device_that_broke_for_another_reason_stays_broken(start: Start) -> None:
@@ -365,11 +340,11 @@ def test_reset_lowers_the_interrupt_line(start: Start) -> None:
     assert not transport.function.config_read(STATUS, 2) & STATUS_INTERRUPT
 
 
-def test_modern_ccw_device_needs_a_modern_back_end(lab: Any, s390x: Callable[..., Machine]) -> None:
+def test_modern_ccw_device_needs_a_modern_back_end(lab: Lab) -> None:
     """A back-end without VERSION_1 leaves a CCW device with its legacy interface alone."""
     backend = lab.backend("vhost-user-net")
     backend.features &= ~VERSION_1
-    machine = s390x()
+    machine = lab.s390x()
     address = {"type": "unix", "data": {"path": str(backend.path)}}
     data = {"addr": address, "server": False}
     machine.qmp.execute("chardev-add", id="char", backend={"type": "socket", "data": data})

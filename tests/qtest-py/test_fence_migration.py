@@ -17,6 +17,7 @@ from qap.machine.qtest import Qtest
 from qap.machine.qtest_command import QtestCommand
 from qap.oracle.features import FeatureBit
 from qap.oracle.status import Status
+from qap.verify.kit.lab import Lab
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
@@ -116,7 +117,7 @@ Start = Callable[..., Host]
 
 
 @pytest.fixture
-def start(lab: Any) -> Iterator[Start]:
+def start(lab: Lab) -> Iterator[Start]:
     """Starts a q35 with a device; `waits` makes it the destination of a migration."""
     with ExitStack() as owned:
         count = iter(range(10))
@@ -150,7 +151,7 @@ def start(lab: Any) -> Iterator[Start]:
 
 
 @pytest.fixture
-def other(lab: Any) -> Build:
+def other(lab: Lab) -> Build:
     """Stock QEMU if the fork is under test, and the other way round."""
     build = Build(lab.build.profile, is_base=not lab.build.is_base)
     try:
@@ -176,7 +177,7 @@ def move(source: Host, destination: Host, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["virtio-rng", "virtio-blk"])
-def test_driver_without_the_bit_does_not_move_in(lab: Any, start: Start, kind: str) -> None:
+def test_driver_without_the_bit_does_not_move_in(lab: Lab, start: Start, kind: str) -> None:
     """2.2.1: a driver can't be made to accept a feature once it drives.
 
     What iommu_platform=on of the destination stands for would not be there; so it says no.
@@ -191,14 +192,14 @@ def test_driver_without_the_bit_does_not_move_in(lab: Any, start: Start, kind: s
     assert kind in said
 
 
-def test_driver_between_features_ok_and_driver_ok_does_not_move_in(lab: Any, start: Start) -> None:
+def test_driver_between_features_ok_and_driver_ok_does_not_move_in(lab: Lab, start: Start) -> None:
     """3.1.1 step 5: after FEATURES_OK it can accept no more, and would never be served."""
     source = start("virtio-rng", requested=False)
     assert Status.FEATURES_OK in source.drive().go_to_features_ok()
     assert "iommu_platform" in move(source, start("virtio-rng", waits=True), lab.folder)
 
 
-def test_driver_with_the_bit_does_not_move_out(lab: Any, start: Start) -> None:
+def test_driver_with_the_bit_does_not_move_out(lab: Lab, start: Start) -> None:
     """Where the bit is not offered a driver that has accepted it can't be."""
     source = start("virtio-rng")
     source.drive().go_to_driver_ok()
@@ -206,7 +207,7 @@ def test_driver_with_the_bit_does_not_move_out(lab: Any, start: Start) -> None:
     assert "unsupported" in said
 
 
-def test_property_lets_any_driver_move_in(lab: Any, start: Start) -> None:
+def test_property_lets_any_driver_move_in(lab: Lab, start: Start) -> None:
     """An old machine type has x-require-iommu-platform=off on both sides."""
     source = start("virtio-rng", requested=False, machine=OLD)
     moving = source.drive()
@@ -221,7 +222,7 @@ def test_property_lets_any_driver_move_in(lab: Any, start: Start) -> None:
 @pytest.mark.parametrize("kind", ["virtio-rng", "virtio-blk"])
 @pytest.mark.parametrize("leaves", [False, True])
 def test_driver_moves_between_fork_and_base(
-    lab: Any, start: Start, other: Build, kind: str, machine: str, leaves: bool
+    lab: Lab, start: Start, other: Build, kind: str, machine: str, leaves: bool
 ) -> None:
     """In either direction, where it accepts the bit, and is served before and after."""
     builds = (lab.build, other) if leaves else (other, lab.build)
@@ -242,7 +243,7 @@ def test_driver_moves_between_fork_and_base(
 
 @pytest.mark.parametrize("leaves", [False, True])
 def test_driver_without_the_bit_moves_with_an_old_machine_type(
-    lab: Any, start: Start, other: Build, leaves: bool
+    lab: Lab, start: Start, other: Build, leaves: bool
 ) -> None:
     """Between fork and stock QEMU, as the property is off there."""
     builds = (lab.build, other) if leaves else (other, lab.build)
@@ -256,7 +257,7 @@ def test_driver_without_the_bit_moves_with_an_old_machine_type(
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_locked_device_moves_and_unlocks(lab: Any, start: Start, refused: bool) -> None:
+def test_locked_device_moves_and_unlocks(lab: Lab, start: Start, refused: bool) -> None:
     """Its driver has not started yet, or was refused: there, too, it must accept first."""
     source = start("virtio-rng")
     moving = source.drive(UNWILLING)
@@ -275,7 +276,7 @@ def test_locked_device_moves_and_unlocks(lab: Any, start: Start, refused: bool) 
     assert moving.is_served("virtio-rng")
 
 
-def test_locked_device_moves_to_the_other_qemu(lab: Any, start: Start, other: Build) -> None:
+def test_locked_device_moves_to_the_other_qemu(lab: Lab, start: Start, other: Build) -> None:
     """The lock stays here: the stream doesn't call the device broken."""
     source = start("virtio-rng")
     moving = source.drive()
@@ -287,7 +288,7 @@ def test_locked_device_moves_to_the_other_qemu(lab: Any, start: Start, other: Bu
     assert moving.is_served("virtio-rng")
 
 
-def test_broken_device_moves_broken(lab: Any, start: Start) -> None:
+def test_broken_device_moves_broken(lab: Lab, start: Start) -> None:
     """2.1.2: what its driver did to it counts there, too, until it resets the device."""
     source = start("virtio-rng")
     moving = source.drive()

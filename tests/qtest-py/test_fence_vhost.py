@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from qap.hw.pci_bus import PciBus
 from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
 from qap.machine.catalog import vhost_user_types
-from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.spec import Spec
@@ -24,6 +22,7 @@ from qap.matrix.result import CellResult
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
+from qap.verify.kit.lab import Lab, MachineOptions
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import pattern
 from qap.vhost_user.protocol import FrontendRequest
@@ -31,7 +30,6 @@ from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
 
-Refusal = Callable[[Machine, Device], str]
 PROPERTY = "x-require-iommu-platform"
 ON_REQUEST = "x-iommu-platform-on-request"
 BASE_KINDS = (
@@ -105,7 +103,7 @@ class Site:
 
 
 @pytest.fixture
-def testbed(lab: Any) -> Callable[..., Site]:
+def testbed(lab: Lab) -> Callable[..., Site]:
     """Plugs a device of a kind in front of a back-end of its kind, and finds it.
 
     If not `fenced` it has x-require-iommu-platform=off, where there is such a property.
@@ -119,8 +117,8 @@ def testbed(lab: Any) -> Callable[..., Site]:
             backend.features = features
         device, words = vhost_user_types()[kind].pci(backend.path.stem)
         device = {"id": "dut", "iommu_platform": True, **device}
-        spec = {"viommu": viommu, "extra": words, "qtest": True}
-        if vhost_user_types()[kind].hotplug:
+        spec: MachineOptions = {"viommu": viommu, "extra": words, "qtest": True}
+        if not vhost_user_types()[kind].hotplug:
             running = lab.machine(**spec)
             bus = PciBus(running.qtest)
             before = {one.bdf for one in bus.scan()}
@@ -145,7 +143,7 @@ def _knows(machine: Machine, driver: str, name: str) -> bool:
     return name in [one["name"] for one in known]
 
 
-def problems(lab: Any, *cells: str) -> list[str]:
+def problems(lab: Lab, *cells: str) -> list[str]:
     """What goes wrong in these cells of the matrix, which share a QEMU."""
     results: list[CellResult] = []
     Group(lab.build, [named(cell) for cell in cells], results.append, debug=False).run()
@@ -182,14 +180,14 @@ def test_back_end_is_told_what_its_addresses_are(testbed: Callable[..., Site], k
         "vhost-user-vga/no-ap/intel-off/after/on/cold",
     ],
 )
-def test_back_end_that_cannot_translate_is_refused(lab: Any, cell: str) -> None:
+def test_back_end_that_cannot_translate_is_refused(lab: Lab, cell: str) -> None:
     """vhost-user, IOMMU support: only who offers the bit asks for translations."""
     assert problems(lab, f"q35/modern/{cell}/accepts") == []
 
 
 @pytest.mark.parametrize("viommu", ["intel-on", "virtio-on"])
 @pytest.mark.parametrize("kind", ["vhost-user-fs", "vhost-user-input"])
-def test_unused_queue_needs_no_mapping(lab: Any, kind: str, viommu: str) -> None:
+def test_unused_queue_needs_no_mapping(lab: Lab, kind: str, viommu: str) -> None:
     """3.1.1 step 7 has a driver set up the queues that it needs; this one does with queue 1.
 
     So nothing is mapped at address 0, where an unused queue seems to have its ring.
@@ -215,7 +213,7 @@ def test_failed_start_leaves_no_file_descriptor(testbed: Callable[..., Site]) ->
 
 @pytest.mark.parametrize("viommu", ["none", "intel-on"])
 @pytest.mark.parametrize("kind", BASE_KINDS)
-def test_bit_is_offered_on_request_only(lab: Any, kind: str, viommu: str) -> None:
+def test_bit_is_offered_on_request_only(lab: Lab, kind: str, viommu: str) -> None:
     """iommu_platform=off: whether the back-end can translate is not what decides.
 
     Behind an IOMMU the driver is served at physical addresses, as with any other device.
@@ -224,17 +222,17 @@ def test_bit_is_offered_on_request_only(lab: Any, kind: str, viommu: str) -> Non
 
 
 @pytest.mark.parametrize("kind", BASE_KINDS)
-def test_property_offers_what_the_back_end_offers(lab: Any, refusal: Refusal, kind: str) -> None:
+def test_property_offers_what_the_back_end_offers(lab: Lab, kind: str) -> None:
     """x-iommu-platform-on-request=off is as QEMU was before."""
     backend = lab.backend(kind, access_platform=True)
     machine = lab.machine(qtest=True)
     device = {**lab.device(kind, backend), "iommu_platform": False, ON_REQUEST: False}
-    assert refusal(machine, device) == ""
+    assert machine.refusal(device) == ""
     found = PciBus(machine.qtest).find(VENDOR_ID)
     assert PciModern(found).device_features & ACCESS_PLATFORM
 
 
-def test_old_machine_type_offers_what_the_back_end_offers(lab: Any) -> None:
+def test_old_machine_type_offers_what_the_back_end_offers(lab: Lab) -> None:
     """So it has that property off, and its guests keep the features that they have."""
     backend = lab.backend("vhost-user-rng", access_platform=True)
     spec = Spec(
@@ -299,7 +297,7 @@ def test_crypto_back_end_without_ring_features_gets_a_plain_ring(
         "vhost-user-crypto/no-version-1/none/any/off/hot",
     ],
 )
-def test_modern_device_needs_a_modern_back_end(lab: Any, cell: str) -> None:
+def test_modern_device_needs_a_modern_back_end(lab: Lab, cell: str) -> None:
     """6.1: a device that is not transitional must offer VERSION_1; the back-end can't."""
     assert problems(lab, f"q35/modern/{cell}/accepts") == []
 

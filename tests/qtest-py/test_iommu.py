@@ -18,6 +18,7 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit
+from qap.verify.kit.lab import Lab
 from qap.virtio import blk
 from qap.virtio.blk import SECTOR, Blk
 from qap.virtio.driver import Driver
@@ -111,7 +112,7 @@ def drawn(device: Rng, buffer: GuestMemory) -> bool:
 
 
 @pytest.fixture
-def behind(lab: Any) -> Callable[..., Behind]:
+def behind(lab: Lab) -> Callable[..., Behind]:
     def start(kind: str, *devices: Device, **spec: Any) -> Behind:
         machine = lab.machine(IOMMUS[kind], *devices, qtest=True, **spec)
         bus = PciBus(machine.qtest)

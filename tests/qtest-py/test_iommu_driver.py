@@ -1,7 +1,6 @@
 """What the drivers of virtual IOMMUs do by themselves: tables, domain numbers, errors."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -15,6 +14,7 @@ from qap.iommu.virtio_iommu import ReservedRegion, VirtioIommu
 from qap.iommu.vtd import Vtd
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
+from qap.verify.kit.lab import Lab
 
 IOMMUS: dict[str, Device] = {
     "intel-iommu": {"driver": "intel-iommu"},
@@ -28,7 +28,7 @@ IOVA = 1 << 30
 
 
 @pytest.fixture
-def iommu_of(lab: Any) -> Callable[..., Iommu]:
+def iommu_of(lab: Lab) -> Callable[..., Iommu]:
     """The IOMMU of a machine that has nothing behind it, translating."""
 
     def start(kind: str) -> Iommu:
@@ -46,7 +46,7 @@ each_paged = pytest.mark.parametrize("kind", ["intel-iommu", "amd-iommu"])
 
 
 @each_paged
-def test_large_window_needs_few_tables(lab: Any, kind: str) -> None:
+def test_large_window_needs_few_tables(lab: Lab, kind: str) -> None:
     """64 MiB by 2 MiB pages: in pages of 4 KiB its leaves alone would fill 32 tables."""
     bus = PciBus(lab.machine(IOMMUS[kind], qtest=True).qtest)
     memory = GuestMemory(bus.qtest, TABLES, 16 * PAGE)
@@ -91,7 +91,7 @@ def test_senseless_requests_are_errors(iommu_of: Callable[..., Iommu], kind: str
     iommu.map(SATA, IOVA - PAGE, DATA, 2 * PAGE)
 
 
-def test_machine_without_an_iommu_has_none(lab: Any) -> None:
+def test_machine_without_an_iommu_has_none(lab: Lab) -> None:
     machine = lab.machine(qtest=True)
     with pytest.raises(IommuError, match="no VT-d that translates"):
         find_iommu(PciBus(machine.qtest), GuestMemory(machine.qtest, TABLES))

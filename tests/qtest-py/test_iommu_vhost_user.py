@@ -15,6 +15,7 @@ from qap.iommu.find import find_iommu
 from qap.iommu.vtd import Vtd
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
+from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import pattern
 from qap.vhost_user.memory.iotlb import IotlbType
@@ -105,7 +106,7 @@ class Behind:
 
 
 @pytest.fixture
-def behind(lab: Any) -> Callable[..., Behind]:
+def behind(lab: Lab) -> Callable[..., Behind]:
     def plug(kind: str, **properties: Any) -> Behind:
         backend = lab.backend("vhost-user-rng", access_platform=True)
         machine = lab.machine(IOMMUS[kind], qtest=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from qap.machine.device import Device
 from qap.machine.machine import Machine, address_spaces
+from qap.verify.kit.lab import Lab
 from qap.vhost_user.misbehave import HangUp
 from qap.vhost_user.protocol import FrontendRequest
 
@@ -22,7 +22,6 @@ EXACT_HEAP = ":".join(
         "glibc.malloc.trim_threshold=0",
     )
 )
-Refusal = Callable[[Machine, Device], str]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +57,7 @@ def grown(machine: Machine, fails: Callable[[], str], times: int = 20) -> float:
     ],
 )
 def test_failed_hotplug_gives_everything_back(
-    lab: Any, refusal: Refusal, times: int, properties: dict[str, Any]
+    lab: Lab, times: int, properties: dict[str, Any]
 ) -> None:
     """AddressSpaces and `info mtree` as before; RSS grows by less than 1 MiB after a warm-up.
 
@@ -71,7 +70,7 @@ def test_failed_hotplug_gives_everything_back(
 
     def fail(count: int) -> None:
         for _ in range(count):
-            assert refusal(machine, device) != ""
+            assert machine.refusal(device) != ""
 
     fail(WARM_UP)
     before = spaces(machine), mtree_lines(machine), machine.resident()
@@ -83,30 +82,30 @@ def test_failed_hotplug_gives_everything_back(
         assert after[2] - before[2] < 1 << 20
 
 
-def test_first_failed_hotplug_adds_no_virtio_address_space(lab: Any, refusal: Refusal) -> None:
+def test_first_failed_hotplug_adds_no_virtio_address_space(lab: Lab) -> None:
     """What the warm-up of the test above could hide: the device's own go at once."""
     backend = lab.backend("vhost-user-fs", access_platform=False)
     machine = lab.machine(viommu="intel-iommu")
-    assert refusal(machine, lab.device("vhost-user-fs", backend)) != ""
+    assert machine.refusal(lab.device("vhost-user-fs", backend)) != ""
     assert not [name for name in spaces(machine) if name.startswith("virtio-pci")]
 
 
-def test_failed_back_end_gives_its_queues_back(lab: Any, refusal: Refusal) -> None:
+def test_failed_back_end_gives_its_queues_back(lab: Lab) -> None:
     """It hangs up when asked for its features: 1023 queues are 128 KiB each time."""
     backend = lab.backend("vhost-user-fs", HangUp(request=FrontendRequest.GET_FEATURES))
     machine = lab.machine()
     device = lab.device("vhost-user-fs", backend, num_request_queues=1022)
-    assert grown(machine, lambda: refusal(machine, device)) < 1 << 14
+    assert grown(machine, lambda: machine.refusal(device)) < 1 << 14
 
 
-def test_failed_network_device_gives_its_name_back(lab: Any, refusal: Refusal) -> None:
+def test_failed_network_device_gives_its_name_back(lab: Lab) -> None:
     """Its name is its id, here of 16 KiB; a queue of 3 buffers is refused."""
     machine = lab.machine()
     device = {"driver": "virtio-net-pci", "bus": "port0", "rx_queue_size": 3, "id": "n" * (1 << 14)}
-    assert grown(machine, lambda: refusal(machine, device)) < 1 << 12
+    assert grown(machine, lambda: machine.refusal(device)) < 1 << 12
 
 
-def test_legacy_device_with_pio_notify_unplugs(lab: Any, refusal: Refusal) -> None:
+def test_legacy_device_with_pio_notify_unplugs(lab: Lab) -> None:
     """modern-pio-notify=on means nothing to a legacy device, and must not crash QEMU."""
     machine = lab.machine()
     before = spaces(machine)
@@ -118,7 +117,7 @@ def test_legacy_device_with_pio_notify_unplugs(lab: Any, refusal: Refusal) -> No
         "disable-modern": True,
         "modern-pio-notify": True,
     }
-    assert refusal(machine, device) == ""
+    assert machine.refusal(device) == ""
     machine.qmp.execute("device_del", id="dut")
     # Without a guest to let go, ACPI hot-plug ejects what is pending at reset.
     machine.qmp.execute("system_reset")

@@ -1,15 +1,15 @@
 """A machine's life, and what is said of its end."""
 
 import time
-from typing import Any
 
 import pytest
 
 from qap.machine.machine import QemuDied
 from qap.machine.qmp import QmpLost
+from qap.verify.kit.lab import Lab
 
 
-def test_wait_for_an_event_ends_with_qemu(lab: Any) -> None:
+def test_wait_for_an_event_ends_with_qemu(lab: Lab) -> None:
     machine = lab.machine()
     start = time.monotonic()
     machine.qmp.execute("quit")
@@ -18,7 +18,7 @@ def test_wait_for_an_event_ends_with_qemu(lab: Any) -> None:
     assert time.monotonic() - start < 30
 
 
-def test_unplug_tells_that_qemu_ended(lab: Any) -> None:
+def test_unplug_tells_that_qemu_ended(lab: Lab) -> None:
     """A guest that never lets go, and a QEMU that is ended meanwhile."""
     machine = lab.machine({"driver": "virtio-rng-pci", "bus": "port0", "id": "dut"})
     machine.process.kill()
@@ -26,7 +26,7 @@ def test_unplug_tells_that_qemu_ended(lab: Any) -> None:
         machine.unplug("dut", 60)
 
 
-def test_event_from_before_the_end_is_still_there(lab: Any) -> None:
+def test_event_from_before_the_end_is_still_there(lab: Lab) -> None:
     machine = lab.machine()
     machine.qmp.execute("quit")
     assert machine.qmp.wait_event("SHUTDOWN", lambda data: True, 60)["reason"] == "host-qmp-quit"

@@ -1,7 +1,5 @@
 """PCI as a driver sees it: what is found where, what it maps, and coming and going."""
 
-from typing import Any
-
 import pytest
 
 from qap.hw import pci
@@ -16,6 +14,7 @@ from qap.hw.pci_bus import (
 from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
+from qap.verify.kit.lab import Lab
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.rng import Rng
@@ -53,7 +52,7 @@ def seen_by_driver(bars: dict[int, Bar]) -> list[tuple[int, str, int, int]]:
     ]
 
 
-def test_functions_of_q35_are_found(lab: Any) -> None:
+def test_functions_of_q35_are_found(lab: Lab) -> None:
     """Root bus, multi-function device and bus behind the port, each in its place."""
     bus = PciBus(lab.machine(RNG, qtest=True).qtest)
     found = {function.bdf: (function.vendor_id, function.device_id) for function in bus.scan()}
@@ -63,13 +62,13 @@ def test_functions_of_q35_are_found(lab: Any) -> None:
     assert (REDHAT, ROOT_PORT_ID) in found.values()
 
 
-def test_scanning_again_changes_nothing(lab: Any) -> None:
+def test_scanning_again_changes_nothing(lab: Lab) -> None:
     bus = PciBus(lab.machine(RNG, qtest=True).qtest)
     first = [function.bdf for function in bus.scan()]
     assert [function.bdf for function in bus.scan()] == first
 
 
-def test_bus_that_another_driver_has_numbered_is_numbered_anew(lab: Any) -> None:
+def test_bus_that_another_driver_has_numbered_is_numbered_anew(lab: Lab) -> None:
     """Even where each bridge has the number that the other one is to get."""
     machine = lab.machine(RNG, SECOND_PORT, SECOND_RNG, qtest=True)
     scanned = PciBus(machine.qtest).scan()
@@ -82,7 +81,7 @@ def test_bus_that_another_driver_has_numbered_is_numbered_anew(lab: Any) -> None
     assert bars == [seen_by_qemu(machine, "dut"), seen_by_qemu(machine, "second")]
 
 
-def test_bus_is_numbered_again_after_a_system_reset(lab: Any) -> None:
+def test_bus_is_numbered_again_after_a_system_reset(lab: Lab) -> None:
     machine = lab.machine(RNG, qtest=True)
     bus = PciBus(machine.qtest)
     before = bus.find(VIRTIO)
@@ -96,9 +95,9 @@ def test_bus_is_numbered_again_after_a_system_reset(lab: Any) -> None:
 
 @pytest.mark.parametrize("second_port_had", [0, 1])
 @pytest.mark.parametrize("depth", [1, 2])
-def test_bus_behind_bridges_behind_a_port(lab: Any, depth: int, second_port_had: int) -> None:
+def test_bus_behind_bridges_behind_a_port(lab: Lab, depth: int, second_port_had: int) -> None:
     """Whatever number another port had before: here the one that the first port gets."""
-    bridges = [
+    bridges: list[Device] = [
         {"driver": "pcie-pci-bridge", "id": "bridge1", "bus": "port0"},
         {"driver": "pci-bridge", "id": "bridge2", "bus": "bridge1", "addr": 2, "chassis_nr": 5},
     ]
@@ -119,7 +118,7 @@ def test_bus_behind_bridges_behind_a_port(lab: Any, depth: int, second_port_had:
         assert seen_by_driver(function.map_bars()) == seen_by_qemu(machine, device_id)
 
 
-def test_two_ports_get_a_bus_and_windows_each(lab: Any) -> None:
+def test_two_ports_get_a_bus_and_windows_each(lab: Lab) -> None:
     machine = lab.machine(RNG, SECOND_PORT, SECOND_RNG, qtest=True)
     functions = [one for one in PciBus(machine.qtest).scan() if one.vendor_id == VIRTIO]
     assert [function.bdf for function in functions] == [Bdf(1, 0, 0), Bdf(2, 0, 0)]
@@ -129,7 +128,7 @@ def test_two_ports_get_a_bus_and_windows_each(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_bars_are_where_and_as_large_as_qemu_says(lab: Any, legacy: bool) -> None:
+def test_bars_are_where_and_as_large_as_qemu_says(lab: Lab, legacy: bool) -> None:
     """A transitional device has an I/O BAR besides."""
     machine = lab.machine({**RNG, "disable-legacy": "off" if legacy else "on"}, qtest=True)
     bars = PciBus(machine.qtest).find(VIRTIO).map_bars()
@@ -138,20 +137,20 @@ def test_bars_are_where_and_as_large_as_qemu_says(lab: Any, legacy: bool) -> Non
     assert any(bar.wide and bar.prefetchable for bar in bars.values())
 
 
-def test_capabilities_of_an_express_device(lab: Any) -> None:
+def test_capabilities_of_an_express_device(lab: Lab) -> None:
     function = PciBus(lab.machine(RNG, qtest=True).qtest).find(VIRTIO)
     ids = [capability.id for capability in function.capabilities()]
     assert ids.count(pci.CAPABILITY_VENDOR) == 5
     assert {pci.CAPABILITY_MSI_X, pci.CAPABILITY_EXPRESS} <= set(ids)
 
 
-def test_missing_capability_is_named(lab: Any) -> None:
+def test_missing_capability_is_named(lab: Lab) -> None:
     function = PciBus(lab.machine(RNG, qtest=True).qtest).find(VIRTIO)
     with pytest.raises(PciError, match=r"01:00\.0 has no capability 0x5"):
         function.capability(0x05)
 
 
-def test_device_that_is_not_there_is_named(lab: Any) -> None:
+def test_device_that_is_not_there_is_named(lab: Lab) -> None:
     bus = PciBus(lab.machine(qtest=True).qtest)
     with pytest.raises(PciError, match="0 functions of vendor 0x1af4"):
         bus.find(VIRTIO)
@@ -165,7 +164,7 @@ def test_full_window_is_an_error() -> None:
         window.take(1, 1, "c")
 
 
-def test_msi_x_message_is_a_word_in_memory(lab: Any) -> None:
+def test_msi_x_message_is_a_word_in_memory(lab: Lab) -> None:
     """A served queue writes its vector's data to its vector's address."""
     qtest = lab.machine(RNG, qtest=True).qtest
     transport = PciModern(PciBus(qtest).find(VIRTIO))
@@ -180,13 +179,13 @@ def test_msi_x_message_is_a_word_in_memory(lab: Any) -> None:
     assert [qtest.readl(address) for address in messages] == [0, 0xCAFE]
 
 
-def test_device_has_only_so_many_vectors(lab: Any) -> None:
+def test_device_has_only_so_many_vectors(lab: Lab) -> None:
     function = PciBus(lab.machine(RNG, qtest=True).qtest).find(VIRTIO)
     with pytest.raises(PciError, match="MSI-X vectors"):
         function.enable_msi_x(function.map_bars(), [(0, 0)] * 100)
 
 
-def test_hot_plugged_device_is_found(lab: Any) -> None:
+def test_hot_plugged_device_is_found(lab: Lab) -> None:
     machine = lab.machine(qtest=True)
     bus = PciBus(machine.qtest)
     assert VIRTIO not in [function.vendor_id for function in bus.scan()]
@@ -194,7 +193,7 @@ def test_hot_plugged_device_is_found(lab: Any) -> None:
     assert bus.find(VIRTIO).bdf == Bdf(1, 0, 0)
 
 
-def test_native_hot_plug_as_its_driver_sees_it(lab: Any) -> None:
+def test_native_hot_plug_as_its_driver_sees_it(lab: Lab) -> None:
     """Button, power, device; and again on the way out: the driver lets go, then it is gone."""
     machine = lab.machine(qtest=True, extra=NATIVE)
     bus = PciBus(machine.qtest)
@@ -219,7 +218,7 @@ def test_native_hot_plug_as_its_driver_sees_it(lab: Any) -> None:
         slot.acknowledge()
 
 
-def test_device_in_an_unpowered_slot_does_not_answer(lab: Any) -> None:
+def test_device_in_an_unpowered_slot_does_not_answer(lab: Lab) -> None:
     machine = lab.machine(qtest=True, extra=NATIVE)
     bus = PciBus(machine.qtest)
     bus.scan()

@@ -1,7 +1,7 @@
 """Plugging with iommu_platform=on on s390x: CCW never translates, PCI always does."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from qap.machine.spec import Spec
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.vhost_user.backends import backend
 
-Refusal = Callable[[Machine, Device], str]
 FS: Device = {"id": "dut", "chardev": "backend", "tag": "share", "iommu_platform": True}
 
 
@@ -35,12 +34,12 @@ def machine() -> Iterator[Machine]:
         yield owned.enter_context(Machine(binary, spec))
 
 
-def test_ccw_device_plugs(machine: Machine, refusal: Refusal) -> None:
-    assert refusal(machine, {"driver": "vhost-user-fs-ccw", **FS}) == ""
+def test_ccw_device_plugs(machine: Machine) -> None:
+    assert machine.refusal({"driver": "vhost-user-fs-ccw", **FS}) == ""
 
 
-def test_pci_device_is_refused(machine: Machine, refusal: Refusal) -> None:
+def test_pci_device_is_refused(machine: Machine) -> None:
     """And the VM runs on and takes the CCW device instead."""
-    assert REFUSAL_PHRASE in refusal(machine, {"driver": "vhost-user-fs-pci", **FS})
+    assert REFUSAL_PHRASE in machine.refusal({"driver": "vhost-user-fs-pci", **FS})
     assert machine.alive
-    assert refusal(machine, {"driver": "vhost-user-fs-ccw", **FS}) == ""
+    assert machine.refusal({"driver": "vhost-user-fs-ccw", **FS}) == ""

@@ -4,7 +4,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
@@ -12,6 +11,7 @@ from qap.machine import qtest_command as command
 from qap.machine.machine import Machine
 from qap.machine.qtest import IrqChange, Qtest, QtestError, QtestLost
 from qap.machine.qtest_command import QtestCommand
+from qap.verify.kit.lab import Lab
 
 RAM = 0x100_0000
 PATTERN = bytes(range(1, 17))
@@ -24,7 +24,7 @@ IOAPIC = "ioapic"
 
 
 @pytest.fixture
-def machine(lab: Any) -> Machine:
+def machine(lab: Lab) -> Machine:
     started: Machine = lab.machine(qtest=True)
     return started
 
@@ -43,7 +43,7 @@ def peer() -> Iterator[tuple[Qtest, socket.socket]]:
 
 
 @pytest.mark.parametrize("accel", ["qtest", "tcg"])
-def test_session_works_with_either_accelerator(lab: Any, accel: str) -> None:
+def test_session_works_with_either_accelerator(lab: Lab, accel: str) -> None:
     qtest = lab.machine(qtest=True, accel=accel).qtest
     qtest.writeq(RAM, 0x1122334455667788)
     assert qtest.readq(RAM) == 0x1122334455667788
@@ -171,7 +171,7 @@ def test_clock_belongs_to_the_client(qtest: Qtest) -> None:
         qtest.clock_set(now)
 
 
-def test_clock_is_not_the_clients_beside_tcg(lab: Any) -> None:
+def test_clock_is_not_the_clients_beside_tcg(lab: Lab) -> None:
     qtest = lab.machine(qtest=True, accel="tcg").qtest
     with pytest.raises(QtestError, match="Unknown command 'clock_step'"):
         qtest.clock_step(1)

@@ -16,6 +16,7 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
+from qap.verify.kit.lab import Lab
 from qap.vhost_user import programs, testpmd
 from qap.vhost_user.programs import BackendProcess
 from qap.virtio import fs, net, receive_queue
@@ -50,7 +51,7 @@ def shared(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def share(lab: Any, shared: Path) -> Machine:
+def share(lab: Lab, shared: Path) -> Machine:
     """A machine with that folder behind vhost-user-fs-pci, which wants ACCESS_PLATFORM."""
     service = lab.owned.enter_context(programs.virtiofsd(lab.folder, shared, programs.HOST, "fs"))
     device = {"driver": "vhost-user-fs-pci", "id": "dut", "bus": "port0", "chardev": "fs"}
@@ -119,7 +120,7 @@ def test_virtiofsd_without_an_answer_says_so(share: Machine) -> None:
 
 
 @pytest.fixture
-def forwarder(lab: Any) -> Callable[[bool], BackendProcess]:
+def forwarder(lab: Lab) -> Callable[[bool], BackendProcess]:
     """Starts testpmd."""
 
     def start(access_platform: bool) -> BackendProcess:
@@ -185,7 +186,7 @@ def until_it_comes_back(device: Net, number: int) -> None:
     ("viommu", "access_platform"), [("none", False), ("none", True), ("intel-iommu", True)]
 )
 def test_testpmd_sends_frames_back(
-    lab: Any,
+    lab: Lab,
     forwarder: Callable[[bool], BackendProcess],
     viommu: str,
     access_platform: bool,
@@ -213,7 +214,7 @@ def test_testpmd_sends_frames_back(
 
 
 def test_testpmd_that_can_not_translate_is_refused_behind_an_iommu(
-    lab: Any, forwarder: Callable[[bool], BackendProcess]
+    lab: Lab, forwarder: Callable[[bool], BackendProcess]
 ) -> None:
     service = forwarder(False)
     said = lab.cold_refusal(DEVICE, viommu="intel-iommu", **card(service))
@@ -222,7 +223,7 @@ def test_testpmd_that_can_not_translate_is_refused_behind_an_iommu(
 
 
 def test_card_loses_its_link_with_testpmd(
-    lab: Any, forwarder: Callable[[bool], BackendProcess]
+    lab: Lab, forwarder: Callable[[bool], BackendProcess]
 ) -> None:
     service = forwarder(True)
     machine = lab.machine(DEVICE, qtest=True, **card(service))
@@ -234,7 +235,7 @@ def test_card_loses_its_link_with_testpmd(
         device.receive(timeout=0.2)
 
 
-def test_testpmd_without_its_card_says_so(lab: Any) -> None:
+def test_testpmd_without_its_card_says_so(lab: Lab) -> None:
     """A comma in its socket's name ends that argument."""
     with (
         pytest.raises(QapError, match="dpdk-testpmd came up without its card") as ended,
@@ -244,7 +245,7 @@ def test_testpmd_without_its_card_says_so(lab: Any) -> None:
     assert "EAL: " in ended.value.detail
 
 
-def test_testpmd_that_ends_at_once_says_why(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_testpmd_that_ends_at_once_says_why(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testpmd, "MEMORY_MIB", 8)
     with (
         pytest.raises(QapError, match="dpdk-testpmd ended before its prompt") as ended,

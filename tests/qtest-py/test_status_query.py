@@ -1,22 +1,20 @@
 """x-query-virtio-status: an answer for every device, and what became of ACCESS_PLATFORM."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from qap.hw.pci_bus import PciBus
 from qap.machine.catalog import plain_types
-from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
+from qap.verify.kit.lab import Lab
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 
-Refusal = Callable[[Machine, Device], str]
 RINGS = 32 * MIB
 TOLD_S = 10.0
 NOT_SHOWN = ("vhost-user-rng", "vhost-user-i2c", "vhost-user-gpio", "vhost-user-snd")
@@ -40,28 +38,26 @@ def drive(machine: Machine, behaviour: Behaviour | None = None) -> Driver:
 
 
 @pytest.mark.parametrize("kind", plain_types())
-def test_query_answers_for_every_device(lab: Any, refusal: Refusal, kind: str) -> None:
+def test_query_answers_for_every_device(lab: Lab, kind: str) -> None:
     backend = lab.backend(kind, access_platform=True)
     machine = lab.machine(qtest=True)
-    assert refusal(machine, lab.device(kind, backend)) == ""
+    assert machine.refusal(lab.device(kind, backend)) == ""
     assert status(machine)["vhost-started"] is False
 
 
-def test_query_answers_for_a_device_whose_features_have_no_names(
-    lab: Any, refusal: Refusal
-) -> None:
+def test_query_answers_for_a_device_whose_features_have_no_names(lab: Lab) -> None:
     backend = lab.backend("vhost-user-i2c", access_platform=True)
     machine = lab.machine(qtest=True)
-    assert refusal(machine, lab.device("vhost-user-i2c", backend)) == ""
+    assert machine.refusal(lab.device("vhost-user-i2c", backend)) == ""
     assert status(machine)["device-id"] == 34
 
 
 @pytest.mark.parametrize("kind", NOT_SHOWN)
-def test_query_answers_while_the_back_end_serves(lab: Any, refusal: Refusal, kind: str) -> None:
+def test_query_answers_while_the_back_end_serves(lab: Lab, kind: str) -> None:
     """And so do the queries for its queues, with what they have or in one line."""
     backend = lab.backend(kind, access_platform=True)
     machine = lab.machine(qtest=True)
-    assert refusal(machine, lab.device(kind, backend)) == ""
+    assert machine.refusal(lab.device(kind, backend)) == ""
     drive(machine)
     backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
     assert status(machine)["vhost-started"] is True
@@ -74,13 +70,13 @@ def test_query_answers_while_the_back_end_serves(lab: Any, refusal: Refusal, kin
 @pytest.mark.parametrize("requested", [False, True])
 @pytest.mark.parametrize("kind", ["vhost-user-fs", "vhost-user-rng"])
 def test_status_follows_access_platform_to_the_back_end(
-    lab: Any, refusal: Refusal, kind: str, requested: bool, viommu: str
+    lab: Lab, kind: str, requested: bool, viommu: str
 ) -> None:
     """Its last word is what the back-end was sent, as the back-end remembers it."""
     backend = lab.backend(kind, access_platform=True)
     machine = lab.machine(qtest=True, viommu=viommu)
     device = {**lab.device(kind, backend), "iommu_platform": requested}
-    assert refusal(machine, device) == ""
+    assert machine.refusal(device) == ""
     found = status(machine)["access-platform"]
     assert "backend" not in found
     assert found == {
@@ -100,22 +96,22 @@ def test_status_follows_access_platform_to_the_back_end(
     assert found["backend"] is (requested and viommu != "none")
 
 
-def test_status_tells_offered_from_requested(lab: Any, refusal: Refusal) -> None:
+def test_status_tells_offered_from_requested(lab: Lab) -> None:
     """A device that passes on what its back-end offers, as machine types up to 9.2 do."""
     backend = lab.backend("vhost-user-rng", access_platform=True)
     machine = lab.machine(qtest=True)
     properties = {"iommu_platform": False, "x-iommu-platform-on-request": False}
-    assert refusal(machine, {**lab.device("vhost-user-rng", backend), **properties}) == ""
+    assert machine.refusal({**lab.device("vhost-user-rng", backend), **properties}) == ""
     found = status(machine)["access-platform"]
     assert (found["requested"], found["offered"]) == (False, True)
 
 
 @pytest.mark.parametrize("required", [False, True])
-def test_status_of_a_driver_that_did_not_accept(lab: Any, refusal: Refusal, required: bool) -> None:
+def test_status_of_a_driver_that_did_not_accept(lab: Lab, required: bool) -> None:
     backend = lab.backend("vhost-user-fs", access_platform=True)
     machine = lab.machine(qtest=True)
     device = {**lab.device("vhost-user-fs", backend), "x-require-iommu-platform": required}
-    assert refusal(machine, device) == ""
+    assert machine.refusal(device) == ""
     drive(machine, Behaviour(VERSION_1, obeys=False))
     found = status(machine)
     assert found["access-platform"]["required"] is required
@@ -123,10 +119,10 @@ def test_status_of_a_driver_that_did_not_accept(lab: Any, refusal: Refusal, requ
     assert found["broken"] is required
 
 
-def test_monitor_shows_it_in_a_line(lab: Any, refusal: Refusal) -> None:
+def test_monitor_shows_it_in_a_line(lab: Lab) -> None:
     backend = lab.backend("vhost-user-fs", access_platform=True)
     machine = lab.machine(qtest=True)
-    assert refusal(machine, lab.device("vhost-user-fs", backend)) == ""
+    assert machine.refusal(lab.device("vhost-user-fs", backend)) == ""
     drive(machine)
     (path,) = [one["path"] for one in machine.qmp.execute("x-query-virtio")]
     shown = machine.qmp.hmp(f"info virtio-status {path}").splitlines()

@@ -4,8 +4,6 @@ With VT-d's translation off, and while virtio-iommu lets through what is in no d
 tells entries that map an address to itself.
 """
 
-from typing import Any
-
 import pytest
 
 from qap.hw.pci_bus import PciBus
@@ -13,6 +11,7 @@ from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
+from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.chain_service import pattern
@@ -35,7 +34,7 @@ NOWHERE = 0x4000_0000
 class Started:
     """A device of some type behind a vIOMMU, with a driver that has set up its first queue."""
 
-    def __init__(self, lab: Any, kind: str, viommu: str = "intel-iommu", *bits: int) -> None:
+    def __init__(self, lab: Lab, kind: str, viommu: str = "intel-iommu", *bits: int) -> None:
         self.backend: Backend = lab.backend(kind, access_platform=True)
         self.backend.features |= mask(bits)
         device, options = vhost_user_types()[kind].pci(self.backend.path.stem)
@@ -82,7 +81,7 @@ def pages(backend: Backend) -> set[int]:
 
 @pytest.mark.parametrize("viommu", VIOMMUS)
 @pytest.mark.parametrize("ring", RINGS)
-def test_rings_and_buffers_are_translated(lab: Any, viommu: str, ring: str) -> None:
+def test_rings_and_buffers_are_translated(lab: Lab, viommu: str, ring: str) -> None:
     started = Started(lab, RNG, viommu, *RINGS[ring])
     for _ in range(3):
         started.exchange(started.memory.take(64), 64)
@@ -97,13 +96,13 @@ def test_rings_and_buffers_are_translated(lab: Any, viommu: str, ring: str) -> N
 @pytest.mark.parametrize(
     "kind", [kind for kind in vhost_user_types() if kind != "vhost-user-crypto"]
 )
-def test_every_type_is_served_through_the_iotlb(lab: Any, kind: str) -> None:
+def test_every_type_is_served_through_the_iotlb(lab: Lab, kind: str) -> None:
     started = Started(lab, kind)
     started.exchange(started.memory.take(32), 32)
     assert {one.space for one in started.backend.touched} == {"iova"}
 
 
-def test_crypto_is_served_through_the_iotlb(lab: Any) -> None:
+def test_crypto_is_served_through_the_iotlb(lab: Lab) -> None:
     started = Started(lab, "vhost-user-crypto")
     started.queue.add([Buffer(started.memory.take(32), 32, writable=True)])
     started.transport.notify(0)
@@ -112,7 +111,7 @@ def test_crypto_is_served_through_the_iotlb(lab: Any) -> None:
     assert started.queue.take_used()
 
 
-def test_ring_addresses_are_those_that_the_driver_wrote(lab: Any) -> None:
+def test_ring_addresses_are_those_that_the_driver_wrote(lab: Lab) -> None:
     started = Started(lab, RNG)
     (told,) = started.backend.requests(FrontendRequest.SET_VRING_ADDR)
     _, _, desc, device, driver, _ = told.words
@@ -120,7 +119,7 @@ def test_ring_addresses_are_those_that_the_driver_wrote(lab: Any) -> None:
     assert (desc, driver, device) == (where.desc, where.driver, where.device)
 
 
-def test_buffer_on_several_pages_needs_an_entry_for_each(lab: Any) -> None:
+def test_buffer_on_several_pages_needs_an_entry_for_each(lab: Lab) -> None:
     started = Started(lab, RNG)
     address = started.memory.take(5 * PAGE, PAGE) + PAGE // 2
     started.exchange(address, 3 * PAGE)
@@ -130,7 +129,7 @@ def test_buffer_on_several_pages_needs_an_entry_for_each(lab: Any) -> None:
     assert {address - PAGE // 2 + at * PAGE for at in range(4)} <= told
 
 
-def test_page_is_asked_for_once(lab: Any) -> None:
+def test_page_is_asked_for_once(lab: Lab) -> None:
     started = Started(lab, RNG)
     address = started.memory.take(PAGE, PAGE)
     started.exchange(address, 64)
@@ -140,7 +139,7 @@ def test_page_is_asked_for_once(lab: Any) -> None:
     assert len(entries(started.backend)) == before
 
 
-def test_nothing_is_kept_over_a_reset(lab: Any) -> None:
+def test_nothing_is_kept_over_a_reset(lab: Lab) -> None:
     """Who stops a device tells of no invalidated entry any more."""
     started = Started(lab, RNG)
     address = started.memory.take(PAGE, PAGE)
@@ -152,7 +151,7 @@ def test_nothing_is_kept_over_a_reset(lab: Any) -> None:
         started.start()
 
 
-def test_address_that_is_no_memory_is_an_error_of_the_ring(lab: Any) -> None:
+def test_address_that_is_no_memory_is_an_error_of_the_ring(lab: Lab) -> None:
     """QEMU refuses to translate it; the next buffer is served."""
     started = Started(lab, RNG)
     started.queue.add([Buffer(NOWHERE, 64, writable=True)])
@@ -168,7 +167,7 @@ def test_address_that_is_no_memory_is_an_error_of_the_ring(lab: Any) -> None:
     started.exchange(started.memory.take(64), 64)
 
 
-def test_back_end_may_ask_on_its_own(lab: Any) -> None:
+def test_back_end_may_ask_on_its_own(lab: Lab) -> None:
     started = Started(lab, RNG)
     address = started.memory.take(PAGE, PAGE)
     before = len(entries(started.backend))
@@ -179,13 +178,13 @@ def test_back_end_may_ask_on_its_own(lab: Any) -> None:
     assert started.backend.front_end.iotlb_miss(NOWHERE, Permission.READ) == 1
 
 
-def test_stopped_device_is_told_no_translation(lab: Any) -> None:
+def test_stopped_device_is_told_no_translation(lab: Lab) -> None:
     started = Started(lab, RNG)
     started.transport.reset()
     assert started.backend.front_end.iotlb_miss(16 * MIB, Permission.READ) == 1
 
 
-def test_unplugged_device_has_no_channel(lab: Any) -> None:
+def test_unplugged_device_has_no_channel(lab: Lab) -> None:
     started = Started(lab, RNG)
     started.machine.qmp.execute("device_del", id="dut")
     started.machine.qmp.execute("system_reset")
@@ -195,14 +194,14 @@ def test_unplugged_device_has_no_channel(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("missing", [ProtocolFeature.REPLY_ACK, ProtocolFeature.BACKEND_REQ])
-def test_back_end_that_translates_must_be_able_to_ask(lab: Any, missing: ProtocolFeature) -> None:
+def test_back_end_that_translates_must_be_able_to_ask(lab: Lab, missing: ProtocolFeature) -> None:
     backend = lab.backend(RNG, access_platform=True)
     backend.protocol_features &= ~mask([missing])
     said = lab.cold_refusal(lab.device(RNG, backend), viommu="intel-iommu")
     assert "IOMMU support requires reply-ack and backend-req" in said
 
 
-def test_untranslated_device_has_no_iotlb(lab: Any) -> None:
+def test_untranslated_device_has_no_iotlb(lab: Lab) -> None:
     """Without a vIOMMU a back-end that could translate is never told to."""
     started = Started(lab, RNG, "none")
     started.exchange(started.memory.take(64), 64)

@@ -1,6 +1,6 @@
 """What QEMU makes of a vhost-user back-end that misbehaves: an error, and never its own end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -15,10 +15,11 @@ from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.fence import REFUSAL_PHRASE
+from qap.verify.kit.checks import assert_lives, assert_served
+from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.backends import FEATURES
-from qap.vhost_user.chain_service import pattern
 from qap.vhost_user.misbehave import (
     FlipFeatures,
     Garble,
@@ -32,11 +33,10 @@ from qap.vhost_user.misbehave import (
 from qap.vhost_user.protocol import REPLY, VERSION, BackendRequest, FrontendRequest
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
-from qap.virtio.queue import Buffer, Queue
+from qap.virtio.queue import Buffer
 from qap.virtio.transport import VirtioError
 
 R = FrontendRequest
-Refusal = Callable[[Machine, Device], str]
 
 # One of each way that QEMU's devices connect and start.
 KINDS = ("vhost-user-blk", "vhost-user-fs", "vhost-user-rng", "vhost-user-scsi", "vhost-user-vsock")
@@ -80,7 +80,7 @@ SILENCES: dict[str, Misbehaviour] = {
 }
 
 
-def misbehaving(lab: Any, kind: str, *rules: Misbehaviour, **options: Any) -> Backend:
+def misbehaving(lab: Lab, kind: str, *rules: Misbehaviour, **options: Any) -> Backend:
     backend: Backend = lab.backend(kind, **options)
     backend.misbehaviour = rules
     return backend
@@ -98,15 +98,8 @@ def negotiated(machine: Machine) -> Driver:
     return driver
 
 
-def served(driver: Driver, queue: Queue) -> None:
-    """Have the device fill a buffer, and look that it did."""
-    address = driver.memory.take(16)
-    assert driver.serve(queue, [Buffer(address, 16, writable=True)]).length == 16
-    assert driver.memory.read(address, 16) == pattern(16)
-
-
 def running(
-    lab: Any, kind: str, rules: Sequence[Misbehaviour] = ()
+    lab: Lab, kind: str, rules: Sequence[Misbehaviour] = ()
 ) -> tuple[Backend, Machine, Driver]:
     """A plugged device, well-behaved until here, and a driver that has accepted its features."""
     backend = lab.backend(kind)
@@ -116,13 +109,6 @@ def running(
     return backend, machine, driver
 
 
-def assert_lives(machine: Machine, rounds: int = 5) -> None:
-    """QEMU answers, and its main loop goes round without an accident that was put off."""
-    for _ in range(rounds):
-        assert machine.alive
-        machine.qtest.clock_step(1000)
-
-
 def assert_takes_another(machine: Machine, kind: str, good: Backend) -> None:
     """The slot is free, and a back-end that behaves is plugged into it and served."""
     assert_lives(machine)
@@ -130,32 +116,32 @@ def assert_takes_another(machine: Machine, kind: str, good: Backend) -> None:
     driver = negotiated(machine)
     queue = driver.queue(0)
     driver.start()
-    served(driver, queue)
+    assert_served(driver, queue)
 
 
 @pytest.mark.parametrize("rule", BAD_REPLIES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_bad_reply_fails_the_plug(lab: Any, refusal: Refusal, kind: str, rule: str) -> None:
+def test_bad_reply_fails_the_plug(lab: Lab, kind: str, rule: str) -> None:
     bad = misbehaving(lab, kind, BAD_REPLIES[rule])
     good = lab.backend(kind)
     machine = lab.machine(qtest=True)
-    assert refusal(machine, device(kind, bad))
+    assert machine.refusal(device(kind, bad))
     assert_takes_another(machine, kind, good)
 
 
 @pytest.mark.parametrize("rule", BAD_CONFIG)
 @pytest.mark.parametrize("kind", CONFIG_KINDS)
-def test_bad_configuration_fails_the_plug(lab: Any, refusal: Refusal, kind: str, rule: str) -> None:
+def test_bad_configuration_fails_the_plug(lab: Lab, kind: str, rule: str) -> None:
     bad = misbehaving(lab, kind, BAD_CONFIG[rule])
     good = lab.backend(kind)
     machine = lab.machine(qtest=True)
-    assert refusal(machine, device(kind, bad))
+    assert machine.refusal(device(kind, bad))
     assert_takes_another(machine, kind, good)
 
 
 @pytest.mark.parametrize("silence", SILENCES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_silence_lasts_until_the_back_end_leaves(lab: Any, kind: str, silence: str) -> None:
+def test_silence_lasts_until_the_back_end_leaves(lab: Lab, kind: str, silence: str) -> None:
     """QEMU waits for it without a limit, and then the plug fails."""
     bad = misbehaving(lab, kind, SILENCES[silence])
     good = lab.backend(kind)
@@ -175,7 +161,7 @@ def test_silence_lasts_until_the_back_end_leaves(lab: Any, kind: str, silence: s
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-fs", "vhost-user-rng"])
-def test_last_answer_counts_for_the_fence(lab: Any, kind: str) -> None:
+def test_last_answer_counts_for_the_fence(lab: Lab, kind: str) -> None:
     """ACCESS_PLATFORM goes away between the two questions of one plug: it isn't offered."""
     without = mask([*FEATURES, FeatureBit.VERSION_1])
     bad = misbehaving(lab, kind, FlipFeatures(without, from_request=2), access_platform=True)
@@ -193,23 +179,23 @@ def test_last_answer_counts_for_the_fence(lab: Any, kind: str) -> None:
         "vhost-user-vsock",
     ],
 )
-def test_features_that_all_go_away_are_survived(lab: Any, refusal: Refusal, kind: str) -> None:
+def test_features_that_all_go_away_are_survived(lab: Lab, kind: str) -> None:
     bad = misbehaving(lab, kind, FlipFeatures(0, from_request=2))
     machine = lab.machine(qtest=True)
-    refusal(machine, device(kind, bad))
+    machine.refusal(device(kind, bad))
     assert_lives(machine)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_feature_at_once_is_survived(lab: Any, refusal: Refusal, kind: str) -> None:
+def test_every_feature_at_once_is_survived(lab: Lab, kind: str) -> None:
     bad = misbehaving(lab, kind, FlipFeatures((1 << 64) - 1, from_request=2))
     machine = lab.machine(qtest=True)
-    refusal(machine, device(kind, bad))
+    machine.refusal(device(kind, bad))
     assert_lives(machine)
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-scsi"])
-def test_storage_is_asked_again_on_a_new_connection(lab: Any, kind: str) -> None:
+def test_storage_is_asked_again_on_a_new_connection(lab: Lab, kind: str) -> None:
     """These devices try more than once when they are plugged."""
     backend = misbehaving(lab, kind, HangUp(until_connection=2))
     machine = lab.machine(device(kind, backend), qtest=True)
@@ -217,7 +203,7 @@ def test_storage_is_asked_again_on_a_new_connection(lab: Any, kind: str) -> None
     assert backend.connections == 3
 
 
-def test_features_of_the_new_connection_count_for_the_fence(lab: Any) -> None:
+def test_features_of_the_new_connection_count_for_the_fence(lab: Lab) -> None:
     without = mask([*FEATURES, FeatureBit.VERSION_1])
     rules = HangUp(2, R.GET_FEATURES, until_connection=1), FlipFeatures(without, from_connection=2)
     bad = misbehaving(lab, "vhost-user-blk", *rules, access_platform=True)
@@ -233,7 +219,7 @@ def test_features_of_the_new_connection_count_for_the_fence(lab: Any) -> None:
     "request_", [R.SET_MEM_TABLE, R.SET_VRING_ENABLE], ids=lambda request_: request_.name
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_nacked_start_serves_nothing(lab: Any, kind: str, request_: R) -> None:
+def test_nacked_start_serves_nothing(lab: Lab, kind: str, request_: R) -> None:
     backend, machine, driver = running(lab, kind, [Nack(request_)])
     queue = driver.queue(0)
     driver.start()
@@ -257,11 +243,11 @@ def test_nacked_start_serves_nothing(lab: Any, kind: str, request_: R) -> None:
     ],
 )
 @pytest.mark.parametrize("kind", KINDS)
-def test_bad_ring_base_is_survived(lab: Any, kind: str, rule: Misbehaviour) -> None:
+def test_bad_ring_base_is_survived(lab: Lab, kind: str, rule: Misbehaviour) -> None:
     backend, machine, driver = running(lab, kind)
     queue = driver.queue(0)
     driver.start()
-    served(driver, queue)
+    assert_served(driver, queue)
     backend.misbehaviour = [rule]
     driver.transport.reset()
     assert_lives(machine)
@@ -270,7 +256,7 @@ def test_bad_ring_base_is_survived(lab: Any, kind: str, rule: Misbehaviour) -> N
 # used rings
 
 
-def test_id_that_was_never_made_available_is_the_drivers_to_notice(lab: Any) -> None:
+def test_id_that_was_never_made_available_is_the_drivers_to_notice(lab: Lab) -> None:
     """QEMU doesn't look into a used ring that a back-end writes; the machine lives on."""
     _, machine, driver = running(lab, "vhost-user-rng", [WrongUsed(id=63)])
     queue = driver.queue(0)
@@ -281,7 +267,7 @@ def test_id_that_was_never_made_available_is_the_drivers_to_notice(lab: Any) -> 
     assert_lives(machine)
 
 
-def test_length_beyond_the_buffer_reaches_the_driver(lab: Any) -> None:
+def test_length_beyond_the_buffer_reaches_the_driver(lab: Lab) -> None:
     _, machine, driver = running(lab, "vhost-user-rng", [WrongUsed(excess=1)])
     queue = driver.queue(0)
     driver.start()
@@ -292,7 +278,7 @@ def test_length_beyond_the_buffer_reaches_the_driver(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_chain_that_is_used_twice_is_survived(lab: Any, kind: str) -> None:
+def test_chain_that_is_used_twice_is_survived(lab: Lab, kind: str) -> None:
     """More is used than was available, when QEMU takes the ring back from the back-end."""
     _, machine, driver = running(lab, kind, [WrongUsed(times=2)])
     queue = driver.queue(0)
@@ -321,7 +307,7 @@ def test_chain_that_is_used_twice_is_survived(lab: Any, kind: str) -> None:
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_nonsense_on_the_back_end_channel_is_refused(
-    lab: Any, kind: str, request_: int, payload: bytes
+    lab: Lab, kind: str, request_: int, payload: bytes
 ) -> None:
     """With an answer that says so; the device is served on."""
     backend, machine, driver = running(lab, kind)
@@ -329,15 +315,15 @@ def test_nonsense_on_the_back_end_channel_is_refused(
     driver.start()
     answer = backend.front_end.ask(request_, payload)
     assert answer not in (None, 0)
-    served(driver, queue)
+    assert_served(driver, queue)
     assert_lives(machine)
 
 
-def test_message_too_long_ends_the_back_end_channel_alone(lab: Any) -> None:
+def test_message_too_long_ends_the_back_end_channel_alone(lab: Lab) -> None:
     backend, machine, driver = running(lab, "vhost-user-blk")
     queue = driver.queue(0)
     driver.start()
     with pytest.raises(NoAnswer, match="closed"):
         backend.front_end.ask(BackendRequest.CONFIG_CHANGE_MSG, bytes(4000))
-    served(driver, queue)
+    assert_served(driver, queue)
     assert_lives(machine)

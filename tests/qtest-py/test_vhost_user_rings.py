@@ -10,6 +10,7 @@ from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
+from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import pattern
 from qap.vhost_user.memory.dirty_log import LOG_ALL
@@ -43,7 +44,7 @@ def driver(machine: Machine, *bits: int) -> Driver:
     return willing
 
 
-def plugged(lab: Any, kind: str, backend: Backend, **properties: Any) -> Machine:
+def plugged(lab: Lab, kind: str, backend: Backend, **properties: Any) -> Machine:
     """A machine with a device of this type, cold-plugged, in front of a back-end."""
     device, options = vhost_user_types()[kind].pci(backend.path.stem)
     packed = bool(backend.features >> FeatureBit.RING_PACKED & 1)
@@ -52,7 +53,7 @@ def plugged(lab: Any, kind: str, backend: Backend, **properties: Any) -> Machine
     return machine
 
 
-def served(lab: Any, kind: str, *bits: int) -> tuple[Backend, Driver, Queue]:
+def served(lab: Lab, kind: str, *bits: int) -> tuple[Backend, Driver, Queue]:
     """A started device whose driver accepted these bits, and its first queue."""
     backend = lab.backend(kind)
     backend.features |= mask(bits)
@@ -73,7 +74,7 @@ def exchange(willing: Driver, queue: Queue, said: bytes, room: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", vhost_user_types())
-def test_every_queue_of_every_type_is_served(lab: Any, kind: str) -> None:
+def test_every_queue_of_every_type_is_served(lab: Lab, kind: str) -> None:
     """Except those that QEMU serves itself."""
     backend = lab.backend(kind)
     willing = driver(plugged(lab, kind, backend))
@@ -92,7 +93,7 @@ def test_every_queue_of_every_type_is_served(lab: Any, kind: str) -> None:
 
 
 @pytest.mark.parametrize("ring", RINGS)
-def test_ring_is_served_past_its_wrap(lab: Any, ring: str) -> None:
+def test_ring_is_served_past_its_wrap(lab: Lab, ring: str) -> None:
     backend, willing, queue = served(lab, RNG, *RINGS[ring])
     for number in range(queue.size + 40):
         assert exchange(willing, queue, f"chain {number}".encode(), 24) == pattern(24)
@@ -101,7 +102,7 @@ def test_ring_is_served_past_its_wrap(lab: Any, ring: str) -> None:
 
 
 @pytest.mark.parametrize("ring", RINGS)
-def test_several_chains_come_back_once_each(lab: Any, ring: str) -> None:
+def test_several_chains_come_back_once_each(lab: Lab, ring: str) -> None:
     _, willing, queue = served(lab, RNG, *RINGS[ring])
     for _ in range(queue.size // 4):
         rooms = [willing.memory.take(16 + number) for number in range(5)]
@@ -116,7 +117,7 @@ def test_several_chains_come_back_once_each(lab: Any, ring: str) -> None:
 
 
 @pytest.mark.parametrize("ring", RINGS)
-def test_only_what_the_driver_gave_is_touched(lab: Any, ring: str) -> None:
+def test_only_what_the_driver_gave_is_touched(lab: Lab, ring: str) -> None:
     """Buffers at their guest physical addresses, and the queue's three areas."""
     backend, willing, queue = served(lab, RNG, *RINGS[ring])
     memory = willing.memory
@@ -143,14 +144,14 @@ def test_only_what_the_driver_gave_is_touched(lab: Any, ring: str) -> None:
     assert FeatureBit.RING_PACKED in RINGS[ring] or "desc" not in written
 
 
-def test_device_interrupts_when_the_driver_wants_it(lab: Any) -> None:
+def test_device_interrupts_when_the_driver_wants_it(lab: Lab) -> None:
     _, willing, queue = served(lab, RNG)
     assert willing.transport.isr_status() == 0
     exchange(willing, queue, b"?", 8)
     assert poll_until(lambda: willing.transport.isr_status() or None, 10, lambda: "the ISR") == 1
 
 
-def test_stopped_device_touches_nothing(lab: Any) -> None:
+def test_stopped_device_touches_nothing(lab: Lab) -> None:
     backend, willing, queue = served(lab, RNG)
     exchange(willing, queue, b"?", 8)
     willing.transport.reset()
@@ -163,7 +164,7 @@ def test_stopped_device_touches_nothing(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [RNG, BLK])
-def test_device_starts_again_after_a_reset(lab: Any, kind: str) -> None:
+def test_device_starts_again_after_a_reset(lab: Lab, kind: str) -> None:
     backend, willing, queue = served(lab, kind)
     for _ in range(3):
         assert exchange(willing, queue, b"?", 8) == pattern(8)
@@ -175,7 +176,7 @@ def test_device_starts_again_after_a_reset(lab: Any, kind: str) -> None:
         willing.start()
 
 
-def test_forgetting_empties_every_record(lab: Any) -> None:
+def test_forgetting_empties_every_record(lab: Lab) -> None:
     backend, willing, queue = served(lab, RNG)
     exchange(willing, queue, b"?", 8)
     backend.settle()
@@ -188,7 +189,7 @@ def test_forgetting_empties_every_record(lab: Any) -> None:
     assert len(backend.served) == 1
 
 
-def test_memory_region_by_region(lab: Any) -> None:
+def test_memory_region_by_region(lab: Lab) -> None:
     """CONFIGURE_MEM_SLOTS: ADD_MEM_REG instead of SET_MEM_TABLE."""
     backend = lab.backend(RNG)
     backend.protocol_features |= mask([ProtocolFeature.CONFIGURE_MEM_SLOTS])
@@ -201,7 +202,7 @@ def test_memory_region_by_region(lab: Any) -> None:
     assert FrontendRequest.SET_MEM_TABLE not in asked
 
 
-def test_kept_chain_is_in_flight(lab: Any) -> None:
+def test_kept_chain_is_in_flight(lab: Lab) -> None:
     """INFLIGHT_SHMFD: what is taken and not used is in the buffer that QEMU keeps."""
     backend = lab.backend(BLK)
     backend.protocol_features |= mask([ProtocolFeature.INFLIGHT_SHMFD])
@@ -218,7 +219,7 @@ def test_kept_chain_is_in_flight(lab: Any) -> None:
     assert backend.in_flight(0) == [kept]
 
 
-def test_driver_writes_configuration_space(lab: Any) -> None:
+def test_driver_writes_configuration_space(lab: Lab) -> None:
     backend = lab.backend("vhost-user-snd")
     willing = driver(plugged(lab, "vhost-user-snd", backend))
     willing.transport.config_write(4, b"\x01\x02\x03\x04")
@@ -227,7 +228,7 @@ def test_driver_writes_configuration_space(lab: Any) -> None:
     assert backend.config == bytes(4) + b"\x01\x02\x03\x04" + bytes(4)
 
 
-def test_changed_configuration_reaches_the_driver(lab: Any) -> None:
+def test_changed_configuration_reaches_the_driver(lab: Lab) -> None:
     backend = lab.backend("vhost-user-snd")
     willing = driver(plugged(lab, "vhost-user-snd", backend))
     willing.queue(0)
@@ -238,7 +239,7 @@ def test_changed_configuration_reaches_the_driver(lab: Any) -> None:
     assert willing.transport.isr_status() & 2
 
 
-def test_status_is_told_on_request(lab: Any) -> None:
+def test_status_is_told_on_request(lab: Lab) -> None:
     """STATUS; QEMU tells DRIVER_OK for network devices alone."""
     backend = lab.backend("vhost-user-net")
     backend.protocol_features |= mask([ProtocolFeature.STATUS])
@@ -252,7 +253,7 @@ def test_status_is_told_on_request(lab: Any) -> None:
     assert backend.status == 0
 
 
-def test_device_goes_on_while_its_writes_are_logged(lab: Any) -> None:
+def test_device_goes_on_while_its_writes_are_logged(lab: Lab) -> None:
     """A migration begins: features and ring addresses change under a running ring."""
     backend = lab.backend(BLK)
     backend.features |= mask([LOG_ALL])
@@ -274,7 +275,7 @@ def test_device_goes_on_while_its_writes_are_logged(lab: Any) -> None:
     assert backend.ring_errors == []
 
 
-def test_everything_ends_with_the_back_end(lab: Any) -> None:
+def test_everything_ends_with_the_back_end(lab: Lab) -> None:
     """In the middle of a running device; QEMU lives on."""
     backend, willing, queue = served(lab, RNG)
     exchange(willing, queue, b"?", 8)

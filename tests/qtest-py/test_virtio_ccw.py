@@ -9,14 +9,13 @@ import pytest
 
 from qap.hw.channel_program import ChannelError, ProgramFailed
 from qap.hw.s390x_cpu import Cpu
-from qap.hw.s390x_stub import kernel_option
 from qap.hw.subchannel import ChannelSubsystem
 from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
-from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
+from qap.verify.kit.lab import SECTORS, Lab
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.ccw import RevisionRefused, VirtioCcw
@@ -27,7 +26,6 @@ from qap.virtio.transport import QueueAddresses, VirtioError
 DEVICE_NUMBER = 5
 RNG: Device = {"driver": "virtio-rng-ccw", "id": "dut", "devno": "fe.0.0005"}
 KEYBOARD: Device = {"driver": "virtio-keyboard-ccw", "id": "dut", "devno": "fe.0.0005"}
-SECTORS = 2048
 # 5.2.3.
 FEATURE_CONFIG_WCE = 11
 LEGACY = Behaviour(supports=0, sets_features_ok=False)
@@ -37,43 +35,13 @@ AT_FEATURES_OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK
 
 
 @pytest.fixture
-def start(lab: Any) -> Callable[..., Machine]:
-    """An s390-ccw-virtio with these devices and block nodes."""
-
-    def started(*devices: Device, blockdevs: tuple[str, ...] = ()) -> Machine:
-        log = lab.folder / "qemu.log"
-        spec = Spec(
-            machine="s390-ccw-virtio",
-            cpu="max",
-            memory=128,
-            devices=devices,
-            blockdevs=blockdevs,
-            extra=kernel_option(lab.folder),
-            qtest=True,
-        )
-        machine = Machine(lab.build.path("qemu-system-s390x"), spec, log=log)
-        lab.owned.enter_context(machine)
-        return machine
-
-    return started
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """A raw disk with other bytes in each sector."""
-    path = tmp_path / "disk.raw"
-    path.write_bytes(os.urandom(512 * SECTORS))
-    return path
-
-
-@pytest.fixture
-def disk_machine(start: Callable[..., Machine], disk: Path) -> Callable[..., Machine]:
+def disk_machine(lab: Lab, disk: Path) -> Callable[..., Machine]:
     """A machine with that disk behind virtio-blk-ccw."""
 
     def started(**properties: Any) -> Machine:
         device = {"driver": "virtio-blk-ccw", "devno": "fe.0.0005", "drive": "disk0"}
         blockdev = f"driver=file,node-name=disk0,filename={disk}"
-        return start({**device, "serial": "qap-disk", **properties}, blockdevs=(blockdev,))
+        return lab.s390x({**device, "serial": "qap-disk", **properties}, blockdevs=(blockdev,))
 
     return started
 
@@ -95,8 +63,8 @@ def negotiated(device: VirtioCcw, behaviour: Behaviour | None = None) -> Driver:
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_rng_fills_a_buffer(start: Callable[..., Machine], revision: int) -> None:
-    device = transport(start(RNG), revision)
+def test_rng_fills_a_buffer(lab: Lab, revision: int) -> None:
+    device = transport(lab.s390x(RNG), revision)
     assert device.device_type == rng.DEVICE_TYPE
     entropy = Rng(negotiated(device))
     drawn = [entropy.read(64) for _ in range(3)]
@@ -105,15 +73,15 @@ def test_rng_fills_a_buffer(start: Callable[..., Machine], revision: int) -> Non
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_ring_serves_past_its_wrap(start: Callable[..., Machine], revision: int) -> None:
-    entropy = Rng(negotiated(transport(start(RNG), revision)))
+def test_ring_serves_past_its_wrap(lab: Lab, revision: int) -> None:
+    entropy = Rng(negotiated(transport(lab.s390x(RNG), revision)))
     for _ in range(100):
         assert len(entropy.read(8)) == 8
 
 
-def test_packed_ring_serves(start: Callable[..., Machine]) -> None:
+def test_packed_ring_serves(lab: Lab) -> None:
     supports = MODERN | mask([FeatureBit.RING_PACKED])
-    device = transport(start({**RNG, "packed": True}), 2)
+    device = transport(lab.s390x({**RNG, "packed": True}), 2)
     willing = negotiated(device, Behaviour(supports=supports))
     assert willing.has(FeatureBit.RING_PACKED)
     assert len(Rng(willing).read(16)) == 16
@@ -136,13 +104,13 @@ def test_blk_reads_and_writes_its_file(
 
 
 @pytest.mark.parametrize("sets_revision_0", [False, True])
-def test_revision_0_is_taken_or_set(start: Callable[..., Machine], sets_revision_0: bool) -> None:
-    device = transport(start(RNG), 0, sets_revision_0=sets_revision_0)
+def test_revision_0_is_taken_or_set(lab: Lab, sets_revision_0: bool) -> None:
+    device = transport(lab.s390x(RNG), 0, sets_revision_0=sets_revision_0)
     assert len(Rng(negotiated(device)).read(16)) == 16
 
 
-def test_revision_0_knows_32_features(start: Callable[..., Machine]) -> None:
-    machine = start({**RNG, "iommu_platform": True})
+def test_revision_0_knows_32_features(lab: Lab) -> None:
+    machine = lab.s390x({**RNG, "iommu_platform": True})
     assert not transport(machine, 0).device_features >> 32
     both = mask([FeatureBit.VERSION_1, FeatureBit.ACCESS_PLATFORM])
     modern = transport(machine, 1).device_features
@@ -152,16 +120,16 @@ def test_revision_0_knows_32_features(start: Callable[..., Machine]) -> None:
 
 
 @pytest.mark.parametrize(("most", "revision"), [(0, 1), (1, 2), (2, 3)])
-def test_later_revision_is_refused(start: Callable[..., Machine], most: int, revision: int) -> None:
-    machine = start({**RNG, "max_revision": most})
+def test_later_revision_is_refused(lab: Lab, most: int, revision: int) -> None:
+    machine = lab.s390x({**RNG, "max_revision": most})
     with pytest.raises(RevisionRefused, match=rf"0\.0\.0005 does not speak revision {revision}"):
         transport(machine, revision)
     assert len(Rng(negotiated(transport(machine, most))).read(16)) == 16
 
 
-def test_modern_device_refuses_revision_0(start: Callable[..., Machine]) -> None:
+def test_modern_device_refuses_revision_0(lab: Lab) -> None:
     """And commands of a driver that does not know revisions (4.3.2.1)."""
-    machine = start(KEYBOARD)
+    machine = lab.s390x(KEYBOARD)
     with pytest.raises(RevisionRefused):
         transport(machine, 0, sets_revision_0=True)
     with pytest.raises(ProgramFailed, match="command reject") as failed:
@@ -173,10 +141,10 @@ def test_modern_device_refuses_revision_0(start: Callable[..., Machine]) -> None
 @pytest.mark.parametrize("revision", MODERN_REVISIONS)
 @pytest.mark.parametrize("iommu_platform", [False, True])
 def test_features_ok_needs_access_platform_where_it_is_offered(
-    start: Callable[..., Machine], revision: int, iommu_platform: bool
+    lab: Lab, revision: int, iommu_platform: bool
 ) -> None:
     """The device rejects the status then (4.3.2.3), and keeps the one before."""
-    device = transport(start({**RNG, "iommu_platform": iommu_platform}), revision)
+    device = transport(lab.s390x({**RNG, "iommu_platform": iommu_platform}), revision)
     behaviour = Behaviour().without(FeatureBit.ACCESS_PLATFORM)
     if not iommu_platform:
         negotiated(device, behaviour)
@@ -190,8 +158,8 @@ def test_features_ok_needs_access_platform_where_it_is_offered(
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_reset_takes_everything_back(start: Callable[..., Machine], revision: int) -> None:
-    device = transport(start(RNG), revision)
+def test_reset_takes_everything_back(lab: Lab, revision: int) -> None:
+    device = transport(lab.s390x(RNG), revision)
     entropy = Rng(negotiated(device))
     assert Status.DRIVER_OK in device.status
     assert device.queue_enabled(rng.REQUESTQ)
@@ -203,18 +171,16 @@ def test_reset_takes_everything_back(start: Callable[..., Machine], revision: in
         entropy.read(8, timeout=0.2)
 
 
-def test_device_says_its_status_at_revision_2(start: Callable[..., Machine]) -> None:
+def test_device_says_its_status_at_revision_2(lab: Lab) -> None:
     """Even after another driver's work: a new one has written nothing yet."""
-    machine = start(RNG)
+    machine = lab.s390x(RNG)
     negotiated(transport(machine, 2))
     assert transport(machine, 2).status == AT_FEATURES_OK
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-def test_queue_interrupt_is_pending_until_taken(
-    start: Callable[..., Machine], revision: int
-) -> None:
-    entropy = Rng(negotiated(transport(start(RNG), revision)))
+def test_queue_interrupt_is_pending_until_taken(lab: Lab, revision: int) -> None:
+    entropy = Rng(negotiated(transport(lab.s390x(RNG), revision)))
     device = entropy.driver.transport
     assert device.isr_status() == 0
     entropy.read(8)
@@ -234,9 +200,9 @@ def test_configuration_interrupt_is_pending_until_taken(
     assert drive.capacity == SECTORS // 2
 
 
-def test_interrupted_subchannel_takes_commands(start: Callable[..., Machine]) -> None:
+def test_interrupted_subchannel_takes_commands(lab: Lab) -> None:
     """Its pending status is dropped, where START SUBCHANNEL would say that it is pending."""
-    device = transport(start(RNG), 2)
+    device = transport(lab.s390x(RNG), 2)
     Rng(negotiated(device)).read(8)
     assert Status.DRIVER_OK in device.status
     assert device.subchannel.test() is None
@@ -264,16 +230,16 @@ def test_configuration_ends(disk_machine: Callable[..., Machine]) -> None:
 
 
 @pytest.mark.parametrize("index", [1, 5000])
-def test_queue_that_is_not_there_is_named(start: Callable[..., Machine], index: int) -> None:
-    device = transport(start(RNG), 2)
+def test_queue_that_is_not_there_is_named(lab: Lab, index: int) -> None:
+    device = transport(lab.s390x(RNG), 2)
     with pytest.raises(VirtioError, match=f"no queue {index}"):
         negotiated(device).queue(index)
     with pytest.raises(VirtioError, match=f"can't be notified of queue {index}: -22"):
         device.notify(index)
 
 
-def test_queue_that_is_too_long_is_refused(start: Callable[..., Machine]) -> None:
-    device = transport(start(RNG), 2)
+def test_queue_that_is_too_long_is_refused(lab: Lab) -> None:
+    device = transport(lab.s390x(RNG), 2)
     negotiated(device)
     most = device.queue_max(rng.REQUESTQ)
     addresses = QueueAddresses(2 * most, 0x100_0000, 0x110_0000, 0x120_0000)
@@ -282,17 +248,17 @@ def test_queue_that_is_too_long_is_refused(start: Callable[..., Machine]) -> Non
     assert not device.queue_enabled(rng.REQUESTQ)
 
 
-def test_hot_plugged_device_is_driven(start: Callable[..., Machine]) -> None:
+def test_hot_plugged_device_is_driven(lab: Lab) -> None:
     """Four times under the same number, once for each revision and again."""
-    machine = start()
+    machine = lab.s390x()
     for revision in (*REVISIONS, 0):
         machine.plug(RNG)
         assert len(Rng(negotiated(transport(machine, revision))).read(32)) == 32
         machine.unplug("dut")
 
 
-def test_devices_have_indicators_of_their_own(start: Callable[..., Machine]) -> None:
-    machine = start(RNG, {"driver": "virtio-rng-ccw", "devno": "fe.0.0006"})
+def test_devices_have_indicators_of_their_own(lab: Lab) -> None:
+    machine = lab.s390x(RNG, {"driver": "virtio-rng-ccw", "devno": "fe.0.0006"})
     css = ChannelSubsystem(Cpu(machine.qtest, machine.serial))
     first, second = (VirtioCcw(found, 2) for found in css.scan())
     memory = GuestMemory(machine.qtest)

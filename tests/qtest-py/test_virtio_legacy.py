@@ -18,6 +18,7 @@ from qap.machine.machine import Machine, QemuDied
 from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, bits, mask
 from qap.oracle.status import Status
+from qap.verify.kit.lab import SECTORS
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk
 from qap.virtio.driver import Behaviour, Driver
@@ -39,7 +40,6 @@ RINGS = {
     "event_idx": (FeatureBit.EVENT_IDX,),
     "both": (FeatureBit.INDIRECT_DESC, FeatureBit.EVENT_IDX),
 }
-SECTORS = 2048
 MESSAGE = 0x0010_0000
 
 
@@ -84,14 +84,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
             return owned.enter_context(Machine(binary, spec, log=tmp_path / "qemu.log"))
 
         yield started
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """A raw disk with other bytes in each sector."""
-    path = tmp_path / "disk.raw"
-    path.write_bytes(os.urandom(512 * SECTORS))
-    return path
 
 
 @pytest.fixture
@@ -187,7 +179,7 @@ def test_accepted_features_read_back_until_reset(start: Start) -> None:
 def test_capacity_is_read_wherever_msi_x_puts_it(disk_machine: Machine) -> None:
     """Enabled MSI-X moves the configuration by its two vectors."""
     transport = PciLegacy(function(disk_machine))
-    capacity = (SECTORS).to_bytes(8, "little")
+    capacity = SECTORS.to_bytes(8, "little")
     assert not transport.msi_x_enabled
     assert transport.config_read(0, 8) == capacity
     transport.function.enable_msi_x(transport.bars, [(MESSAGE, 1)])

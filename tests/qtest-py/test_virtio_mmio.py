@@ -34,7 +34,6 @@ RINGS = {
 PACKED_RINGS = {f"packed {name}": (FeatureBit.RING_PACKED, *RINGS[name]) for name in RINGS}
 KNOWN_RINGS = RINGS | PACKED_RINGS
 VERSION_RINGS = [(1, ring) for ring in RINGS] + [(2, ring) for ring in KNOWN_RINGS]
-SECTORS = 2048
 BEFORE_FEATURES_OK = Status.ACKNOWLEDGE | Status.DRIVER
 Start = Callable[..., Machine]
 
@@ -72,14 +71,6 @@ def rng_machine(start: Start) -> Callable[..., Machine]:
         return start(version, "virtio-rng-device", packed=version == 2, **properties)
 
     return started
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """A raw disk with other bytes in each sector."""
-    path = tmp_path / "disk.raw"
-    path.write_bytes(os.urandom(512 * SECTORS))
-    return path
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
+from qap.verify.kit.lab import SECTORS, Lab
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio import blk, rng
 from qap.virtio.blk import Blk, BlkError, BlkStatus
@@ -25,7 +26,6 @@ from qap.virtio.split import SplitQueue
 from qap.virtio.transport import VirtioError
 
 RNG: Device = {"driver": "virtio-rng-pci", "id": "dut", "bus": "port0", "packed": True}
-SECTORS = 2048
 RINGS = {
     "plain": (),
     "indirect": (FeatureBit.INDIRECT_DESC,),
@@ -52,15 +52,7 @@ def negotiated(machine: Machine, behaviour: Behaviour | None = None) -> Driver:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """A raw disk with other bytes in each sector."""
-    path = tmp_path / "disk.raw"
-    path.write_bytes(os.urandom(512 * SECTORS))
-    return path
-
-
-@pytest.fixture
-def disk_machine(lab: Any, disk: Path) -> Callable[..., Machine]:
+def disk_machine(lab: Lab, disk: Path) -> Callable[..., Machine]:
     """A machine with that disk behind virtio-blk-pci."""
 
     def start(**properties: Any) -> Machine:
@@ -76,7 +68,7 @@ def disk_machine(lab: Any, disk: Path) -> Callable[..., Machine]:
     return start
 
 
-def test_rng_fills_a_buffer(lab: Any) -> None:
+def test_rng_fills_a_buffer(lab: Lab) -> None:
     device = Rng(negotiated(lab.machine(RNG, qtest=True)))
     assert device.driver.transport.device_type == rng.DEVICE_TYPE
     drawn = [device.read(64) for _ in range(3)]
@@ -84,21 +76,21 @@ def test_rng_fills_a_buffer(lab: Any) -> None:
     assert len(set(drawn)) == 3
 
 
-def test_transitional_device_serves_a_modern_driver(lab: Any) -> None:
+def test_transitional_device_serves_a_modern_driver(lab: Lab) -> None:
     machine = lab.machine({**RNG, "disable-legacy": "off"}, qtest=True)
     device = Rng(negotiated(machine))
     assert device.driver.transport.device_type == rng.DEVICE_TYPE
     assert len(device.read(16)) == 16
 
 
-def test_other_functions_are_no_virtio_devices(lab: Any) -> None:
+def test_other_functions_are_no_virtio_devices(lab: Lab) -> None:
     bus = PciBus(lab.machine(qtest=True).qtest)
     with pytest.raises(VirtioError, match="has vendor 0x8086, not virtio's"):
         PciModern(bus.scan()[0])
 
 
 @pytest.mark.parametrize("ring", RINGS)
-def test_ring_serves_past_its_wrap(lab: Any, ring: str) -> None:
+def test_ring_serves_past_its_wrap(lab: Lab, ring: str) -> None:
     """300 buffers, of which a ring of 64 descriptors or less holds one at a time."""
     extra = mask(RINGS[ring])
     device = Rng(negotiated(lab.machine(RNG, qtest=True), Behaviour(supports=MODERN | extra)))
@@ -110,7 +102,7 @@ def test_ring_serves_past_its_wrap(lab: Any, ring: str) -> None:
 
 
 @pytest.mark.parametrize("ring", RINGS)
-def test_buffers_in_flight_come_back_once_each(lab: Any, ring: str) -> None:
+def test_buffers_in_flight_come_back_once_each(lab: Lab, ring: str) -> None:
     """Three at a time, past the end of the ring: each buffer is filled, and no other."""
     extra = mask(RINGS[ring])
     willing = negotiated(lab.machine(RNG, qtest=True), Behaviour(supports=MODERN | extra))
@@ -128,7 +120,7 @@ def test_buffers_in_flight_come_back_once_each(lab: Any, ring: str) -> None:
             willing.memory.write(address, bytes(16))
 
 
-def test_guest_memory_is_zeroed_and_ends(lab: Any) -> None:
+def test_guest_memory_is_zeroed_and_ends(lab: Lab) -> None:
     memory = GuestMemory(lab.machine(qtest=True).qtest, size=64)
     memory.write(memory.take(32), b"x" * 32)
     memory.give_back()
@@ -163,7 +155,7 @@ def test_blk_refuses_to_read_past_its_end(disk_machine: Callable[..., Machine]) 
 
 
 @pytest.mark.parametrize("iommu_platform", [False, True])
-def test_access_platform_is_offered_on_request(lab: Any, iommu_platform: bool) -> None:
+def test_access_platform_is_offered_on_request(lab: Lab, iommu_platform: bool) -> None:
     machine = lab.machine({**RNG, "iommu_platform": iommu_platform}, qtest=True)
     offered = driver(machine).transport.device_features
     assert bool(offered >> FeatureBit.ACCESS_PLATFORM & 1) == iommu_platform
@@ -172,7 +164,7 @@ def test_access_platform_is_offered_on_request(lab: Any, iommu_platform: bool) -
 
 @pytest.mark.parametrize("iommu_platform", [False, True])
 def test_features_ok_needs_access_platform_where_it_is_offered(
-    lab: Any, iommu_platform: bool
+    lab: Lab, iommu_platform: bool
 ) -> None:
     """virtio 1.3, 6.1: a driver SHOULD accept it; the device MAY fail to operate without."""
     machine = lab.machine({**RNG, "iommu_platform": iommu_platform}, qtest=True)
@@ -186,7 +178,7 @@ def test_features_ok_needs_access_platform_where_it_is_offered(
     assert Status.FEATURES_OK not in refusing.transport.status
 
 
-def test_refused_driver_may_negotiate_again(lab: Any) -> None:
+def test_refused_driver_may_negotiate_again(lab: Lab) -> None:
     """After a reset, and then it is served (3.1.1)."""
     machine = lab.machine({**RNG, "iommu_platform": True}, qtest=True)
     stubborn = driver(machine, Behaviour().without(FeatureBit.ACCESS_PLATFORM))
@@ -198,13 +190,13 @@ def test_refused_driver_may_negotiate_again(lab: Any) -> None:
     assert len(Rng(willing).read(16)) == 16
 
 
-def test_driver_that_disobeys_sees_the_refusal(lab: Any) -> None:
+def test_driver_that_disobeys_sees_the_refusal(lab: Lab) -> None:
     machine = lab.machine({**RNG, "iommu_platform": True}, qtest=True)
     behaviour = Behaviour(supports=mask([FeatureBit.VERSION_1]), obeys=False)
     assert driver(machine, behaviour).negotiate() == Status.ACKNOWLEDGE | Status.DRIVER
 
 
-def test_claimed_feature_is_not_taken(lab: Any) -> None:
+def test_claimed_feature_is_not_taken(lab: Lab) -> None:
     """A driver can't have what was not offered (2.2.1); the register still reads as written."""
     machine = lab.machine(RNG, qtest=True)
     claiming = driver(machine, Behaviour(claims=mask([FeatureBit.ACCESS_PLATFORM]), obeys=False))
@@ -215,7 +207,7 @@ def test_claimed_feature_is_not_taken(lab: Any) -> None:
     assert [text.partition(":")[0] for text in taken] == ["VIRTIO_F_VERSION_1"]
 
 
-def test_reset_takes_everything_back(lab: Any) -> None:
+def test_reset_takes_everything_back(lab: Lab) -> None:
     device = Rng(negotiated(lab.machine(RNG, qtest=True)))
     transport = device.driver.transport
     assert transport.status == AT_FEATURES_OK | Status.DRIVER_OK
@@ -225,14 +217,14 @@ def test_reset_takes_everything_back(lab: Any) -> None:
     assert not transport.queue_enabled(0)
 
 
-def test_interrupt_is_pending_until_read(lab: Any) -> None:
+def test_interrupt_is_pending_until_read(lab: Lab) -> None:
     device = Rng(negotiated(lab.machine(RNG, qtest=True)))
     assert device.driver.transport.isr_status() == 0
     device.read(8)
     assert [device.driver.transport.isr_status() for _ in range(2)] == [1, 0]
 
 
-def test_unserved_buffer_says_so(lab: Any) -> None:
+def test_unserved_buffer_says_so(lab: Lab) -> None:
     """A reset device has forgotten where its queue is."""
     machine = lab.machine(RNG, qtest=True)
     device = Rng(negotiated(machine))
@@ -241,12 +233,12 @@ def test_unserved_buffer_says_so(lab: Any) -> None:
         device.read(8, timeout=0.2)
 
 
-def test_queue_that_is_not_there_is_named(lab: Any) -> None:
+def test_queue_that_is_not_there_is_named(lab: Lab) -> None:
     with pytest.raises(VirtioError, match="no queue 1"):
         negotiated(lab.machine(RNG, qtest=True)).queue(1)
 
 
-def test_full_queue_is_an_error(lab: Any) -> None:
+def test_full_queue_is_an_error(lab: Lab) -> None:
     willing = negotiated(lab.machine(RNG, qtest=True))
     queue = willing.queue(0, size=2)
     buffer = Buffer(willing.memory.take(8), 8, writable=True)
@@ -256,7 +248,7 @@ def test_full_queue_is_an_error(lab: Any) -> None:
         queue.add([buffer])
 
 
-def test_hot_plugged_device_is_driven(lab: Any) -> None:
+def test_hot_plugged_device_is_driven(lab: Lab) -> None:
     """Four times in the same slot: the machine outlives its devices."""
     machine = lab.machine(qtest=True)
     for _ in range(4):
@@ -268,7 +260,7 @@ def test_hot_plugged_device_is_driven(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("viommu", ["none", "intel-iommu"])
-def test_back_end_hears_of_access_platform_only_behind_an_iommu(lab: Any, viommu: str) -> None:
+def test_back_end_hears_of_access_platform_only_behind_an_iommu(lab: Lab, viommu: str) -> None:
     """The driver accepts the bit either way; it is the back-end's business only to translate."""
     backend = lab.backend("vhost-user-rng", access_platform=viommu != "none")
     device = lab.device("vhost-user-rng", backend)

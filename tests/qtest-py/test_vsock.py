@@ -15,6 +15,7 @@ import pytest
 from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import GuestMemory
 from qap.oracle.features import FeatureBit, mask
+from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.chain_service import Served
 from qap.virtio import vsock
@@ -93,7 +94,7 @@ class Peer:
 
 
 @pytest.fixture
-def connected(lab: Any) -> Callable[..., tuple[Vsock, Peer, Backend]]:
+def connected(lab: Lab) -> Callable[..., tuple[Vsock, Peer, Backend]]:
     """Starts a machine with vhost-user-vsock-pci in front of a peer."""
 
     def start(*extra: int, **options: Any) -> tuple[Vsock, Peer, Backend]:

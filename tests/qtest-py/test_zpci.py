@@ -2,7 +2,6 @@
 
 import struct
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -15,14 +14,12 @@ from qap.hw.pci import (
     COMMAND_MEMORY_SPACE,
 )
 from qap.hw.s390x_cpu import Cpu, ProgramCheck
-from qap.hw.s390x_stub import kernel_option
 from qap.hw.zpci import CONFIGURATION, ZpciAccess, ZpciError, ZpciFunction, zpci_functions
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
-from qap.machine.machine import Machine
-from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
+from qap.verify.kit.lab import Lab
 from qap.virtio import pci_modern as virtio
 from qap.virtio.queue import Buffer
 from qap.virtio.split import SplitQueue
@@ -39,21 +36,11 @@ FEATURES = mask([FeatureBit.VERSION_1, FeatureBit.ACCESS_PLATFORM])
 
 
 @pytest.fixture
-def start(lab: Any) -> Callable[..., Cpu]:
+def start(lab: Lab) -> Callable[..., Cpu]:
     """The CPU of an s390-ccw-virtio with these devices."""
 
     def started(*devices: Device) -> Cpu:
-        spec = Spec(
-            machine="s390-ccw-virtio",
-            cpu="max",
-            memory=128,
-            devices=devices,
-            extra=kernel_option(lab.folder),
-            qtest=True,
-        )
-        log = lab.folder / "qemu.log"
-        machine = Machine(lab.build.path("qemu-system-s390x"), spec, log=log)
-        lab.owned.enter_context(machine)
+        machine = lab.s390x(*devices)
         return Cpu(machine.qtest, machine.serial)
 
     return started

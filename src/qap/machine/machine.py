@@ -13,7 +13,7 @@ from qap.host.errors import QapError
 from qap.host.process import Process
 from qap.machine.device import Device
 from qap.machine.guest.console import Console, GuestLost
-from qap.machine.qmp import Qmp, QmpLost
+from qap.machine.qmp import Qmp, QmpLost, QmpRefused
 from qap.machine.qtest import Qtest
 from qap.machine.spec import Spec
 from qap.oracle.fence import REFUSAL_PHRASE
@@ -162,6 +162,18 @@ class Machine:
             self.qmp.device_add(device)
         except QmpLost:
             raise self.died() from None
+
+    def refusal(self, device: Device) -> str:
+        """What QEMU says when it refuses to plug a device; "" if it plugs.
+
+        Raises:
+            QemuDied: QEMU ended.
+        """
+        try:
+            self.plug(device)
+        except QmpRefused as refused:
+            return refused.said
+        return ""
 
     def unplug(self, device_id: str, timeout: float = 30.0) -> None:
         """Ask the guest to let go of a device and wait until it is gone.

@@ -1,6 +1,5 @@
 """Secure Execution guests that Python drives."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from qap.hw.ultravisor import Ultravisor
 from qap.machine.device import Device
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.spec import Spec
+from qap.verify.kit.lab import Lab
 from qap.verify.kit.se_guest import (
     DISK,
     IN_USE,
     MEMORY,
-    SECTORS,
     SIMULATION,
     PageEach,
     SeGuest,
@@ -26,15 +25,7 @@ from qap.verify.kit.se_guest import (
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """A raw disk with other bytes in each sector."""
-    path = tmp_path / "disk.raw"
-    path.write_bytes(os.urandom(512 * SECTORS))
-    return path
-
-
-@pytest.fixture
-def start(lab: Any, disk: Path) -> Start:
+def start(lab: Lab, disk: Path) -> Start:
     """Starts an s390-ccw-virtio with the simulation, the disk, and Python's CPU."""
 
     def started(

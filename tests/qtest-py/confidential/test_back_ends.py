@@ -1,7 +1,6 @@
 """vhost-user back-ends of a Secure Execution guest, which QEMU can't keep from anything."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -10,6 +9,7 @@ from qap.machine.catalog import plain_types
 from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit, mask
 from qap.scenario.confidential import Shared, private_touched
+from qap.verify.kit.lab import Lab
 from qap.verify.kit.se_guest import PROGRAMS, SeGuest, Start
 from qap.vhost_user.backend import Backend
 from qap.virtio.ccw import INDICATORS, VirtioCcw
@@ -18,7 +18,7 @@ from qap.virtio.queue import Queue
 
 
 @pytest.fixture
-def plugged(start: Start, lab: Any) -> Callable[[str], tuple[SeGuest, Backend]]:
+def plugged(start: Start, lab: Lab) -> Callable[[str], tuple[SeGuest, Backend]]:
     """A guest with a vhost-user device of this type, behind which a back-end in Python is."""
 
     def plug(kind: str) -> tuple[SeGuest, Backend]:
@@ -55,7 +55,7 @@ def test_vhost_user_device_plugs(
     assert guest.info["violations"] == []
 
 
-def test_vhost_user_device_on_pci_stays_refused(start: Start, lab: Any) -> None:
+def test_vhost_user_device_on_pci_stays_refused(start: Start, lab: Lab) -> None:
     """Each PCI function is translated on s390x, with the simulation as without."""
     behind = lab.backend("vhost-user-fs")
     guest = start()

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -10,6 +9,7 @@ from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
 from qap.machine.spec import Spec
 from qap.scenario.confidential import ID
+from qap.verify.kit.lab import Lab
 from qap.verify.kit.se_guest import MEMORY, Start
 from qap.verify.kit.sev_guest import sim_options
 
@@ -75,15 +75,15 @@ def test_it_warns_that_it_protects_nothing(start: Start) -> None:
 
 
 @pytest.mark.parametrize(("cpu", "said"), REFUSED.values(), ids=REFUSED)
-def test_cpu_that_can_not_is_refused(lab: Any, cpu: str, said: str) -> None:
+def test_cpu_that_can_not_is_refused(lab: Lab, cpu: str, said: str) -> None:
     refuses(lab, "q35", cpu, said)
 
 
-def test_no_machine_is_refused(lab: Any) -> None:
+def test_no_machine_is_refused(lab: Lab) -> None:
     refuses(lab, "none", "max", "can't be used with machine type none-machine")
 
 
-def refuses(lab: Any, machine: str, cpu: str, said: str) -> None:
+def refuses(lab: Lab, machine: str, cpu: str, said: str) -> None:
     spec = Spec(f"{machine},confidential-guest-support={ID}", cpu=cpu, extra=sim_options())
     with pytest.raises(QemuDied) as died:
         lab.owned.enter_context(Machine(lab.build.path("qemu-system-x86_64"), spec))
@@ -92,7 +92,7 @@ def refuses(lab: Any, machine: str, cpu: str, said: str) -> None:
 
 
 @pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="/dev/net/tun is not for us")
-def test_kernel_vhost_behind_a_netdev_is_refused(lab: Any) -> None:
+def test_kernel_vhost_behind_a_netdev_is_refused(lab: Lab) -> None:
     """-netdev makes it before there is a machine."""
     tap = "tap,id=net,script=no,downscript=no,vhost=on,vhostforce=on,vhostfd=0"
     extra = [*sim_options(), "-netdev", tap]
@@ -103,7 +103,7 @@ def test_kernel_vhost_behind_a_netdev_is_refused(lab: Any) -> None:
 
 
 @pytest.mark.parametrize("viommu", VIOMMUS)
-def test_viommu_is_refused(lab: Any, viommu: str) -> None:
+def test_viommu_is_refused(lab: Lab, viommu: str) -> None:
     machine = f"q35,confidential-guest-support={ID}"
     spec = Spec(machine, cpu="max", extra=sim_options(), devices=[{"driver": viommu}])
     with pytest.raises(QemuDied) as died:

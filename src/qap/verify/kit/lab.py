@@ -1,0 +1,156 @@
+"""A workbench: machines without a guest, and Python vhost-user back-ends for them."""
+
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypedDict, Unpack
+
+from qap.fork.build import Build
+from qap.hw.s390x_stub import kernel_option
+from qap.machine.catalog import device_types, machine_types, viommus
+from qap.machine.device import Device
+from qap.machine.machine import Machine, QemuDied
+from qap.machine.spec import Spec
+from qap.vhost_user.backend import Backend
+from qap.vhost_user.backends import backend
+from qap.vhost_user.misbehave import Misbehaviour
+
+# Of the disk that tests have.
+SECTORS = 2048
+
+
+class MachineOptions(TypedDict, total=False):
+    """What `Lab.machine` takes beside the devices.
+
+    Attributes:
+        viommu: a name of configs/viommus.toml.
+        order: the vIOMMU's place, seen from the devices: before or after.
+        bypass: the root bus passes it by.
+        accel, memory, blockdevs, extra, qtest: as in Spec; no accelerator but qtest's, and
+            128 MiB, if not given.
+    """
+
+    viommu: str
+    order: str
+    bypass: bool
+    accel: str
+    memory: int
+    blockdevs: Sequence[str]
+    extra: Sequence[str]
+    qtest: bool
+
+
+@dataclass
+class Lab:
+    """Starts machines and back-ends, and ends them with `owned`.
+
+    Args:
+        build: which QEMU.
+        folder: for sockets and logs; its name must be short, for unix(7) has a limit.
+        owned: ends everything that is started here.
+    """
+
+    build: Build
+    folder: Path
+    owned: ExitStack = field(default_factory=ExitStack)
+    backends: list[Backend] = field(default_factory=list)
+
+    def backend(
+        self, kind: str, *misbehaviour: Misbehaviour, access_platform: bool = False
+    ) -> Backend:
+        """A back-end for a vhost-user device type, listening."""
+        path = self.folder / f"{kind}-{len(self.backends)}.sock"
+        started = self.owned.enter_context(
+            backend(path, kind, access_platform=access_platform, misbehaviour=misbehaviour)
+        )
+        self.backends.append(started)
+        return started
+
+    def device(self, kind: str, behind: Backend, **properties: object) -> Device:
+        """The -pci device of this type in front of a back-end, with iommu_platform=on.
+
+        Args:
+            properties: more of them, with underscores for dashes.
+        """
+        return {
+            "driver": f"{kind}-pci",
+            "id": "dut",
+            "bus": "port0",
+            "chardev": behind.path.stem,
+            **device_types()[kind].properties,
+            "iommu_platform": True,
+            **{name.replace("_", "-"): value for name, value in properties.items()},
+        }
+
+    def machine(self, *devices: Device, **options: Unpack[MachineOptions]) -> Machine:
+        """A q35 with a root port, these devices, and a vIOMMU before or after them.
+
+        Raises:
+            QemuDied: QEMU refused its command line.
+        """
+        listed = [*machine_types()["q35"].ports, *devices]
+        iommu = viommus()[options.get("viommu", "none")].device
+        if iommu:
+            before = options.get("order", "before") == "before"
+            listed.insert(0 if before else len(listed), dict(iommu))
+        spec = Spec(
+            machine="q35,default-bus-bypass-iommu=on" if options.get("bypass") else "q35",
+            accel=options.get("accel", "qtest"),
+            memory=options.get("memory", 128),
+            blockdevs=options.get("blockdevs", ()),
+            extra=options.get("extra", ()),
+            qtest=options.get("qtest", False),
+            devices=listed,
+            chardevs=[f"socket,id={one.path.stem},path={one.path}" for one in self.backends],
+        )
+        return self.start("qemu-system-x86_64", spec)
+
+    def s390x(
+        self,
+        *devices: Device,
+        machine: str = "s390-ccw-virtio",
+        blockdevs: Sequence[str] = (),
+    ) -> Machine:
+        """An s390-ccw-virtio with these devices, whose CPU waits for work (`qap.hw.s390x_cpu`).
+
+        Raises:
+            QemuDied: QEMU refused its command line.
+        """
+        spec = Spec(
+            machine=machine,
+            cpu="max",
+            memory=128,
+            devices=devices,
+            blockdevs=blockdevs,
+            extra=kernel_option(self.folder),
+            qtest=True,
+        )
+        return self.start("qemu-system-s390x", spec)
+
+    def start(self, emulator: str, spec: Spec) -> Machine:
+        """Any machine, which ends with the lab.
+
+        Raises:
+            QemuDied: QEMU refused its command line.
+        """
+        machine = Machine(self.build.path(emulator), spec, log=self.folder / "qemu.log")
+        return self.owned.enter_context(machine)
+
+    def listening(self, path: Path) -> socket.socket:
+        """A Unix socket that listens on `path`; closed by its context or with the lab."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.owned.callback(listener.close)
+        listener.bind(str(path))
+        listener.listen(1)
+        return listener
+
+    def cold_refusal(self, *devices: Device, **options: Unpack[MachineOptions]) -> str:
+        """What QEMU says when it refuses these devices at start; "" if it starts."""
+        try:
+            self.machine(*devices, **options)
+        except QemuDied as died:
+            assert died.status == 1, f"QEMU ended with status {died.status}: {died.said}"
+            return died.said
+        return ""
