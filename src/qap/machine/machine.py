@@ -13,7 +13,7 @@ from qap.host.errors import QapError
 from qap.host.process import Process
 from qap.machine.device import Device
 from qap.machine.guest.console import Console, GuestLost
-from qap.machine.qmp import Qmp, QmpLost, QmpRefused
+from qap.machine.qmp import Qmp, QmpRefused
 from qap.machine.qtest import Qtest
 from qap.machine.spec import Spec
 from qap.oracle.fence import REFUSAL_PHRASE
@@ -103,7 +103,7 @@ class Machine:
         theirs = [monitor_qemu, serial_qemu]
         if self.spec.qtest:
             qtest, qtest_qemu = self._pair()
-            self.qtest = self._owned.enter_context(Qtest(qtest))
+            self.qtest = self._owned.enter_context(Qtest(qtest, lost=self._lost))
             argv += ["-chardev", f"socket,id=qtest,fd={qtest_qemu.fileno()}"]
             argv += ["-qtest", "chardev:qtest", "-qtest-log", "none"]
             theirs.append(qtest_qemu)
@@ -113,10 +113,7 @@ class Machine:
         for end in theirs:
             end.close()
         self.console = Console(self.serial)
-        try:
-            self.qmp = Qmp(monitor, START_S)
-        except QmpLost:
-            raise self.died() from None
+        self.qmp = Qmp(monitor, START_S, self._lost)
         self._owned.callback(self.qmp.close)
 
     def _pair(self) -> tuple[socket.socket, socket.socket]:
@@ -132,6 +129,13 @@ class Machine:
             TimeoutError: it runs on.
         """
         return QemuDied(self.process, self.process.wait(timeout))
+
+    def _lost(self, error: QapError) -> QapError:
+        """Why a session with QEMU was closed: its end, unless it runs on."""
+        try:
+            return self.died()
+        except TimeoutError:
+            return error
 
     def boot(self) -> str:
         """Wait for the guest; returns its kernel's release.
@@ -158,10 +162,7 @@ class Machine:
             QmpRefused: QEMU refused it.
             QemuDied: QEMU ended.
         """
-        try:
-            self.qmp.device_add(device)
-        except QmpLost:
-            raise self.died() from None
+        self.qmp.device_add(device)
 
     def refusal(self, device: Device) -> str:
         """What QEMU says when it refuses to plug a device; "" if it plugs.
@@ -182,13 +183,8 @@ class Machine:
             TimeoutError: the guest didn't let go.
             QemuDied: QEMU ended.
         """
-        try:
-            self.qmp.execute("device_del", id=device_id)
-            self.qmp.wait_event(
-                "DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout
-            )
-        except QmpLost:
-            raise self.died() from None
+        self.qmp.execute("device_del", id=device_id)
+        self.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == device_id, timeout)
 
     @property
     def alive(self) -> bool:

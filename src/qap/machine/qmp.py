@@ -39,11 +39,18 @@ class Qmp:
         sock: the monitor's end of it; the session owns it from here on.
         timeout: seconds to wait for the greeting: QEMU sends it once the machine
             is there, so for a cold-plugged device this includes realizing it.
+        lost: what to raise where QEMU closes the connection; it is given a QmpLost.
     Raises:
         QmpLost: QEMU ended instead of greeting.
     """
 
-    def __init__(self, sock: socket.socket, timeout: float = COMMAND_S) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        timeout: float = COMMAND_S,
+        lost: Callable[[QapError], QapError] = lambda error: error,
+    ) -> None:
+        self._lost = lost
         self._runner = asyncio.Runner()
         self._client = QMPClient("qap")
         self._events = EventListener()
@@ -66,7 +73,8 @@ class Qmp:
         except ExecuteError:
             raise
         except (LibraryError, ExecInterruptedError, EOFError, OSError) as exc:
-            raise QmpLost(f"QEMU closed its monitor while qap waited for {wanted}") from exc
+            closed = QmpLost(f"QEMU closed its monitor while qap waited for {wanted}")
+            raise self._lost(closed) from exc
 
     def execute(self, command: str, /, **arguments: Any) -> Any:
         """Run a command; returns what QEMU returned.

@@ -8,7 +8,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -67,12 +67,19 @@ class Qtest:
     Args:
         sock: the client's end; the session owns it from here on.
         timeout: seconds to wait for an answer.
+        lost: what to raise where QEMU closes the session; it is given a QtestLost.
 
     Attributes:
         irqs: changes of intercepted interrupts not yet taken, oldest first.
     """
 
-    def __init__(self, sock: socket.socket, timeout: float = ANSWER_S) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        timeout: float = ANSWER_S,
+        lost: Callable[[QapError], QapError] = lambda error: error,
+    ) -> None:
+        self._closed = lost
         sock.setblocking(False)
         self._sock = sock
         self._timeout = timeout
@@ -159,7 +166,7 @@ class Qtest:
         except BlockingIOError:
             return 0
         except OSError as exc:
-            raise self._fail("QEMU closed the qtest session") from exc
+            raise self._closed(self._fail("QEMU closed the qtest session")) from exc
 
     def _wait(self, events: int, deadline: float) -> int:
         self._poll.register(self._sock, events)
@@ -175,9 +182,9 @@ class Qtest:
         except BlockingIOError:
             return []
         except OSError as exc:
-            raise self._fail("QEMU closed the qtest session") from exc
+            raise self._closed(self._fail("QEMU closed the qtest session")) from exc
         if not data:
-            raise self._fail("QEMU closed the qtest session")
+            raise self._closed(self._fail("QEMU closed the qtest session"))
         whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
         lines = whole.decode().split("\n") if newline else []
         if b"IRQ " not in whole:

@@ -11,8 +11,6 @@ from typing import Any
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.machine.machine import OUTPUT_LINES, QemuDied
-from qap.machine.qmp import QmpLost
-from qap.machine.qtest import QtestLost
 from qap.matrix.cell import Cell
 from qap.matrix.cell_run import CellRun
 from qap.matrix.judge import ProblemKind, judge
@@ -25,7 +23,6 @@ from qap.oracle.fence import Outcome
 # Configs that one QEMU sees at most: what goes wrong in one must not weigh on many.
 MOST_CONFIGS = 24
 CONFIRMED_BY = 20
-DIED_S = 2.0
 DEBUGGER = (
     "gdb",
     "-batch",
@@ -78,7 +75,7 @@ class Group:
     cells: Sequence[Cell]
     report: Report
     debug: bool = True
-    _site: Testbed | None = None
+    _testbed: Testbed | None = None
     _crashes: dict[str, Cell] = field(default_factory=dict)
     _owned: ExitStack = field(default_factory=ExitStack)
 
@@ -106,7 +103,7 @@ class Group:
         """Results of cells until QEMU has to be started anew."""
         start = time.monotonic()
         seen = CellObservation()
-        fresh = self._site is None
+        fresh = self._testbed is None
         try:
             testbed = self._ready()
             testbed.plug(config)
@@ -166,8 +163,8 @@ class Group:
             seen.error = refused.said
         else:
             seen.error = str(refused)
-            assert self._site is not None
-            seen.leftovers = self._site.leftovers()
+            assert self._testbed is not None
+            seen.leftovers = self._testbed.leftovers()
         return CellResult(cell, seen, self._lines(), "", time.monotonic() - start, fresh)
 
     def _broken(
@@ -175,28 +172,18 @@ class Group:
     ) -> CellResult:
         """The result of a cell that could not be carried out; its QEMU is of no more use."""
         lines = self._lines()
-        exc = self._cause(exc)
         seen.outcome = ""
         seen.error = str(exc)
         if isinstance(exc, QemuDied):
             seen.exit_status = exc.status
             seen.error += ": " + (exc.said.splitlines() or ["it said nothing"])[-1]
         detail = getattr(exc, "detail", "")
-        if self._site:
-            seen.error = self._site.nameless(seen.error)
+        if self._testbed:
+            seen.error = self._testbed.nameless(seen.error)
         self._end()
         if self.debug and isinstance(exc, QemuDied) and exc.status < 0:
             detail = f"{detail}\n{self._traced(cell, exc)}"
         return CellResult(cell, seen, lines, detail, time.monotonic() - start, True)
-
-    def _cause(self, exc: Exception) -> Exception:
-        """Why QEMU went, where it did."""
-        if self._site and isinstance(exc, (QmpLost, QtestLost)):
-            try:
-                return self._site.machine.died(DIED_S)
-            except TimeoutError:
-                return exc
-        return exc
 
     def _traced(self, cell: Cell, exc: QemuDied) -> str:
         """Where QEMU crashed; of a failed assertion once, for it says that itself."""
@@ -210,15 +197,14 @@ class Group:
     def _backtrace(self, cell: Cell) -> str:
         """What a debugger says when QEMU crashes in this cell again."""
         again = Group(self.build, [cell], lambda result: None, debug=False)
-        again._site = Testbed(self.build, [cell.config], wrapper=DEBUGGER)
+        again._testbed = Testbed(self.build, [cell.config], wrapper=DEBUGGER)
         try:
-            with again._site as testbed:
+            with again._testbed as testbed:
                 try:
                     testbed.plug(cell.config)
                     CellRun(testbed, cell).run(CellObservation())
                     testbed.unplug(cell.config)
-                except (QapError, TimeoutError, OSError) as exc:
-                    again._cause(exc)
+                except (QapError, TimeoutError, OSError):
                     return testbed.machine.process.tail(OUTPUT_LINES)
         except QemuDied as died:
             return died.output
@@ -227,17 +213,17 @@ class Group:
         return "alone in a QEMU it did not crash again"
 
     def _ready(self) -> Testbed:
-        if self._site is None:
+        if self._testbed is None:
             configs = list(
                 dict.fromkeys(cell.config for cell in self.cells if not cell.config.skip)
             )
-            self._site = Testbed(self.build, configs)
-            self._owned.enter_context(self._site)
-        return self._site
+            self._testbed = Testbed(self.build, configs)
+            self._owned.enter_context(self._testbed)
+        return self._testbed
 
     def _end(self) -> None:
         self._owned.close()
-        self._site = None
+        self._testbed = None
 
     def _lines(self) -> list[str]:
-        return list(self._site.lines) if self._site else []
+        return list(self._testbed.lines) if self._testbed else []

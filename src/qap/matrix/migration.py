@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from qap.host.errors import QapError
 from qap.machine.machine import Machine
-from qap.machine.qmp import Qmp, QmpLost
+from qap.machine.qmp import Qmp
 from qap.matrix.observation import CellObservation
 from qap.matrix.probe import ProbeDriver
 from qap.matrix.setup import Setup
@@ -59,17 +59,14 @@ class Migration:
     def _arrive(self, machine: Machine, uri: str) -> None:
         testbed, seen = self.driving.testbed, self.seen
         testbed.say("migrate-incoming", uri=uri)
-        try:
-            machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
-            machine.qmp.execute("migrate-incoming", uri=uri, exit_on_error=False)
-            seen.arrived = _end(machine.qmp) == COMPLETED
-            if seen.arrived:
-                testbed.follow(machine)
-                self._drive_on()
-            else:
-                seen.later_error = testbed.nameless("; ".join(machine.process.tail().splitlines()))
-        except QmpLost:
-            raise machine.died() from None
+        machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
+        machine.qmp.execute("migrate-incoming", uri=uri, exit_on_error=False)
+        seen.arrived = _end(machine.qmp) == COMPLETED
+        if seen.arrived:
+            testbed.follow(machine)
+            self._drive_on()
+        else:
+            seen.later_error = testbed.nameless("; ".join(machine.process.tail().splitlines()))
 
     def _drive_on(self) -> None:
         """The driver goes on as if nothing had happened; and then a proper one comes."""

@@ -11,8 +11,6 @@ from typing import Any
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.machine.machine import QemuDied
-from qap.machine.qmp import QmpLost
-from qap.machine.qtest import QtestLost
 from qap.machine.resources import Footprint
 from qap.matrix.cell import Cell
 from qap.matrix.cell_run import CellRun
@@ -50,7 +48,6 @@ ENDS = 3
 RESIDENT_BOUND = 4 << 20
 # Looks at what grew before it counts: QEMU frees some of it later (call_rcu).
 LOOKS = 20
-DIED_S = 5.0
 REPORT_LINES = 400
 SOCKET = re.compile(r"\$DIR/\d+\.sock")
 SANITIZER = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error: ")
@@ -159,28 +156,22 @@ class Soak:
         }
 
     def _carry_out(self, testbed: Testbed) -> None:
-        try:
-            for step in self.steps * WARM_UP_ROTATIONS:
-                self._cycle(testbed, step)
-                self.progress(0)
-            self.done.clear()
-            before = Footprint.of(testbed.machine)
-            self._sample(0, before)
-            for number, step in enumerate(self._forever(), 1):
-                if number > self.cycles:
-                    break
-                self.done[self._cycle(testbed, step)] += 1
-                self.progress(number)
-                if number % len(self.steps) == 0:
-                    self._sample(number, Footprint.of(testbed.machine))
-            after = self._settled(testbed, before)
-            self._sample(self.cycles, after)
-            self.problems.update(after.beyond(before))
-        except (QmpLost, QtestLost) as exc:
-            try:
-                raise testbed.machine.died(DIED_S) from exc
-            except TimeoutError:
-                raise exc from None
+        for step in self.steps * WARM_UP_ROTATIONS:
+            self._cycle(testbed, step)
+            self.progress(0)
+        self.done.clear()
+        before = Footprint.of(testbed.machine)
+        self._sample(0, before)
+        for number, step in enumerate(self._forever(), 1):
+            if number > self.cycles:
+                break
+            self.done[self._cycle(testbed, step)] += 1
+            self.progress(number)
+            if number % len(self.steps) == 0:
+                self._sample(number, Footprint.of(testbed.machine))
+        after = self._settled(testbed, before)
+        self._sample(self.cycles, after)
+        self.problems.update(after.beyond(before))
 
     def _forever(self) -> Iterator[SoakStep]:
         while True:
@@ -216,7 +207,7 @@ class Soak:
                 # A busy machine is slow; only patience tells that from a device that is.
                 CellRun(testbed, cell, CONFIRMED_BY).run(seen)
         except (QapError, TimeoutError) as exc:
-            if isinstance(exc, (QmpLost, QtestLost)):
+            if isinstance(exc, QemuDied):
                 raise
             seen.outcome, seen.error = "", str(exc)
 
