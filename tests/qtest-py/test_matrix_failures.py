@@ -37,7 +37,7 @@ def carried_out(*selectors: str) -> Results:
     found: list[CellResult] = []
     for group in groups(selected(selectors)):
         Group(BUILD, group, found.append).run()
-    return {one.cell.name: one.as_dict(is_base=BUILD.is_base) for one in found}
+    return {one.cell.name: one.as_dict() for one in found}
 
 
 def verdicts(results: Results) -> dict[str, str]:
@@ -104,7 +104,7 @@ MANY = selected(["machine=q35,interface=modern,device=virtio-rng,plug=hot"])
 
 
 def test_interrupted_run_leaves_no_qemu_behind(watched: StandIn) -> None:
-    def interrupt(result: dict[str, Any]) -> None:
+    def interrupt(result: CellResult) -> None:
         assert processes_of(watched.program)
         raise KeyboardInterrupt
 
@@ -120,7 +120,7 @@ def test_run_whose_process_is_killed_says_where_and_leaves_no_qemu_behind(
     # A process that is killed can't remove its folders.
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
-    def kill(result: dict[str, Any]) -> None:
+    def kill(result: CellResult) -> None:
         for worker in multiprocessing.active_children():
             worker.kill()
 
@@ -148,7 +148,7 @@ def back_end(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def give(*, elsewhere: bool = False, **options: Any) -> None:
         def made(path: Path, name: str, **offer: Any) -> Backend:
             listens = path.with_name("elsewhere.sock") if elsewhere else path
-            return real(listens, name, **offer, **options)
+            return real(listens, name, **{**offer, **options})
 
         monkeypatch.setattr(backends, "backend", made)
 
@@ -179,17 +179,15 @@ def test_back_end_that_never_answers_is_one_line(
     assert results[BALLOON]["fresh"]
 
 
-def test_run_in_processes_writes_a_journal_and_goes_on_from_it(
-    tmp_path: Path,
-) -> None:
+def test_run_in_processes_writes_a_journal_and_goes_on_from_it(tmp_path: Path) -> None:
     chosen = selected([RNG, f"{FS}/any/on/hot/accepts", BALLOON])
     report = run.matrix(chosen, BUILD, jobs=2, resume=False, folder=tmp_path)
     assert report.ok
-    assert [one["cell"] for one in report.results] == [cell.name for cell in chosen]
+    assert [one.cell.name for one in report.results] == [cell.name for cell in chosen]
     path = tmp_path / f"{BUILD.name}.jsonl"
     head, *lines = path.read_text().splitlines()
     assert len(lines) == len(chosen)
     path.write_text(f"{head}\n{lines[0]}\n{lines[1][:100]}")
-    again = run.matrix(chosen, BUILD, jobs=2, resume=True)
+    again = run.matrix(chosen, BUILD, jobs=2, resume=True, folder=tmp_path)
     assert again.ok
-    assert [one["cell"] for one in again.results] == [cell.name for cell in chosen]
+    assert [one.cell.name for one in again.results] == [cell.name for cell in chosen]

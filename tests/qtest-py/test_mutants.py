@@ -43,7 +43,7 @@ def carried_out(build: Build, *selectors: str) -> Results:
     found: list[CellResult] = []
     for group in groups(selected(selectors)):
         Group(build, group, found.append).run()
-    return {one.cell.name: one.as_dict(is_base=build.is_base) for one in found}
+    return {one.cell.name: one.as_dict() for one in found}
 
 
 def texts(result: dict[str, Any]) -> list[str]:

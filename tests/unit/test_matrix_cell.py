@@ -250,7 +250,7 @@ def test_skipped_cell_says_why() -> None:
     skipped = [cell for cell in cells() if cell.config.skip]
     assert skipped
     for cell in skipped:
-        found = CellResult(cell).as_dict(is_base=False)
+        found = CellResult(cell).as_dict()
         assert (found["verdict"], found["problems"]) == ("skip", [])
         assert found["skip"] == device_types()[cell.config.device].needs
 

@@ -38,8 +38,8 @@ def known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def verdict(
     subject: Cell, seen: CellObservation, *, is_base: bool = False
 ) -> tuple[str, list[str]]:
-    found = CellResult(subject, seen).as_dict(is_base=is_base)
-    return found["verdict"], found["gaps"]
+    result = CellResult(subject, seen, is_base=is_base)
+    return result.verdict, result.gaps
 
 
 def names(subject: Cell, seen: CellObservation) -> list[str | None]:
@@ -100,13 +100,13 @@ def test_skipped_cell_is_skipped_whatever_is_seen() -> None:
 
 
 def test_result_has_what_was_expected_beside_what_was_seen() -> None:
-    found = CellResult(a_cell(), SERVED).as_dict(is_base=False)
+    found = CellResult(a_cell(), SERVED).as_dict()
     expected, seen = found["expected"], found["seen"]
     assert (expected["outcome"], expected["offered"], expected["served"]) == ("works", True, True)
     assert (seen["outcome"], seen["features"], seen["served"]) == ("works", [32, 33], True)
-    refused = CellResult(a_cell(interface="legacy"), CellObservation("refused")).as_dict(
-        is_base=True
-    )
+    refused = CellResult(
+        a_cell(interface="legacy"), CellObservation("refused"), is_base=True
+    ).as_dict()
     assert set(refused["expected"]) == {"outcome", "why", "clause"}
     assert refused["repro"].endswith(f" --cell {refused['cell']} --base")
 

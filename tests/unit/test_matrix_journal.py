@@ -18,9 +18,7 @@ from .project import Project, write
 CELLS = [a_cell(driver) for driver in ("accepts", "refuses", "insists")]
 SEEN = CellObservation("works", features=[32, 33], features_ok=True, status=0xF, served=False)
 RESULTS = [
-    CellResult(one, SEEN, ["qemu -device 'x'", '{"driver": "x"}'], "a\nb ✂", 0.25, True).as_dict(
-        is_base=False
-    )
+    CellResult(one, SEEN, ["qemu -device 'x'", '{"driver": "x"}'], "a\nb ✂", 0.25, True)
     for one in CELLS
 ]
 RECORD = "qemu/tree/build/small/qap-build.json"
@@ -38,7 +36,7 @@ def kept(monkeypatch: pytest.MonkeyPatch, project: Project) -> Journal:
 
 
 def names(kept: Journal) -> list[str]:
-    return [result["cell"] for result in kept.resume(CELLS)]
+    return [result.cell.name for result in kept.resume(CELLS)]
 
 
 def test_results_come_back_as_they_were(kept: Journal) -> None:
@@ -59,17 +57,17 @@ def test_result_is_judged_anew(
     kept: Journal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """What is said about a cell may change; what was seen of it does not."""
-    assert kept.results()[0]["verdict"] == "mismatch"
+    assert kept.results()[0].verdict == "mismatch"
     text = 'title = "x"\nreason = "y"\nkinds = ["unserved"]\ncells = [{ machine = "q35" }]\n'
     use_gaps(monkeypatch, tmp_path / "gaps.toml", f"[slow]\n{text}")
     first = kept.resume(CELLS)[0]
-    assert (first["verdict"], first["gaps"]) == ("known", ["slow"])
-    assert first["seen"] == RESULTS[0]["seen"]
+    assert (first.verdict, first.gaps) == ("known", ["slow"])
+    assert first.seen == RESULTS[0].seen
 
 
 def test_line_that_was_cut_off_is_left_out(kept: Journal) -> None:
     whole = kept.path.read_text()
-    for cut in (1, 2, len(json.dumps(RESULTS[2])) // 2):
+    for cut in (1, 2, len(json.dumps(RESULTS[2].as_dict())) // 2):
         kept.path.write_text(whole[: -1 - cut])
         assert names(kept) == [one.name for one in CELLS[:2]]
 

@@ -1,10 +1,9 @@
 """A run of the matrix: what fails it, what it writes, and how it goes on when interrupted."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -66,13 +65,15 @@ class Pool:
     done: list[Cell] = field(default_factory=list)
     most: int | None = None
 
-    def carry_out(self, build: Build, cells: Sequence[Cell], jobs: int, finished: Any) -> None:
+    def carry_out(
+        self, build: Build, cells: Sequence[Cell], jobs: int, finished: Callable[[CellResult], None]
+    ) -> None:
         for number, cell in enumerate(cells):
             if number == self.most:
                 raise KeyboardInterrupt
             self.done.append(cell)
-            result = CellResult(cell, self.seen.get(cell, matching(cell)), ["qemu"], "a\nb", 0.001)
-            finished(json.loads(json.dumps(result.as_dict(is_base=build.is_base))))
+            seen = self.seen.get(cell, matching(cell))
+            finished(CellResult(cell, seen, ["qemu"], "a\nb", 0.001, is_base=build.is_base))
 
 
 @pytest.fixture
@@ -96,8 +97,8 @@ def without_gaps(without_qemu: Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_run_in_which_all_is_as_it_must_be_is_ok(without_gaps: Pool) -> None:
     report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert report.ok
-    assert [one["cell"] for one in report.results] == [cell.name for cell in ALL]
-    assert {one["verdict"] for one in report.results} == {Verdict.MATCH}
+    assert [one.cell.name for one in report.results] == [cell.name for cell in ALL]
+    assert {one.verdict for one in report.results} == {Verdict.MATCH}
 
 
 @pytest.mark.parametrize(
@@ -114,9 +115,7 @@ def test_one_cell_that_is_not_fails_the_run(
     without_gaps.seen[SERVED] = seen
     report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert not report.ok
-    wrong = {
-        one["cell"]: one["verdict"] for one in report.results if one["verdict"] != Verdict.MATCH
-    }
+    wrong = {one.cell.name: one.verdict for one in report.results if one.verdict != Verdict.MATCH}
     assert wrong == {SERVED.name: verdict}
 
 
@@ -124,7 +123,7 @@ def test_known_gap_does_not_fail_the_run(without_qemu: Pool) -> None:
     without_qemu.seen[SERVED] = UNSERVED
     report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert report.ok
-    known = [one["cell"] for one in report.results if one["verdict"] == Verdict.KNOWN]
+    known = [one.cell.name for one in report.results if one.verdict == Verdict.KNOWN]
     assert known == [SERVED.name]
 
 
@@ -137,7 +136,7 @@ def test_known_gap_fails_the_run_on_stock(without_qemu: Pool) -> None:
 def test_gap_that_no_longer_occurs_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert not report.ok
-    assert {one["verdict"] for one in report.results} == {Verdict.MATCH}
+    assert {one.verdict for one in report.results} == {Verdict.MATCH}
     said = " ".join(capsys.readouterr().out.split())
     assert "configs/gaps.toml: slow no longer occurs: take its reason out" in said
 
@@ -209,7 +208,7 @@ def test_qemu_that_lacks_devices_is_one_line_before_anything_is_run(without_qemu
 
 @pytest.mark.usefixtures("without_gaps")
 def test_report_has_a_line_for_each_cell(tmp_path: Path) -> None:
-    report = run.matrix(ALL, fork(), jobs=1, resume=False)
+    report = run.matrix(ALL, fork(), jobs=1, resume=False).report
     path = tmp_path / "matrix.json"
     report.write(path, {})
     document = json.loads(path.read_text())
@@ -222,5 +221,5 @@ def test_report_has_a_line_for_each_cell(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_gaps")
 def test_report_of_no_cells_is_json(tmp_path: Path) -> None:
     path = tmp_path / "matrix.json"
-    run.matrix([], fork(), jobs=1, resume=False).write(path, {})
+    run.matrix([], fork(), jobs=1, resume=False).report.write(path, {})
     assert json.loads(path.read_text())["results"] == []

@@ -132,16 +132,17 @@ def matrix(
     from qap.fork.build import Build, make
     from qap.matrix import cell
     from qap.matrix import run as running
+    from qap.matrix.summary import write_page
 
     chosen = cell.selected(select or [])
     if shard:
         chosen = cell.shard(chosen, shard)
     build = Build(profile, base)
     make(build)
-    report = running.matrix(chosen, build, jobs=jobs, resume=resume)
+    done = running.matrix(chosen, build, jobs=jobs, resume=resume)
     if html:
-        running.write_page(html, build, report)
-    finish(report, json, [build])
+        write_page(html, build, done.results, done.seconds)
+    finish(done.report, json, [build])
 
 
 @app.command()

@@ -85,7 +85,7 @@ class Group:
             for config, members in groupby(self.cells, lambda cell: cell.config):
                 if config.skip:
                     for cell in members:
-                        self.report(CellResult(cell))
+                        self.report(self._result(cell, CellObservation()))
                 else:
                     self._config(config, list(members))
 
@@ -113,7 +113,7 @@ class Group:
                 self._end()
             yield first
             for cell in cells[1:]:
-                yield CellResult(cell, replace(seen, leftovers=[]), first.qemu, first.detail)
+                yield self._result(cell, replace(seen, leftovers=[]), first.qemu, first.detail)
             return
         except (QapError, TimeoutError, OSError) as exc:
             yield self._broken(cells[0], exc, seen, start)
@@ -131,7 +131,7 @@ class Group:
                 yield self._broken(cell, exc, seen, start)
                 return
             now = time.monotonic()
-            yield CellResult(cell, seen, self._lines(), "", now - start, fresh)
+            yield self._result(cell, seen, self._lines(), "", now - start, fresh)
             start, fresh = now, False
             if final:
                 break
@@ -165,7 +165,18 @@ class Group:
             seen.error = str(refused)
             assert self._testbed is not None
             seen.leftovers = self._testbed.leftovers()
-        return CellResult(cell, seen, self._lines(), "", time.monotonic() - start, fresh)
+        return self._result(cell, seen, self._lines(), "", time.monotonic() - start, fresh)
+
+    def _result(
+        self,
+        cell: Cell,
+        seen: CellObservation,
+        lines: Sequence[str] = (),
+        detail: str = "",
+        seconds: float = 0.0,
+        fresh: bool = False,
+    ) -> CellResult:
+        return CellResult(cell, seen, lines, detail, seconds, fresh, self.build.is_base)
 
     def _broken(
         self, cell: Cell, exc: Exception, seen: CellObservation, start: float
@@ -183,7 +194,7 @@ class Group:
         self._end()
         if self.debug and isinstance(exc, QemuDied) and exc.status < 0:
             detail = f"{detail}\n{self._traced(cell, exc)}"
-        return CellResult(cell, seen, lines, detail, time.monotonic() - start, True)
+        return self._result(cell, seen, lines, detail, time.monotonic() - start, True)
 
     def _traced(self, cell: Cell, exc: QemuDied) -> str:
         """Where QEMU crashed; of a failed assertion once, for it says that itself."""

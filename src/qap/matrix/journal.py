@@ -13,7 +13,7 @@ from qap.host.paths import shown
 from qap.machine import catalog
 from qap.matrix import tables
 from qap.matrix.cell import Cell
-from qap.matrix.result import restored
+from qap.matrix.result import CellResult, restored
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Journal:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(json.dumps(self._head()) + "\n")
 
-    def append(self, result: dict[str, Any]) -> None:
+    def append(self, result: CellResult) -> None:
         """Add a result."""
         with self.path.open("a") as file:
-            file.write(f"{json.dumps(result)}\n")
+            file.write(f"{json.dumps(result.as_dict())}\n")
 
-    def resume(self, cells: Iterable[Cell]) -> list[dict[str, Any]]:
+    def resume(self, cells: Iterable[Cell]) -> list[CellResult]:
         """Results of these cells from a run that was interrupted, judged anew.
 
         Raises:
@@ -66,13 +66,22 @@ class Journal:
             self.path.write_text("".join(f"{line}\n" for line in [head, *lines] if _whole(line)))
         wanted = {cell.name for cell in cells}
         found = [one for one in map(_whole, lines) if one and one["cell"] in wanted]
-        return [restored(one).as_dict(is_base=self.build.is_base) for one in found]
+        return [restored(one, is_base=self.build.is_base) for one in found]
 
-    def results(self) -> list[dict[str, Any]]:
+    def results(self) -> list[CellResult]:
         """What is there, of whatever build and matrix it was; empty if nothing is."""
         if not self.path.exists():
             return []
-        return [one for one in map(_whole, self.path.read_text().splitlines()[1:]) if one]
+        lines = self.path.read_text().splitlines()[1:]
+        return [result for line in lines if (result := self._of_now(line))]
+
+    def _of_now(self, line: str) -> CellResult | None:
+        """A result, unless its cell or what was looked at is no more."""
+        whole = _whole(line)
+        try:
+            return restored(whole, is_base=self.build.is_base) if whole else None
+        except (UsageError, TypeError, KeyError):
+            return None
 
 
 def _whole(line: str) -> dict[str, Any] | None:

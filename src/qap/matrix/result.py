@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from qap.matrix.cell import Cell, named
-from qap.matrix.gaps import explained
+from qap.matrix.gaps import Gap, explained
 from qap.matrix.judge import Problem, ProblemKind, judge
 from qap.matrix.observation import CellObservation
 from qap.oracle.lifecycle import Continuation
@@ -31,6 +32,7 @@ class CellResult:
         detail: QEMU's last lines or a backtrace, where something went wrong.
         seconds: how long it took, its part of starting QEMU included.
         fresh: a QEMU was started for it.
+        is_base: it was on stock QEMU, where no gap excuses anything.
     """
 
     cell: Cell
@@ -39,17 +41,42 @@ class CellResult:
     detail: str = ""
     seconds: float = 0.0
     fresh: bool = False
+    is_base: bool = False
 
-    @property
+    @cached_property
     def problems(self) -> list[Problem]:
         return [] if self.cell.config.skip else judge(self.cell, self.seen)
 
-    def as_dict(self, *, is_base: bool) -> dict[str, Any]:
-        """One line of the JSON, see docs/json.md."""
-        problems = self.problems
-        found = explained(self.cell, problems)
+    @cached_property
+    def _explained(self) -> list[Gap | None]:
+        return explained(self.cell, self.problems)
+
+    @property
+    def gaps(self) -> list[str]:
+        """Names of the gaps that it shows."""
+        return sorted({gap.name for gap in self._explained if gap})
+
+    @property
+    def verdict(self) -> Verdict:
+        """What all of it comes to."""
+        if self.cell.config.skip:
+            return Verdict.SKIP
+        if not self.problems:
+            return Verdict.MATCH
+        if not self.is_base and all(gap and gap.reason for gap in self._explained):
+            return Verdict.KNOWN
+        error = any(problem.kind is ProblemKind.ERROR for problem in self.problems)
+        return Verdict.ERROR if error else Verdict.MISMATCH
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it is neither as it must be nor known."""
+        return self.verdict in (Verdict.MISMATCH, Verdict.ERROR)
+
+    @property
+    def expected(self) -> dict[str, Any]:
+        """What had to happen, as the JSON has it."""
         plugged, service = self.cell.expected
-        skip = self.cell.config.skip
         expected: dict[str, Any] = {
             "outcome": plugged.outcome,
             "why": plugged.why,
@@ -59,19 +86,21 @@ class CellResult:
             expected |= {"offered": plugged.offered, **asdict(service)}
         if self.cell.continuation:
             expected |= _shown(self.cell.continuation)
+        return expected
+
+    def as_dict(self) -> dict[str, Any]:
+        """One line of the JSON, see docs/json.md."""
         return {
             "cell": self.cell.name,
             "axes": self.cell.axes,
-            "verdict": _verdict(
-                skip, problems, [gap and not is_base and gap.reason for gap in found]
-            ),
-            "skip": skip,
-            "expected": expected,
+            "verdict": self.verdict,
+            "skip": self.cell.config.skip,
+            "expected": self.expected,
             "seen": asdict(self.seen),
-            "problems": [{"kind": one.kind, "text": one.text} for one in problems],
-            "gaps": sorted({gap.name for gap in found if gap}),
+            "problems": [{"kind": one.kind, "text": one.text} for one in self.problems],
+            "gaps": self.gaps,
             "qemu": list(self.qemu),
-            "repro": self.cell.repro(is_base=is_base),
+            "repro": self.cell.repro(is_base=self.is_base),
             "detail": self.detail,
             "seconds": round(self.seconds, 4),
             "fresh": self.fresh,
@@ -95,21 +124,7 @@ def _shown(continuation: Continuation) -> dict[str, Any]:
     return {shown: value for shown, value in said.items() if value != ""}
 
 
-def _verdict(skip: str, problems: Sequence[Problem], excused: Sequence[object]) -> Verdict:
-    if skip:
-        return Verdict.SKIP
-    if not problems:
-        return Verdict.MATCH
-    if all(excused):
-        return Verdict.KNOWN
-    return (
-        Verdict.ERROR
-        if any(one.kind is ProblemKind.ERROR for one in problems)
-        else Verdict.MISMATCH
-    )
-
-
-def restored(line: dict[str, Any]) -> CellResult:
+def restored(line: dict[str, Any], *, is_base: bool) -> CellResult:
     """A result from its line of JSON; what it means is judged anew.
 
     Raises:
@@ -122,4 +137,5 @@ def restored(line: dict[str, Any]) -> CellResult:
         line["detail"],
         line["seconds"],
         line["fresh"],
+        is_base,
     )

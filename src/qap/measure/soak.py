@@ -1,27 +1,19 @@
 """`qap soak`: plug and unplug for a long time, and see that nothing grows."""
 
-import ctypes
-import multiprocessing
 import os
-import signal
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from qap.fork.build import Build
-from qap.host.errors import QapError
+from qap.host import workers
 from qap.host.progress import bar
 from qap.host.report import Report, bad, table
-from qap.matrix.pool import END_S, PR_SET_PDEATHSIG, SWITCH_S
 from qap.measure.soak_cycle import Soak, SoakStep, rotation
 
 # A hot-unplug waits for QEMU's RCU most of the time, so more than the processors can work.
@@ -98,75 +90,20 @@ def carry_out(orders: Sequence[Order], advanced: Callable[[int, int], None]) -> 
     Raises:
         QapError: a process ended without having been told to.
     """
-    cpus = sorted(os.sched_getaffinity(0))
-    context = multiprocessing.get_context("spawn")
-    processes = []
     results: dict[int, Share] = {}
-    numbers: dict[Connection, int] = {}
-    try:
-        for number, order in enumerate(orders):
-            ours, theirs = context.Pipe(duplex=False)
-            args = (theirs, order, os.getpid(), cpus[number % len(cpus)])
-            process = context.Process(target=_work, args=args, daemon=True)
-            with _uninterrupted():
-                process.start()
-                processes.append(process)
-            theirs.close()
-            numbers[ours] = number
-        while numbers:
-            for ready in wait(list(numbers)):
-                assert isinstance(ready, Connection)
-                number = numbers[ready]
-                try:
-                    said: int | Share = ready.recv()
-                except (EOFError, ConnectionResetError):
-                    raise QapError("a process of the soak ended by itself: see above") from None
-                if isinstance(said, int):
-                    advanced(number, said)
-                else:
-                    results[number] = said
-                    del numbers[ready]
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.terminate()
-        for process in processes:
-            process.join(END_S)
-            if process.is_alive():
-                process.kill()
-                process.join()
+
+    def heard(number: int, news: int | Share) -> None:
+        if isinstance(news, int):
+            advanced(number, news)
+        else:
+            results[number] = news
+
+    workers.carry_out(_order, orders, len(orders), heard)
     return [results[number] for number in range(len(orders))]
 
 
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C out, and for ever out of a process that is started: its owner ends it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _work(connection: Connection, order: Order, parent: int, cpu: int) -> None:
-    """The life of a process."""
-    # It and its QEMU take turns: on one processor that costs them half.
-    os.sched_setaffinity(0, {cpu})
-    told_to_end = threading.Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: told_to_end.set())
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        return
-    # The back-end's thread and the driver take turns at every message.
-    sys.setswitchinterval(SWITCH_S)
-
-    def progress(cycle: int) -> None:
-        if told_to_end.is_set():
-            raise KeyboardInterrupt
-        connection.send(cycle)
-
-    with suppress(KeyboardInterrupt, BrokenPipeError):
-        connection.send(order.carry_out(progress))
+def _order(order: Order, tell: Callable[[int | Share], None]) -> None:
+    tell(order.carry_out(tell))
 
 
 def _print(rows: Sequence[Share], build: Build, seconds: float) -> None:
