@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qap.fork.build import Build
 from qap.host.paths import Project
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.verify.kit.lab import Lab
@@ -24,7 +26,7 @@ EXAMPLE, ROOMS = FENCE.findall((Project.here().root / "docs" / "library.md").rea
 GROUPS = ROOMS.strip().split("\n\n")
 
 
-def pytest_says(path: Path, build: str) -> tuple[int, str]:
+def pytest_says(path: Path, qemu: Path, **environment: str) -> tuple[int, str]:
     """Exit status and output of pytest on a file that is nowhere near this project."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", path.name],
@@ -33,7 +35,7 @@ def pytest_says(path: Path, build: str) -> tuple[int, str]:
         timeout=60,
         check=False,
         cwd=path.parent,
-        env={**os.environ, "QAP_BUILD": build},
+        env={**os.environ, "QEMU": str(qemu), **environment},
     )
     return done.returncode, done.stdout
 
@@ -54,15 +56,30 @@ def test_example_has_20_lines_at_most() -> None:
 
 
 def test_example_passes_on_the_fork(example: Path) -> None:
-    status, said = pytest_says(example, "fork")
+    status, said = pytest_says(example, Build("lab").path("qemu-system-x86_64"))
     assert status == 0, said
     assert "1 passed" in said
 
 
 def test_stock_qemu_refuses_the_device_of_the_example(example: Path) -> None:
-    status, said = pytest_says(example, "base")
+    status, said = pytest_says(example, Build("lab", True).path("qemu-system-x86_64"))
     assert status == 1, said
     assert f"QmpRefused: QMP device_add: {REFUSAL_PHRASE}" in said
+
+
+def test_wheel_finds_its_catalogue(example: Path, tmp_path: Path) -> None:
+    """As pip would install it: without the checkout, and not editable."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=Project.here().root, check=True, capture_output=True, timeout=60)
+    (wheel,) = tmp_path.glob("qap-*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    asked = example.read_text() + "    print(Machine.__module__, os.sys.modules['qap'].__file__)\n"
+    example.write_text(asked)
+    qemu = Build("lab").path("qemu-system-x86_64")
+    status, said = pytest_says(example, qemu, PYTHONPATH=str(site), PYTEST_ADDOPTS="-s")
+    assert status == 0, said
+    assert f"{site}/qap/__init__.py" in said
 
 
 def names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
