@@ -1,13 +1,13 @@
 """Unmodified kernels as AMD SEV guests, simulated under TCG, and their virtio devices."""
 
-from typing import Any
+from typing import Unpack
 
 from qap.fork.build import Build
 from qap.machine.elf_core import segments
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.fence import REFUSAL_PHRASE
-from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
+from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest, GuestOptions
 
 
 class ConfidentialSevCpu(ConfidentialTest):
@@ -19,16 +19,16 @@ class ConfidentialSevCpu(ConfidentialTest):
 
     guest = "x86_64"
 
-    def boots(self, **spec: Any) -> None:
+    def boots(self, **options: Unpack[GuestOptions]) -> None:
         """Such a guest boots protected, and reads and writes a disk."""
-        disk, blockdevs = self.disk
-        with self.booted([disk], BLOCK_MODULES, blockdevs=blockdevs, **spec) as machine:
+        disk, options["blockdevs"] = self.disk
+        with self.booted([disk], BLOCK_MODULES, **options) as machine:
             self.prove_disk(machine)
 
     def test_five_levels(self) -> None:
         """A kernel that decompresses itself turns on 5-level paging on its way."""
         disk, blockdevs = self.disk
-        how: dict[str, Any] = {"cpus": 2, "packaged": True, "blockdevs": blockdevs}
+        how: GuestOptions = {"cpus": 2, "packaged": True, "blockdevs": blockdevs}
         with self.booted([disk], BLOCK_MODULES, **how) as machine:
             machine.console.check("grep -qw la57 /proc/cpuinfo")
             self.prove_disk(machine)

@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -51,7 +50,7 @@ def frame(destination: bytes, source: bytes, number: int, size: int = 60) -> byt
 def wire(lab: Lab) -> Callable[..., tuple[Machine, socket.socket]]:
     """A machine with virtio-net-pci, and the other end of its cable: a datagram is a frame."""
 
-    def start(**properties: Any) -> tuple[Machine, socket.socket]:
+    def start(**properties: object) -> tuple[Machine, socket.socket]:
         here, there = lab.folder / "here.sock", lab.folder / "there.sock"
         cable = lab.owned.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         cable.settimeout(10)
@@ -152,7 +151,7 @@ def test_net_without_a_frame_says_so(
 def lines(lab: Lab) -> Callable[..., tuple[Machine, list[socket.socket]]]:
     """A machine with virtio-serial-pci, a console at port 0 and a named port 1."""
 
-    def start(ports: int, **properties: Any) -> tuple[Machine, list[socket.socket]]:
+    def start(ports: int, **properties: object) -> tuple[Machine, list[socket.socket]]:
         paths = [lab.folder / f"port{number}.sock" for number in range(ports)]
         listeners = [lab.listening(path) for path in paths]
         kinds: list[Device] = [

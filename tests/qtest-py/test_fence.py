@@ -62,16 +62,16 @@ UP_TO_FEATURES_OK = (
 
 @pytest.fixture
 def start(lab: Lab) -> Start:
-    """A machine of one of WAYS with an entropy device that asks for ACCESS_PLATFORM."""
+    """A machine of one of TRANSPORTS with an entropy device that asks for ACCESS_PLATFORM."""
 
     def started(
-        name: str, machine: str = "", extra: tuple[str, ...] = (), **properties: Any
+        name: str, machine: str = "", extra: tuple[str, ...] = (), **properties: object
     ) -> tuple[Machine, Transport]:
         variant = TRANSPORTS[name]
         variant = replace(
             variant, machine=machine or variant.machine, extra=(*variant.extra, *extra)
         )
-        spec = variant.spec("virtio-rng", **{"iommu_platform": True, **properties})
+        spec = variant.spec("virtio-rng", (), **{"iommu_platform": True, **properties})
         running = lab.owned.enter_context(
             Machine(lab.build.path(variant.emulator), spec, log=lab.folder / "qemu.log")
         )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 
@@ -129,7 +129,7 @@ def start(lab: Lab) -> Iterator[Start]:
             waits: bool = False,
             build: Build | None = None,
             machine: str = NEW,
-            **properties: Any,
+            **properties: object,
         ) -> Host:
             variant = replace(
                 TRANSPORTS["pci modern"],

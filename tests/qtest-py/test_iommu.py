@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import pytest
 
@@ -18,7 +18,7 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit
-from qap.verify.kit.lab import Lab
+from qap.verify.kit.lab import Lab, MachineOptions
 from qap.virtio import blk
 from qap.virtio.blk import SECTOR, Blk
 from qap.virtio.driver import Driver
@@ -113,8 +113,9 @@ def drawn(device: Rng, buffer: GuestMemory) -> bool:
 
 @pytest.fixture
 def behind(lab: Lab) -> Callable[..., Behind]:
-    def start(kind: str, *devices: Device, **spec: Any) -> Behind:
-        machine = lab.machine(IOMMUS[kind], *devices, qtest=True, **spec)
+    def start(kind: str, *devices: Device, **options: Unpack[MachineOptions]) -> Behind:
+        options["qtest"] = True
+        machine = lab.machine(IOMMUS[kind], *devices, **options)
         bus = PciBus(machine.qtest)
         iommu = find_iommu(bus, GuestMemory(machine.qtest, TABLES, 4 * MIB))
         iommu.enable()

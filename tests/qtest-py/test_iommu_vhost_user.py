@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
@@ -107,7 +106,7 @@ class Behind:
 
 @pytest.fixture
 def behind(lab: Lab) -> Callable[..., Behind]:
-    def plug(kind: str, **properties: Any) -> Behind:
+    def plug(kind: str, **properties: object) -> Behind:
         backend = lab.backend("vhost-user-rng", access_platform=True)
         machine = lab.machine(IOMMUS[kind], qtest=True)
         bus = PciBus(machine.qtest)

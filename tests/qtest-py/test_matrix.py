@@ -3,7 +3,7 @@
 import re
 import subprocess
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack
 
 import pytest
 
@@ -197,19 +197,29 @@ def other(value: Outcome | bool) -> Outcome | bool:
     return not value
 
 
+class PlugAxes(TypedDict, total=False):
+    """What qap.oracle.fence.plug takes."""
+
+    requested: bool
+    translated: bool
+    backend_can: bool
+    legacy: Literal["", "also", "only"]
+    version_1: bool
+
+
 @pytest.mark.parametrize(("row", "changed"), CHANGES)
 def test_fence_table_with_one_change_is_not_what_qemu_does(
     monkeypatch: pytest.MonkeyPatch, row: str, changed: str
 ) -> None:
     name = ROWS[row]
     fence = oracle.plug
-    asked: dict[str, Any] = {}
+    asked: dict[str, object] = {}
 
-    def ask(**given: Any) -> oracle.Expectation:
+    def ask(**given: Unpack[PlugAxes]) -> oracle.Expectation:
         asked.update(given)
         return fence(**given)
 
-    def change(**given: Any) -> oracle.Expectation:
+    def change(**given: Unpack[PlugAxes]) -> oracle.Expectation:
         found = fence(**given)
         fields: dict[str, Any] = {changed: other(getattr(found, changed))}
         return replace(found, **fields) if given == asked else found

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from qap.matrix.group import Group, groups
 from qap.matrix.result import CellResult
 from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
-from qap.vhost_user.misbehave import Mute
+from qap.vhost_user.misbehave import Misbehaviour, Mute
 
 BUILD = Build.under_test()
 RNG = "q35/modern/virtio-rng/in-qemu/none/any/on/hot/accepts"
@@ -57,7 +57,7 @@ def with_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Changes the row of a device for a test; the cells stay those of the file."""
     assert cells()
 
-    def change(name: str, **fields: Any) -> None:
+    def change(name: str, **fields: object) -> None:
         rows = device_types()
         changed = {**rows, name: rows[name].model_copy(update=fields)}
         monkeypatch.setattr(setup, "device_types", lambda: changed)
@@ -145,10 +145,17 @@ def back_end(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Gives back-ends a misbehaviour, or a socket of which QEMU is not told, for a test."""
     real = backends.backend
 
-    def give(*, elsewhere: bool = False, **options: Any) -> None:
-        def made(path: Path, name: str, **offer: Any) -> Backend:
-            listens = path.with_name("elsewhere.sock") if elsewhere else path
-            return real(listens, name, **{**offer, **options})
+    def give(*, elsewhere: bool = False, misbehaviour: Sequence[Misbehaviour] = ()) -> None:
+        def made(
+            path: Path, name: str, *, access_platform: bool, version_1: bool, **rest: object
+        ) -> Backend:
+            return real(
+                path.with_name("elsewhere.sock") if elsewhere else path,
+                name,
+                access_platform=access_platform,
+                version_1=version_1,
+                misbehaviour=misbehaviour,
+            )
 
         monkeypatch.setattr(backends, "backend", made)
 

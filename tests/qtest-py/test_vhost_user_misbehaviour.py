@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
 
 import pytest
 
@@ -80,8 +79,10 @@ SILENCES: dict[str, Misbehaviour] = {
 }
 
 
-def misbehaving(lab: Lab, kind: str, *rules: Misbehaviour, **options: Any) -> Backend:
-    backend: Backend = lab.backend(kind, **options)
+def misbehaving(
+    lab: Lab, kind: str, *rules: Misbehaviour, access_platform: bool = False
+) -> Backend:
+    backend = lab.backend(kind, access_platform=access_platform)
     backend.misbehaviour = rules
     return backend
 

@@ -1,7 +1,5 @@
 """The Python back-end serves the rings of real vhost-user devices, and says what it touched."""
 
-from typing import Any
-
 import pytest
 
 from qap.host.wait import poll_until
@@ -44,7 +42,7 @@ def driver(machine: Machine, *bits: int) -> Driver:
     return willing
 
 
-def plugged(lab: Lab, kind: str, backend: Backend, **properties: Any) -> Machine:
+def plugged(lab: Lab, kind: str, backend: Backend, **properties: object) -> Machine:
     """A machine with a device of this type, cold-plugged, in front of a back-end."""
     device, options = vhost_user_types()[kind].pci(backend.path.stem)
     packed = bool(backend.features >> FeatureBit.RING_PACKED & 1)

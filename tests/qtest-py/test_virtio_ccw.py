@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -38,7 +37,7 @@ AT_FEATURES_OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK
 def disk_machine(lab: Lab, disk: Path) -> Callable[..., Machine]:
     """A machine with that disk behind virtio-blk-ccw."""
 
-    def started(**properties: Any) -> Machine:
+    def started(**properties: object) -> Machine:
         device = {"driver": "virtio-blk-ccw", "devno": "fe.0.0005", "drive": "disk0"}
         blockdev = f"driver=file,node-name=disk0,filename={disk}"
         return lab.s390x({**device, "serial": "qap-disk", **properties}, blockdevs=(blockdev,))
@@ -46,10 +45,12 @@ def disk_machine(lab: Lab, disk: Path) -> Callable[..., Machine]:
     return started
 
 
-def transport(machine: Machine, revision: int, **options: Any) -> VirtioCcw:
+def transport(machine: Machine, revision: int, *, sets_revision_0: bool = False) -> VirtioCcw:
     """The device, at the start of a CPU's life."""
     cpu = Cpu(machine.qtest, machine.serial)
-    return VirtioCcw(ChannelSubsystem(cpu).find(DEVICE_NUMBER), revision, **options)
+    return VirtioCcw(
+        ChannelSubsystem(cpu).find(DEVICE_NUMBER), revision, sets_revision_0=sets_revision_0
+    )
 
 
 def negotiated(device: VirtioCcw, behaviour: Behaviour | None = None) -> Driver:

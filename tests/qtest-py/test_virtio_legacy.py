@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -68,7 +67,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             machine: str = "pc",
             kind: str = "transitional",
             blockdevs: tuple[str, ...] = (),
-            **properties: Any,
+            **properties: object,
         ) -> Machine:
             device = {"driver": driver, "id": "dut", "bus": BUSES[machine], **KINDS[kind]}
             port = [{"driver": "pcie-root-port", "id": "port0"}] if machine == "q35" else []

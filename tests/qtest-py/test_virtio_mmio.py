@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -43,7 +42,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts a microvm with devices of one version."""
     with ExitStack() as owned:
 
-        def started(version: int, *drivers: str, disk: Path | None = None, **more: Any) -> Machine:
+        def started(
+            version: int, *drivers: str, disk: Path | None = None, **more: object
+        ) -> Machine:
             legacy = "on" if version == 1 else "off"
             blockdev = f"driver=file,node-name=disk0,filename={disk}"
             spec = Spec(
@@ -67,7 +68,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def rng_machine(start: Start) -> Callable[..., Machine]:
     """A microvm with an entropy device."""
 
-    def started(version: int, **properties: Any) -> Machine:
+    def started(version: int, **properties: object) -> Machine:
         return start(version, "virtio-rng-device", packed=version == 2, **properties)
 
     return started

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -55,7 +54,7 @@ def negotiated(machine: Machine, behaviour: Behaviour | None = None) -> Driver:
 def disk_machine(lab: Lab, disk: Path) -> Callable[..., Machine]:
     """A machine with that disk behind virtio-blk-pci."""
 
-    def start(**properties: Any) -> Machine:
+    def start(**properties: object) -> Machine:
         device = {"driver": "virtio-blk-pci", "id": "dut", "bus": "port0", "drive": "disk0"}
         blockdev = f"driver=file,node-name=disk0,filename={disk}"
         machine: Machine = lab.machine(

@@ -8,7 +8,6 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
@@ -97,8 +96,8 @@ class Peer:
 def connected(lab: Lab) -> Callable[..., tuple[Vsock, Peer, Backend]]:
     """Starts a machine with vhost-user-vsock-pci in front of a peer."""
 
-    def start(*extra: int, **options: Any) -> tuple[Vsock, Peer, Backend]:
-        peer = Peer(**options)
+    def start(*extra: int, peer: Peer | None = None) -> tuple[Vsock, Peer, Backend]:
+        peer = peer or Peer()
         offered = [FeatureBit.VHOST_USER_PROTOCOL_FEATURES, FeatureBit.VERSION_1, *extra]
         backend = Backend(
             lab.folder / "vsock.sock",
@@ -154,7 +153,7 @@ def test_driver_waits_for_the_peers_credit(
     connected: Callable[..., tuple[Vsock, Peer, Backend]],
 ) -> None:
     """5.10.6.3: no more than the peer has room for, and CREDIT_REQUEST when there is none."""
-    device, peer, backend = connected(buf_alloc=300)
+    device, peer, backend = connected(peer=Peer(buf_alloc=300))
     stream = device.connect(ECHO, local=LOCAL)
     data = os.urandom(1000)
     stream.send(data)

@@ -249,11 +249,11 @@ class Testbed:
             raise Refused(refused.said) from None
         self._attach(config)
 
-    def _qmp(self, command: str, **arguments: Any) -> None:
+    def _qmp(self, command: str, **arguments: object) -> None:
         self.say(command, **arguments)
         self.machine.qmp.execute(command, **arguments)
 
-    def say(self, command: str, **arguments: Any) -> None:
+    def say(self, command: str, **arguments: object) -> None:
         """Keep a command of the monitor for whoever repeats it."""
         self._say(f"{command} {json.dumps(arguments)}")
 

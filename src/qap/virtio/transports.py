@@ -42,7 +42,7 @@ class TransportVariant:
     accel: str = "qtest"
     cpu: str | None = None
 
-    def spec(self, kind: str, blockdevs: Sequence[str] = (), **properties: Any) -> Spec:
+    def spec(self, kind: str, blockdevs: Sequence[str] = (), **properties: object) -> Spec:
         """A machine with one device, "dut".
 
         Args:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -60,7 +59,7 @@ def start(lab: Lab, disk: Path) -> Start:
 def refused(start: Start) -> Callable[..., str]:
     """What QEMU says when it refuses to start."""
 
-    def said(*devices: Device, **options: Any) -> str:
+    def said(*devices: Device, **options: object) -> str:
         with pytest.raises(QemuDied) as died:
             start(*devices, **options)
         assert died.value.status == 1, died.value.detail

@@ -6,9 +6,9 @@ import struct
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from qap.fork.build import Build
 from qap.machine import catalog
@@ -40,6 +40,28 @@ GUEST_CID = 42
 PORT = 1234
 
 
+class GuestOptions(TypedDict, total=False):
+    """What a test's machine may have beside devices.
+
+    Attributes:
+        guest: a name of configs/guests.toml other than the test's.
+        machine: a machine type other than the guest's.
+        cpus: how many.
+        cpu, chardevs, blockdevs, extra: as in Spec.
+        append, packaged: as in Boot.
+    """
+
+    guest: str
+    machine: str
+    cpus: int
+    cpu: str
+    chardevs: Sequence[str]
+    blockdevs: Sequence[str]
+    extra: Sequence[str]
+    append: str
+    packaged: bool
+
+
 class ConfidentialTest(GuestTest):
     """Boots confidential guests of one architecture.
 
@@ -69,7 +91,7 @@ class ConfidentialTest(GuestTest):
     def place(self) -> MachineType:
         return machine_types()[self.settings.machine]
 
-    def device(self, kind: str, **properties: Any) -> Device:
+    def device(self, kind: str, **properties: object) -> Device:
         """A device of the guest's own transport, with what configs/devices.toml says of it."""
         known = device_types()[kind].properties if kind in device_types() else {}
         return {"driver": f"{kind}-{self.place.transport}", **known, **properties}
@@ -78,25 +100,21 @@ class ConfidentialTest(GuestTest):
         self,
         devices: Sequence[Device] = (),
         modules: Sequence[str] = (),
-        *,
-        guest: str | None = None,
-        machine: str | None = None,
-        cpus: int = 1,
-        append: str = "",
-        packaged: bool = False,
-        **rest: Any,
+        **options: Unpack[GuestOptions],
     ) -> Spec:
         """A machine with a root port where devices are hot-plugged into one."""
-        settings = catalog.guest(guest or self.guest)
-        place = machine_types()[machine or settings.machine]
+        settings = catalog.guest(options.get("guest", self.guest))
+        place = machine_types()[options.get("machine", settings.machine)]
+        append, packaged = options.get("append", ""), options.get("packaged", False)
         return Spec(
             place.name,
-            cpu=rest.pop("cpu", settings.cpu),
+            cpu=options.get("cpu", settings.cpu),
             memory=settings.memory,
+            chardevs=options.get("chardevs", ()),
+            blockdevs=options.get("blockdevs", ()),
             devices=[*place.ports, *devices],
             boot=Boot(settings, tuple(modules), append, packaged),
-            extra=["-smp", str(cpus), *rest.pop("extra", ())],
-            **rest,
+            extra=["-smp", str(options.get("cpus", 1)), *options.get("extra", ())],
         )
 
     @contextmanager
@@ -110,16 +128,21 @@ class ConfidentialTest(GuestTest):
             self.fail(f"{died}: {died.said}")
 
     @contextmanager
-    def booted(self, *args: Any, **spec: Any) -> Iterator[Machine]:
+    def booted(
+        self,
+        devices: Sequence[Device] = (),
+        modules: Sequence[str] = (),
+        **options: Unpack[GuestOptions],
+    ) -> Iterator[Machine]:
         """A machine whose guest has booted and takes itself for a protected one (see `spec`).
 
         At the end no device must have met private memory.
         """
-        with self.started(self.spec(*args, **spec)) as machine:
+        with self.started(self.spec(devices, modules, **options)) as machine:
             start = time.monotonic()
             release = machine.boot()
             self.log.info("%s booted in %.1f s", release, time.monotonic() - start)
-            cpus = spec.get("cpus", 1)
+            cpus = options.get("cpus", 1)
             self.assertEqual(
                 machine.console.check("ls -d /sys/bus/cpu/devices/* | wc -l"), str(cpus)
             )
@@ -142,7 +165,7 @@ class ConfidentialTest(GuestTest):
         name = io_checks.find(machine.console, FS, PLUGGED_S)
         self.log.info(io_checks.files(machine.console, self.host_data, name))
 
-    def virtiofsd(self, name: str) -> Any:
+    def virtiofsd(self, name: str) -> AbstractContextManager[programs.BackendProcess]:
         """Debian's, of the guest's byte order."""
         return programs.virtiofsd(
             self.folder, self.host_data.shared, self.settings.architecture, name
@@ -160,7 +183,8 @@ class ConfidentialTest(GuestTest):
             {"driver": "virtserialport", "chardev": "port", "name": "port"},
             self.device("virtio-9p", id="fs0", fsdev="share", mount_tag="share"),
         ]
-        options = {
+        options: GuestOptions = {
+            "cpus": 2,
             "blockdevs": blockdevs,
             "chardevs": [f"socket,id=port,path={port},server=on,wait=off"],
             "extra": [
@@ -169,7 +193,7 @@ class ConfidentialTest(GuestTest):
             ],
         }
         modules = [*BLOCK_MODULES, "virtio_net", "virtio_rng", "virtio_console", *TOOLS_MODULES]
-        with self.booted(devices, modules, cpus=2, **options) as machine:
+        with self.booted(devices, modules, **options) as machine:
             console = machine.console
             self.prove_disk(machine)
             traffic.over_network(console)
@@ -210,8 +234,8 @@ class ConfidentialTest(GuestTest):
             fsdev = f"local,id=tools,path={root},security_model=none,readonly=on"
             chardevs = [f"socket,id={name},path={path}" for name, path in sockets.items()]
             modules = [*BLOCK_MODULES, "virtiofs", "vmw_vsock_virtio_transport", *TOOLS_MODULES]
-            options = {"chardevs": chardevs, "extra": ["-fsdev", fsdev]}
-            with self.booted(devices, modules, cpus=2, **options) as machine:
+            options: GuestOptions = {"cpus": 2, "chardevs": chardevs, "extra": ["-fsdev", fsdev]}
+            with self.booted(devices, modules, **options) as machine:
                 self.prove_virtiofs(machine)
                 self.prove_disk(machine)
                 io_checks.find(machine.console, VSOCK)
@@ -271,7 +295,7 @@ class ConfidentialTest(GuestTest):
             fs = self.device("vhost-user-fs", chardev="fs")
             chardevs = [f"socket,id=fs,path={service.socket}"]
             modules = [*BLOCK_MODULES, "virtiofs"]
-            options = {"guest": guest, "chardevs": chardevs, "blockdevs": blockdevs}
+            options: GuestOptions = {"guest": guest, "chardevs": chardevs, "blockdevs": blockdevs}
             with self.booted([disk, fs], modules, **options) as machine:
                 self.prove_disk(machine)
                 self.prove_virtiofs(machine)

@@ -1,7 +1,5 @@
 """The base of the avocado tests: a scenario on the build under test, held to the oracle."""
 
-from typing import Any
-
 from avocado import Test
 
 from qap.fork.build import Build
@@ -19,14 +17,14 @@ class GuestTest(Test):
 
     timeout = 180
 
-    def check(self, **scenario: Any) -> None:
+    def check(self, **scenario: object) -> None:
         """Carry out a scenario (the fields of qap.scenario.scenario.Scenario) and compare.
 
         Fails with what was expected, what was seen, the last lines of QEMU and guest,
         and the command to run again.
         """
         build = Build.under_test()
-        one = Scenario(name=self.name.name, **scenario)
+        one = Scenario.model_validate({"name": self.name.name, **scenario})
         binary = build.path(f"qemu-system-{catalog.guest(one.guest).qemu}")
         self.log.info("%s: %s with %s", one.title, build.name, binary)
         seen = Trial(one, build).run()
