@@ -163,8 +163,8 @@ class VhostUser(Model):
         between: what stands between chardev and device, if anything does.
         reconnects: QEMU connects again when it has gone.
         program: the real one behind it in a guest's scenarios.
-        program_translates: that program offers ACCESS_PLATFORM (tests/qtest-py/test_backends.py
-            asks it).
+        program_translates: that program offers ACCESS_PLATFORM
+            (tests/qtest-py/library/test_backends.py asks it).
         plain: QEMU fences it as it does the others.
     """
 

@@ -14,7 +14,7 @@ from qap.host.errors import MissingError, UsageError
 from qap.host.paths import data
 from qap.machine import catalog
 
-from .project import Project
+from ..project import Project
 
 ARCHIVE_TOML = """\
 [tool]

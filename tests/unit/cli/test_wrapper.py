@@ -10,7 +10,7 @@ import pytest
 
 from qap.host.paths import Project
 
-from .programs import Programs
+from ..programs import Programs
 
 # All that a start may need beside the shell.
 NEEDED = ("cat", "cksum", "dirname")

@@ -11,8 +11,8 @@ from qap.host.debian.suite import Suite
 from qap.host.debian.sums import write_sums
 from qap.host.errors import MissingError, QapError, UsageError
 
-from .programs import Programs
-from .project import Project, write
+from ..programs import Programs
+from ..project import Project, write
 
 
 def tarball(project: Project, inside: str) -> Path:

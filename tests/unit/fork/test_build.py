@@ -10,8 +10,8 @@ from qap.fork import base, series
 from qap.fork.build import Build, first_error
 from qap.host.errors import MissingError, QapError, UsageError
 
-from .programs import Programs
-from .project import PROFILE_TOML, Project, write
+from ..programs import Programs
+from ..project import PROFILE_TOML, Project, write
 
 COMPILER = """\
 FAILED: libcommon.a.p/hw_virtio_virtio-bus.c.o

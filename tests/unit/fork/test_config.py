@@ -7,7 +7,7 @@ from qap.host import paths
 from qap.host.errors import UsageError
 from qap.machine import catalog
 
-from .project import PROFILE_TOML, Project, write
+from ..project import PROFILE_TOML, Project, write
 
 GUEST_TOML = """\
 [x86_64]

@@ -7,7 +7,7 @@ import pytest
 from qap.fork.git import Git, GitError
 from qap.fork.patch import Patch
 
-from .project import Project
+from ..project import Project
 
 MAIL = """\
 From 0000000000000000000000000000000000000000 Mon Sep 17 00:00:00 2001

@@ -9,7 +9,7 @@ from qap.fork.patch import Patch
 from qap.host import paths
 from qap.host.errors import QapError, UsageError
 
-from .project import Project, commit, edit
+from ..project import Project, commit, edit
 
 # As the repository has it, whatever the tests point qap.fork.series at.
 REAL = paths.Project.here()
@@ -352,6 +352,20 @@ def test_patch_names_tests_that_are_here(name: str) -> None:
     assert named
     missing = [test for test in named if not (REAL.root / test.partition(":")[0]).is_file()]
     assert missing == []
+
+
+FORK_TESTS = REAL.root / "tests/qtest-py/fork"
+
+
+@pytest.mark.parametrize("folder", [path.parent.name for path in FORK_TESTS.glob("*/README.md")])
+def test_folder_of_tests_says_which_patches_name_them(folder: str) -> None:
+    naming = [
+        name.partition("-")[0]
+        for name in NAMES
+        if any(f"/fork/{folder}/" in test for test in real(name).trailers("Test"))
+    ]
+    said = (FORK_TESTS / folder / "README.md").read_text()
+    assert said.rstrip(".\n").partition("Patches: ")[2].split(", ") == naming
 
 
 def test_base_is_left_as_it_was(queue: Project) -> None:

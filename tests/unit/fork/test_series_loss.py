@@ -7,7 +7,7 @@ import pytest
 from qap.fork import base, series
 from qap.host.errors import QapError
 
-from .project import Project, edit, write
+from ..project import Project, edit, write
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from qap.host.debian.suite import Suite
 from qap.host.debian.sums import SUMS, check
 from qap.host.errors import MissingError, QapError
 
-from .programs import Programs
-from .project import Project
+from ..programs import Programs
+from ..project import Project
 
 OTHER = "apt failed (The package cache file is corrupted)"
 MIRROR = "http://mirror.example/debian/"

@@ -17,8 +17,8 @@ from qap.host.debian.sums import SUMS, check
 from qap.host.debian.taken import Package, everything_taken
 from qap.host.errors import MissingError, QapError
 
+from ..project import Project
 from .debian_archive import URI, Archive, Mirror, mirror
-from .project import Project
 
 TRIXIE, FORKY = Place(suite="trixie"), Place(suite="forky")
 TINY = Bundle("tiny:s390x", ("tiny:s390x",), (TRIXIE, FORKY))

@@ -12,7 +12,7 @@ from qap.fork.provenance import provenance
 from qap.host import paths
 from qap.host.report import Report, shortened
 
-from .project import Project, write
+from ..project import Project, write
 
 RESULT = {"name": "one", "problems": []}
 

@@ -12,8 +12,8 @@ from qap.matrix.journal import Journal
 from qap.matrix.observation import CellObservation
 from qap.matrix.result import CellResult
 
+from ..project import Project, write
 from .matrix_cells import a_cell, use_gaps
-from .project import Project, write
 
 CELLS = [a_cell(driver) for driver in ("accepts", "refuses", "insists")]
 SEEN = CellObservation("works", features=[32, 33], features_ok=True, status=0xF, served=False)

@@ -14,9 +14,9 @@ from qap.matrix.cell import Cell, selected
 from qap.matrix.observation import CellObservation
 from qap.matrix.result import CellResult, Verdict
 
+from ..programs import Programs
+from ..project import Project
 from .matrix_cells import use_gaps
-from .programs import Programs
-from .project import Project
 
 SLOW = """
 [slow]

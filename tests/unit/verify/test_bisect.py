@@ -10,8 +10,8 @@ from qap.fork.prefix import Prefix
 from qap.host.errors import QapError
 from qap.verify.bisect import each
 
-from .programs import Programs
-from .project import Project, edit
+from ..programs import Programs
+from ..project import Project, edit
 
 # Called as ninja -C FOLDER TARGET…: it builds unless a source file is broken.
 NINJA = """\

@@ -24,7 +24,7 @@ from qap.verify.qtest_programs import (
 )
 from qap.verify.runners import FAIL, PASS, SKIP, TestResult
 
-from .project import PROFILE_TOML, Project
+from ..project import PROFILE_TOML, Project
 
 # Long enough for any machine; only a failing test ever waits so long.
 PATIENCE_S = 10.0

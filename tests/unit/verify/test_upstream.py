@@ -11,7 +11,7 @@ from qap.host.report import Report
 from qap.verify.qtest_programs import TESTS, UpstreamTest
 from qap.verify.upstream import ninja_targets, upstream
 
-from .project import PROFILE_TOML, Project
+from ..project import PROFILE_TOML, Project
 
 TOOLS = ("qemu-img", "qemu-storage-daemon")
 ONE = UpstreamTest("one-test", "x86_64")
