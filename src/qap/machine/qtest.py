@@ -17,6 +17,7 @@ from qap.machine import qtest_command as command
 from qap.machine.qtest_command import QtestCommand
 
 ANSWER_S = 30.0
+CLOSED = "QEMU closed the qtest session"
 CHUNK = 1 << 16
 QUOTED = 6
 SHOWN = 100
@@ -136,6 +137,8 @@ class Qtest:
             self._expect_none(self._received())
 
     def _exchange(self, commands: Sequence[QtestCommand[Any]]) -> list[str]:
+        if self._lost == CLOSED:
+            raise self._closed(QtestLost(CLOSED))
         if self._lost:
             raise QtestLost(self._lost)
         left = memoryview("".join([f"{one.line}\n" for one in commands]).encode())
@@ -166,7 +169,7 @@ class Qtest:
         except BlockingIOError:
             return 0
         except OSError as exc:
-            raise self._closed(self._fail("QEMU closed the qtest session")) from exc
+            raise self._closed(self._fail(CLOSED)) from exc
 
     def _wait(self, events: int, deadline: float) -> int:
         self._poll.register(self._sock, events)
@@ -182,9 +185,9 @@ class Qtest:
         except BlockingIOError:
             return []
         except OSError as exc:
-            raise self._closed(self._fail("QEMU closed the qtest session")) from exc
+            raise self._closed(self._fail(CLOSED)) from exc
         if not data:
-            raise self._closed(self._fail("QEMU closed the qtest session"))
+            raise self._closed(self._fail(CLOSED))
         whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
         lines = whole.decode().split("\n") if newline else []
         if b"IRQ " not in whole:
