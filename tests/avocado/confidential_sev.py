@@ -7,11 +7,12 @@ from qap.machine.elf_core import segments
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.fence import REFUSAL_PHRASE
-from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest, GuestOptions
+from qap.verify.kit.confidential_machine import GuestOptions
+from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
 
 
 class ConfidentialSevCpu(ConfidentialTest):
-    """What the CPU and the machine are makes no difference.
+    """Various CPUs and machines.
 
     :avocado: enable
     :avocado: tags=confidential,arch:x86_64,machine:q35,device:virtio-blk-pci
@@ -20,13 +21,13 @@ class ConfidentialSevCpu(ConfidentialTest):
     guest = "x86_64"
 
     def boots(self, **options: Unpack[GuestOptions]) -> None:
-        """Such a guest boots protected, and reads and writes a disk."""
+        """A guest with these options boots protected, and reads and writes a disk."""
         disk, options["blockdevs"] = self.disk
         with self.booted([disk], BLOCK_MODULES, **options) as machine:
             self.prove_disk(machine)
 
     def test_five_levels(self) -> None:
-        """A kernel that decompresses itself turns on 5-level paging on its way."""
+        """A kernel turns on 5-level paging while it decompresses itself."""
         disk, blockdevs = self.disk
         how: GuestOptions = {"cpus": 2, "packaged": True, "blockdevs": blockdevs}
         with self.booted([disk], BLOCK_MODULES, **how) as machine:
@@ -41,7 +42,7 @@ class ConfidentialSevCpu(ConfidentialTest):
         self.boots(cpu="EPYC-Rome")
 
     def test_debuggers_see_through_the_c_bit(self) -> None:
-        """A virtual address leads the monitor and a dump to the same bytes as the guest."""
+        """Monitor and dump translate a virtual address as the guest does."""
         with self.booted() as machine:
             symbols = machine.console.check("grep -w linux_banner /proc/kallsyms")
             address = int(symbols.split()[0], 16)
@@ -59,12 +60,12 @@ class ConfidentialSevCpu(ConfidentialTest):
             self.assertIn(page, machine.qmp.hmp("info tlb"))
             dump = self.folder / "dump"
             machine.qmp.execute("dump-guest-memory", paging=True, protocol=f"file:{dump}")
-            found = [
-                one.physical + address - one.virtual
-                for one in segments(dump)
-                if one.virtual <= address < one.virtual + one.size
+            addresses = [
+                segment.physical + address - segment.virtual
+                for segment in segments(dump)
+                if segment.virtual <= address < segment.virtual + segment.size
             ]
-            self.assertEqual(found, [int(physical.split()[1], 16)])
+            self.assertEqual(addresses, [int(physical.split()[1], 16)])
 
 
 class ConfidentialSev(ConfidentialTest):
@@ -106,7 +107,7 @@ class ConfidentialSev(ConfidentialTest):
         self.prove_enforcement()
 
     def test_base_can_not_plug_what_the_fork_can(self) -> None:
-        """A guest that bounces its I/O as a confidential one does, for base knows none.
+        """The guest uses bounce buffers as a confidential guest does, which base does not support.
 
         :avocado: tags=device:vhost-user-fs-pci,hotplug
         """
@@ -116,7 +117,7 @@ class ConfidentialSev(ConfidentialTest):
         self.assertIn(REFUSAL_PHRASE, refused.exception.said)
 
     def plug_virtiofs(self, build: Build) -> None:
-        """Plug it into a guest that runs, and exchange files."""
+        """Plug virtiofs into a running guest, and exchange files."""
         spec = self.spec(modules=["virtiofs"], append="swiotlb=force")
         with (
             self.virtiofsd(build.name) as service,

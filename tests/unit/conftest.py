@@ -1,4 +1,4 @@
-"""Fixtures: a project with a small QEMU in a scratch folder, and programs that only pretend."""
+"""Fixtures: a project with a small QEMU in a scratch folder, and fake programs."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    """A folder of pretended programs in front of PATH."""
+    """A folder of fake programs at the front of PATH."""
     made = Programs(tmp_path / "programs")
     made.folder.mkdir()
     made.in_front_of_path(monkeypatch)

@@ -10,10 +10,10 @@ import pytest
 
 @dataclass(frozen=True)
 class Programs:
-    """Pretended programs.
+    """Fake programs.
 
     Args:
-        folder: where they are; `record` beside it collects one line a call.
+        folder: where they are; `record` beside it has a line for each call.
     """
 
     folder: Path
@@ -31,14 +31,14 @@ class Programs:
         return path
 
     def real(self, *names: str) -> None:
-        """The machine's own programs, unrecorded."""
+        """Link real programs of this machine; their calls are not recorded."""
         for name in names:
-            found = shutil.which(name)
-            assert found, name
-            (self.folder / name).symlink_to(found)
+            path = shutil.which(name)
+            assert path, name
+            (self.folder / name).symlink_to(path)
 
     def calls(self) -> list[str]:
-        """What was called since the last time this was asked."""
+        """The calls since the last call of this method."""
         text = self.record.read_text() if self.record.exists() else ""
         self.record.unlink(missing_ok=True)
         return text.splitlines()

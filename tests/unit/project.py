@@ -1,4 +1,4 @@
-"""A whole project around a QEMU of a few lines, for the rooms that keep the patch queue."""
+"""A whole project around a QEMU of a few lines, for tests of the patch queue."""
 
 import shutil
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ configure = ["--enable-tcg"]
 
 
 def numbered(name: str) -> str:
-    """Forty lines that differ from each other and from those of any other file."""
+    """Forty lines, each of them unique among all files."""
     return "".join(f"{name} line {number}\n" for number in range(1, 41))
 
 
@@ -44,7 +44,7 @@ SOURCE = {
 
 @dataclass(frozen=True)
 class Project(paths.Project):
-    """A project of its own; `source` below its root is the upstream that base.ensure() takes."""
+    """A project for a test; `source` below its root is the upstream for base.ensure()."""
 
     @classmethod
     def make(cls, root: Path) -> Self:
@@ -60,7 +60,7 @@ class Project(paths.Project):
         return made
 
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Make it the one that qap works on until the test ends."""
+        """Make qap work on this project until the test ends."""
         monkeypatch.setenv("XDG_CACHE_HOME", str(self.root / "cache"))
         monkeypatch.setattr(paths.Project, "here", lambda: self)
         monkeypatch.chdir(self.root)
@@ -81,7 +81,7 @@ class Project(paths.Project):
         return base.ensure(self, str(self.source))
 
     def add_patch(self, name: str, subject: str, *edits: tuple[str, str, str]) -> None:
-        """Put a patch on top of the queue, as git and a mail program would write it.
+        """Add a patch to the end of the queue, as git format-patch writes it.
 
         Args:
             edits: file, the text to replace in it ("" for a new file), and the new text.

@@ -1,4 +1,4 @@
-"""Everything that any verb takes from the Debian archive."""
+"""The bundles that the verbs take from the Debian archive."""
 
 from collections.abc import Iterator, Sequence
 
@@ -26,7 +26,7 @@ def _for_guests() -> list[Bundle]:
 
 
 def chosen(names: Sequence[str]) -> list[Bundle]:
-    """The bundles of these names, everything if none is given.
+    """The bundles of these names; all if none is given.
 
     Raises:
         UsageError: no such bundle.
@@ -41,12 +41,13 @@ def chosen(names: Sequence[str]) -> list[Bundle]:
 def take_each(
     wanted: Sequence[Bundle], *, renew: bool = False
 ) -> Iterator[tuple[Bundle, QapError | OSError | None]]:
-    """Bring bundles, and say of each why it can't be had; None if it is there.
+    """Fetch bundles; yields each with the error, or with None if it is there.
 
-    What keeps everything away is waited for once; then only what is cached will do.
+    After a failure that affects everything, such as a timeout of the mirror, the remaining
+    bundles are only looked for in the cache.
 
     Args:
-        renew: as Bundle.take() has it.
+        renew: as for Bundle.take().
     """
     away: Unavailable | None = None
     for bundle in wanted:
@@ -62,9 +63,9 @@ def take_each(
 
 
 def bring_for_guests() -> None:
-    """Bring what guests and back-ends need before the work starts.
+    """Fetch what guests and back-ends need before the work starts.
 
-    What can't be had is said and no more: what needs it fails by itself, the rest can be done.
+    Failures are only printed: whatever needs the bundle fails later, the rest can be done.
     """
     missing = [bundle for bundle in _for_guests() if bundle.taken() is None]
     console = Console(stderr=True, soft_wrap=True, highlight=False)

@@ -1,4 +1,4 @@
-"""What this machine has, what has been built, and from what."""
+"""`qap doctor`: the programs on this machine, the builds, and their sources."""
 
 import os
 import platform
@@ -64,13 +64,13 @@ def _fetched(bundle: Bundle) -> list[str]:
 
 
 def show() -> bool:
-    """Print it all; returns whether everything that is needed is there."""
+    """Print the table; returns whether all the programs are installed."""
     project = Project.here()
-    found = base.info(project)
+    upstream = base.info(project)
     rows = [
         ["qap", __version__],
         ["machine", f"{platform.machine()}, {os.cpu_count()} processors" + _unsupported()],
-        ["base", good(found.title) if found else "[dim]not brought yet: ./qap tree[/]"],
+        ["base", good(upstream.title) if upstream else "[dim]not brought yet: ./qap tree[/]"],
         ["queue", f"{len(series.patches(project))} patches, sha256 {series.digest(project)[:12]}"],
         *_builds(project),
         ["cache", f"{escape(str(cache()))}, {_size(cache()) if cache().exists() else 'empty'}"],

@@ -1,4 +1,4 @@
-"""`qap fetch`: everything that comes from the Debian archive, brought and checked at once."""
+"""`qap fetch`: fetch and check everything that comes from the Debian archive."""
 
 import time
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from qap.host.report import Report, bad, good, table
 
 
 def fetch(wanted: Sequence[Bundle], *, renew: bool) -> Report:
-    """Bring and check bundles, and print where each was taken from.
+    """Fetch and check bundles, and print where each was taken from.
 
     Args:
-        renew: try the better places again where another one was taken.
+        renew: try the better places again if another one was taken.
     """
     start = time.monotonic()
     rows, results = [], []
@@ -29,8 +29,8 @@ def fetch(wanted: Sequence[Bundle], *, renew: bool) -> Report:
         except QapError as exc:
             error = str(exc)
         rows.append([bundle.name, origin(taken) if taken and not error else bad(error)])
-        found = taken.model_dump(mode="json") if taken else None
-        results.append({"bundle": bundle.name, "error": error, "taken": found})
+        details = taken.model_dump(mode="json") if taken else None
+        results.append({"bundle": bundle.name, "error": error, "taken": details})
     archive.forget_others()
     seconds = time.monotonic() - start
     table(f"qap fetch ({seconds:.0f} s)", ["what", "from"], rows)
@@ -38,9 +38,9 @@ def fetch(wanted: Sequence[Bundle], *, renew: bool) -> Report:
 
 
 def origin(taken: Taken) -> str:
-    """Where a bundle was taken from, why not from a better place, and its first version."""
+    """For the table: the place and version of a bundle, and why not a better place."""
     first = taken.packages[0]
     more = len(taken.packages) - 1
     what = f"{first.name.partition(':')[0]} {first.version}" + (f" and {more} more" if more else "")
-    passed = "".join(f"\nnot {one.place}: {one.why}" for one in taken.passed_over)
+    passed = "".join(f"\nnot {better.place}: {better.why}" for better in taken.passed_over)
     return good(f"{taken.place}: {what}") + (f"[yellow]{escape(passed)}[/]" if passed else "")

@@ -1,4 +1,4 @@
-"""How every verb that has a report ends."""
+"""The end of every verb that has a report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +16,12 @@ from qap.host.report import Report
 def finish(
     report: Report, json: Path | None, builds: Sequence[Build] = (), failed: Exit = Exit.UNEXPECTED
 ) -> NoReturn:
-    """Write the report where it was asked for, and end with its exit code.
+    """Write the report if --json is given, and exit with the right code.
 
     Args:
         json: the file that --json names.
         builds: what was under test.
-        failed: the exit code where not everything was as expected.
+        failed: the exit code if not everything was as expected.
     """
     if json:
         report.write(json, provenance(Project.here(), builds))

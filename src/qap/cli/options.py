@@ -11,14 +11,14 @@ Profile = Annotated[str, typer.Option("--profile", help="A build profile of conf
 Base = Annotated[bool, typer.Option("--base", help="The unpatched upstream, not the fork.")]
 
 
-def writable(path: Path | None) -> Path | None:
-    """Find out before the work that its results can be written."""
+def writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Check before the work starts that its results can be written."""
     if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.open("a").close()
         except OSError as exc:
-            raise UsageError(f"--json {path}: {exc.strerror}") from exc
+            raise UsageError(f"{param.opts[0]} {path}: {exc.strerror}") from exc
     return path
 
 

@@ -1,4 +1,4 @@
-"""The upstream source: brought, checked and unpacked as qemu/base, a git repo of one commit."""
+"""The upstream source: fetched, checked and unpacked as qemu/base, a git repo of one commit."""
 
 import json
 import lzma
@@ -32,7 +32,7 @@ class BaseInfo:
         package_version: Debian's version of it, "" for a --source.
         version: QEMU's own, the content of its VERSION file.
         commit: the one commit of qemu/base.
-        left_out: folders of the source that are not there, as qemu/base.toml says.
+        left_out: folders of the source that were removed (leave_out in qemu/base.toml).
     """
 
     source: str
@@ -51,20 +51,20 @@ def _record(project: Project) -> Path:
 
 
 def info(project: Project) -> BaseInfo | None:
-    """What qemu/base holds, or None when there is nothing yet."""
+    """What qemu/base holds; None if there is nothing yet."""
     if not _record(project).exists():
         return None
     return BaseInfo(**json.loads(_record(project).read_text()))
 
 
 def ensure(project: Project, source: str | None = None) -> BaseInfo:
-    """Bring and unpack the base unless it is there, with what qemu/base.toml asks for.
+    """Fetch and unpack the base unless it is there already, as qemu/base.toml says.
 
     Args:
-        source: a folder or tarball to use instead of Debian's; "debian" goes back to it;
-            None keeps what is there.
+        source: a folder or tarball to use instead of Debian's package; "debian" goes back to
+            that; None keeps what is there.
     Raises:
-        MissingError: it can't be brought.
+        MissingError: it can't be fetched.
         UsageError: `source` is not a QEMU tree.
     """
     present = info(project)
@@ -129,7 +129,7 @@ def _from_path(project: Project, path: Path) -> BaseInfo:
 
 
 def _builds_of(source: Path) -> Callable[[str, list[str]], list[str]]:
-    """For copytree: leave out the builds at the top of `source`, and no others."""
+    """For copytree: leave out .git and the builds at the top of `source`, nowhere else."""
 
     def ignored(folder: str, names: list[str]) -> list[str]:
         if Path(folder) != source:
@@ -153,15 +153,15 @@ def _adopt(project: Project, unpacked: Path, source: str, package_version: str) 
     version = (unpacked / "VERSION").read_text().strip()
     dates = {"GIT_AUTHOR_DATE": EPOCH, "GIT_COMMITTER_DATE": EPOCH}
     git("commit", "-q", "-m", f"QEMU {version} {package_version}".strip(), env=dates)
-    found = BaseInfo(source, package_version, version, git.head(), left_out)
+    adopted = BaseInfo(source, package_version, version, git.head(), left_out)
     builds = project.base_tree / "build"
     if builds.exists():
         builds.rename(unpacked / "build")
     if project.base_tree.exists():
         project.base_tree.rename(unpacked.parent / "old")
     unpacked.rename(project.base_tree)
-    _record(project).write_text(json.dumps(asdict(found), indent=2) + "\n")
-    return found
+    _record(project).write_text(json.dumps(asdict(adopted), indent=2) + "\n")
+    return adopted
 
 
 def require(project: Project) -> BaseInfo:

@@ -14,6 +14,7 @@ from typing import Self
 
 from qap.fork import base, config, series
 from qap.fork.git import Git
+from qap.fork.ninja import first_error, ninja
 from qap.host.errors import MissingError, QapError, UsageError, unknown_name
 from qap.host.lock import locked
 from qap.host.paths import Project, shown
@@ -21,8 +22,6 @@ from qap.host.progress import Progress, bar, quiet
 
 UNDER_TEST = "QAP_BUILD"
 PROFILE = "QAP_PROFILE"
-STATUS = re.compile(r"^@(\d+)/(\d+)@ ?(.*)")
-ERROR = re.compile(r"\berror: |undefined reference|multiple definition|ERROR")
 
 
 def _here() -> Project:
@@ -45,10 +44,10 @@ class Build:
 
     @classmethod
     def under_test(cls) -> Self:
-        """The build that the environment names: QAP_BUILD and QAP_PROFILE, fork and lab if not set.
+        """The build that QAP_BUILD and QAP_PROFILE name; fork and lab if they are not set.
 
         Raises:
-            UsageError: QAP_BUILD or QAP_PROFILE names nothing.
+            UsageError: there is no such build or profile.
         """
         name = os.environ.get(UNDER_TEST, "fork")
         if name not in ("fork", "base"):
@@ -80,7 +79,7 @@ class Build:
         return self.folder / "qap-build.json"
 
     def tools(self) -> dict[str, str]:
-        """The programs it builds, each with its path in the build folder."""
+        """The programs to build, each with its path in the build folder."""
         names = [f"qemu-system-{target.removesuffix('-softmmu')}" for target in self._systems()]
         inside = {"qemu-storage-daemon": "storage-daemon/qemu-storage-daemon"}
         return {name: inside.get(name, name) for name in [*names, *self.settings.tools]}
@@ -97,14 +96,14 @@ class Build:
         """
         if tool not in self.tools():
             raise unknown_name("tool", tool, self.tools())
-        found = self.folder / self.tools()[tool]
-        if not found.exists():
+        program = self.folder / self.tools()[tool]
+        if not program.exists():
             flags = " --base" if self.is_base else ""
             raise MissingError(
                 f"{tool} ({self.name}, profile {self.profile}) is not built: "
                 f"run ./qap build --profile {self.profile}{flags}"
             )
-        return found
+        return program
 
     def provenance(self) -> dict[str, str]:
         """What was built, when and from what; empty before the first build."""
@@ -118,7 +117,7 @@ class Build:
         profile = self.settings
         argv = [
             "../../configure",
-            # Not sys.executable: python, python3 and python3.11 would each configure anew.
+            # sys.executable may be python, python3 or python3.11: each would configure again.
             f"--python={Path(sys.prefix) / 'bin' / 'python'}",
             f"--cc={compiler}",
             f"--host-cc={compiler}",
@@ -136,7 +135,7 @@ class Build:
         return argv
 
     def _link_devices(self) -> None:
-        """Put the project's device lists where configure looks, out of git's sight."""
+        """Link the project's device lists to where configure looks; git ignores them."""
         if not self.settings.devices:
             return
         exclude = self.tree / ".git" / "info" / "exclude"
@@ -156,7 +155,7 @@ class Build:
     def _link_firmware(self) -> None:
         """Let a program find firmware when it runs from its build folder.
 
-        There QEMU looks for every absolute path below qemu-bundle/.
+        It then looks for absolute paths below qemu-bundle/.
         """
         for name in self.settings.firmwarepath:
             link = self.folder / "qemu-bundle" / name.lstrip("/")
@@ -165,7 +164,7 @@ class Build:
                 link.symlink_to(name)
 
     def environment(self) -> dict[str, str]:
-        """ccache hits across clones: paths below the project are hashed relative."""
+        """The environment of a build; with it, ccache works across clones of the project."""
         return {
             **os.environ,
             "CCACHE_BASEDIR": str(self.project.root),
@@ -176,14 +175,14 @@ class Build:
         }
 
     def make(self, progress: Progress = quiet, extra: Sequence[str] = ()) -> None:
-        """Bring the source, configure and build whatever is not up to date.
+        """Fetch the source, configure and build whatever is not up to date.
 
         Args:
             progress: called with steps done, steps in all and what is being done.
             extra: more targets of ninja, such as tests/qtest/qos-test.
         Raises:
-            QapError: configure or the build failed; `detail` has the command and its
-                first error.
+            QapError: configure or the build failed; `detail` has the command and its first
+                error.
         """
         root = self.project.root
         if re.search(r"[\s:]", str(root)):
@@ -229,35 +228,10 @@ class Build:
         stamp.write_text(json.dumps(argv))
 
     def _ninja(self, progress: Progress, extra: Sequence[str]) -> None:
-        argv = ["ninja", "-C", str(self.folder), *self.tools().values(), *extra]
-        failed: list[str] = []
-        if shutil.which("ninja") is None:
-            raise MissingError("ninja is missing: install ninja-build")
-        ninja = subprocess.Popen(
-            argv,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        assert ninja.stdout is not None
-        try:
-            for line in ninja.stdout:
-                if match := STATUS.match(line):
-                    progress(int(match[1]), int(match[2]), match[3])
-                elif failed or line.startswith(("FAILED:", "ninja: error:")):
-                    failed.append(line.rstrip("\n"))
-            status = ninja.wait()
-        finally:
-            if ninja.poll() is None:
-                ninja.terminate()
-                ninja.wait()
-        if status:
-            raise QapError(
-                f"the build of {self.name} failed (profile {self.profile})", first_error(failed)
-            )
+        argv = ["-C", str(self.folder), *self.tools().values(), *extra]
+        failed = ninja(argv, self.environment(), progress)
+        if failed is not None:
+            raise QapError(f"the build of {self.name} failed (profile {self.profile})", failed)
 
     def _firmware(self, progress: Progress) -> None:
         for name in self.settings.firmware:
@@ -284,14 +258,14 @@ class Build:
                 )
 
     def _write_record(self) -> None:
-        found = base.require(self.project)
+        upstream = base.require(self.project)
         record = {
             "build": self.name,
             "profile": self.profile,
-            "qemu": found.version,
-            "package_version": found.package_version,
-            "source": found.source,
-            "commit": found.commit if self.is_base else Git(self.tree).head(),
+            "qemu": upstream.version,
+            "package_version": upstream.package_version,
+            "source": upstream.source,
+            "commit": upstream.commit if self.is_base else Git(self.tree).head(),
             "queue": "" if self.is_base else series.digest(self.project),
         }
         if record != self.provenance():
@@ -302,12 +276,3 @@ def make(build: Build, *extra: str) -> None:
     """Build with a progress bar; `extra` are further targets of ninja."""
     with bar(f"{build.name} ({build.profile})") as progress:
         build.make(progress, extra)
-
-
-def first_error(failed: list[str]) -> str:
-    """The failing command and its first error, from ninja's lines after FAILED:."""
-    if not failed:
-        return ""
-    command = f"command: {failed[1]}" if len(failed) > 1 else ""
-    error = next((line for line in failed[2:] if ERROR.search(line)), "")
-    return "\n".join(line for line in (failed[0], command, error) if line)

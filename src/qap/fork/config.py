@@ -24,7 +24,7 @@ class Profile(Model):
 
     Attributes:
         firmware: images to build, as paths in the build folder; each has a Makefile beside it.
-        firmwarepath: where QEMU looks for all others.
+        firmwarepath: where QEMU looks for all other images.
     """
 
     name: str
@@ -52,7 +52,7 @@ def _path(project: Project, name: str) -> Path:
 
 
 def profile(project: Project, name: str) -> Profile:
-    """A build profile; `inherits` adds its configure flags to another's.
+    """A build profile; with `inherits`, its configure flags come after those of another.
 
     Raises:
         UsageError: no such profile, or its file is wrong.

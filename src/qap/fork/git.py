@@ -1,4 +1,4 @@
-"""git for generated trees: no user configuration, no hooks, the same bytes everywhere."""
+"""git for generated trees: no user configuration, no hooks, the same result everywhere."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ EMAIL = "devel@qemu-access-platform.invalid"
 
 
 class GitError(QapError):
-    """A git command failed; `detail` is what it said."""
+    """A git command failed; `detail` is its output."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Git:
             **kept,
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null",
-            # A folder that is no repository is an error, not part of the project's own.
+            # If a folder is no repository, git must not use the project's own.
             "GIT_CEILING_DIRECTORIES": str(self.root.parent),
             "LC_ALL": "C.UTF-8",
             "TZ": "UTC",

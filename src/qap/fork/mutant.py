@@ -1,7 +1,7 @@
-"""A QEMU with one source file changed, to see that something notices.
+"""A QEMU with a change in a source file, to check that a test fails with it.
 
 Neither the tree nor its build is touched: a copy of the file is edited, compiled and linked
-elsewhere, by the commands of the build, to a second emulator.
+elsewhere into a second emulator, by the commands of the build.
 """
 
 import json
@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qap.fork.build import ERROR, Build
+from qap.fork.build import Build
+from qap.fork.ninja import ERROR
 from qap.host.errors import MissingError, QapError, unknown_name
 
 Edit = Callable[[str], str]
-# Beside its own program QEMU finds the firmware here.
+# QEMU looks for firmware in this folder beside its program.
 BUNDLE = "qemu-bundle"
 
 
 @dataclass(frozen=True)
 class StandIn(Build):
-    """A build in which one program is another one.
+    """A build in which a program is replaced by another.
 
     Args:
         tool: its name, such as qemu-system-x86_64.
@@ -37,24 +38,24 @@ class StandIn(Build):
 
 
 def mutant(build: Build, system: str, source: str, edit: Edit, folder: Path) -> Path:
-    """Change one source file of an emulator, and link that anew; takes some seconds.
+    """Change a source file of an emulator, compile it and link; takes some seconds.
 
-    The rest is as it was, to the byte: even the changed file says that it is the original,
-    so that assertions name the same place.
+    All other object files are the build's own. A #line directive keeps the original file's
+    name and line numbers in assertions.
 
     Args:
-        build: a build whose sources are as they were when it was built.
+        build: a build whose sources have not changed since.
         system: an emulator of it, such as qemu-system-x86_64.
         source: a C file below the tree, such as hw/virtio/virtio.c.
-        edit: gets the file's text and returns what is to be in its place.
-        folder: an empty one, for what is made.
+        edit: gets the file's text and returns the new text.
+        folder: an empty folder for the result.
     Returns:
         The changed emulator.
     Raises:
-        UsageError: the emulator is not made of this file.
+        UsageError: the emulator does not contain this file.
         MissingError: the emulator has not been built, or ninja is missing.
-        QapError: the edit changed nothing, or the result does not compile or link; says
-            why in the compiler's words.
+        QapError: the edit changed nothing, or the result does not compile or link; has the
+            compiler's error.
     """
     build.path(system)
     steps = {step["output"]: step for step in _steps(build)}
@@ -78,7 +79,7 @@ def mutant(build: Build, system: str, source: str, edit: Edit, folder: Path) -> 
         {step["file"]: copy, output: part, f"{output}.d": folder / "mutant.d"},
     )
     first = next(at for at, word in enumerate(compiler) if word.startswith("-"))
-    # What a file includes in quotes is looked for beside it before anywhere else.
+    # #include "..." looks in the including file's folder first, and the copy has another.
     compiler[first:first] = ["-iquote", str(original.parent), "-fno-diagnostics-show-caret"]
     _run(build, folder, compiler, f"{source} as edited does not compile")
     _run(
@@ -89,7 +90,7 @@ def mutant(build: Build, system: str, source: str, edit: Edit, folder: Path) -> 
 
 
 def _steps(build: Build) -> list[dict[str, Any]]:
-    """Every command of a build with its `file` and `output`, relative to the build's folder."""
+    """The commands of a build, with `file` and `output` relative to the build's folder."""
     argv = ["ninja", "-t", "compdb", "-x"]
     try:
         done = subprocess.run(argv, cwd=build.folder, capture_output=True, text=True, check=True)
@@ -112,7 +113,7 @@ def _replaced(words: Sequence[str], others: dict[str, Path]) -> list[str]:
 
 
 def _run(build: Build, folder: Path, argv: Sequence[str], failed: str) -> None:
-    """Run a compiler where the build runs it; what it makes has no place in the cache."""
+    """Run a compiler in the build's folder, with a ccache of its own."""
     done = subprocess.run(
         argv,
         cwd=build.folder,

@@ -1,4 +1,4 @@
-"""One patch file of the queue: its parts, and making a commit of it."""
+"""A patch file of the queue: its parts, and how it becomes a commit."""
 
 import re
 import tempfile
@@ -41,12 +41,12 @@ class Patch:
         return str(make_header(decode_header(" ".join(match[1].split())))) if match else self.name
 
     def trailers(self, key: str) -> list[str]:
-        """The values of a trailer of the message, such as every `Test:`."""
+        """All values of a trailer of the message, such as `Test:`."""
         message = self.text.split("\n---\n", 1)[0]
         return re.findall(rf"^{key}: *(.+)$", message, re.MULTILINE)
 
     def hunk(self, file: str, line: int) -> int:
-        """Which hunk of `file`, counted from 1, is the one that starts at `line`."""
+        """The number, from 1, of the hunk of `file` that starts at `line`; else of the last."""
         number, current = 0, ""
         for text in self.text.splitlines():
             if match := FILE.match(text):
@@ -60,8 +60,8 @@ class Patch:
     def commit(self, git: Git, parent: str, index: Path) -> str:
         """Commit the patch on `parent` through a scratch index, touching no file.
 
-        git apply demands every context line, so what patch(1) would call fuzz is
-        an error here; lines may have moved.
+        git apply checks every context line, so what patch(1) calls fuzz is an error
+        here; an offset is not.
 
         Returns:
             The commit's hash: the same for the same patch and parent.

@@ -1,4 +1,4 @@
-"""The series up to a patch, in a tree of its own."""
+"""The series up to a patch, in a separate tree."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -43,14 +43,14 @@ def _scratch(project: Project) -> Path:
 
 @contextmanager
 def scratch_tree(project: Project) -> Iterator[Git]:
-    """A tree that holds the base, as a clone that borrows the objects of qemu/base.
+    """A clone of qemu/base that shares its objects, without files yet.
 
-    It goes away at the end, with its builds.
+    It is removed at the end, with its builds.
     """
     scratch = _scratch(project)
     tree = scratch / "tree"
     with locked(scratch):
-        # What a run that was killed has left.
+        # An earlier run may have been killed.
         shutil.rmtree(tree, ignore_errors=True)
         with locked(project.qemu):
             base.ensure(project)

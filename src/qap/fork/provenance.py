@@ -1,4 +1,4 @@
-"""What was under test: base, queue and builds, as a report has them."""
+"""What was under test: base, queue and builds, for a report."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,12 +10,12 @@ from qap.host.paths import Project
 
 def provenance(project: Project, builds: Sequence[Build]) -> dict[str, object]:
     """The keys `base`, `queue` and `builds` of docs/json.md."""
-    found = base.info(project)
+    upstream = base.info(project)
     return {
-        "base": asdict(found) if found else None,
+        "base": asdict(upstream) if upstream else None,
         "queue": {
             "sha256": series.digest(project),
-            "patches": [p.name for p in series.patches(project)],
+            "patches": [patch.name for patch in series.patches(project)],
         },
         "builds": [build.provenance() for build in builds],
     }

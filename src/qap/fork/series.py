@@ -1,4 +1,4 @@
-"""The patch queue: qemu/series and qemu/patches to commits in qemu/tree, and back."""
+"""The patch queue: from qemu/series and qemu/patches to commits in qemu/tree, and back."""
 
 import hashlib
 import re
@@ -32,15 +32,15 @@ def patches(project: Project) -> list[Patch]:
     Raises:
         UsageError: a line names a patch that does not exist.
     """
-    found = []
+    queue = []
     for number, line in enumerate(project.series.read_text().splitlines(), 1):
         name = line.partition("#")[0].strip()
         if name:
             path = project.patches / name
             if not path.exists():
                 raise UsageError(f"qemu/series line {number}: qemu/patches/{name} is missing")
-            found.append(Patch(name, path))
-    return found
+            queue.append(Patch(name, path))
+    return queue
 
 
 def digest(project: Project) -> str:
@@ -53,11 +53,10 @@ def digest(project: Project) -> str:
 
 @dataclass(frozen=True)
 class TreeState:
-    """What qemu/tree is, beside what the queue says.
+    """The state of qemu/tree.
 
     Attributes:
-        commits: the commits on top of the base, oldest first; None if it stands on
-            another base.
+        commits: the commits on top of the base, oldest first; None if it has another base.
         local: it has commits that did not come from the queue.
         dirty: it has changes that are not committed.
     """
@@ -68,7 +67,7 @@ class TreeState:
 
 
 def state(project: Project) -> TreeState:
-    """Look at qemu/tree."""
+    """The state of qemu/tree."""
     git = Git(project.tree)
     head = _resolved(git, "HEAD")
     if not head:
@@ -92,39 +91,39 @@ def commits(project: Project, git: Git, upto: int | None = None) -> str:
 
 
 def ensure(project: Project, *, discard: bool = False, update: bool = False) -> Path:
-    """Make qemu/tree what the queue says; files that don't change keep their times.
+    """Make qemu/tree from the queue; files that don't change keep their times.
 
     Args:
         discard: throw away commits and changes made in qemu/tree.
-        update: fail rather than keep them (`qap tree`); otherwise a tree that
-            someone works in is left as it is (`qap build`).
+        update: fail if there are any (`qap tree`). If False, a tree with such work
+            is left as it is (`qap build`).
     Raises:
         QapError: a patch does not apply, or work in qemu/tree would be lost.
     """
-    found = base.ensure(project)
+    upstream = base.ensure(project)
     git = Git(project.tree)
     fresh = not (project.tree / ".git").exists()
     if fresh:
         git.init()
     elif not discard:
         stamp = _stamp(git)
-        if stamp == f"{found.commit} {digest(project)}" and not update:
+        if stamp == f"{upstream.commit} {digest(project)}" and not update:
             return project.tree
         now = state(project)
         if not update and (now.local or now.dirty):
             return project.tree
         refuse_to_lose(project)
-    # A copy of the objects: the next base may not have the commits of this one.
+    # Copy the objects: the next qemu/base may not have them.
     git("fetch", "-q", "--no-tags", str(project.base_tree), f"+HEAD:{BASE_TAG}")
     tip = commits(project, git)
     git("reset", "-q", "--hard", tip)
     git("update-ref", TIP, tip)
-    git("config", "qap.queue", f"{found.commit} {digest(project)}")
+    git("config", "qap.queue", f"{upstream.commit} {digest(project)}")
     return project.tree
 
 
 def refuse_to_lose(project: Project) -> None:
-    """Stop where making qemu/tree anew would lose work done in it.
+    """Fail if making qemu/tree again would lose work done in it.
 
     Raises:
         QapError: it has commits of its own or uncommitted changes.
@@ -149,7 +148,7 @@ def _is_ancestor(git: Git, old: str, new: str) -> bool:
 
 
 def _resolved(git: Git, name: str) -> str:
-    """The commit that a name stands for, or "" if there is none."""
+    """The commit that a name refers to; "" if there is none."""
     try:
         return git("rev-parse", "--verify", "-q", f"{name}^{{commit}}").strip()
     except GitError:
@@ -170,10 +169,10 @@ def refresh(project: Project, topic: str | None = None) -> list[str]:
     or that of the commit before it.
 
     Returns:
-        The names of the files that changed, were added or went away.
+        The names of the files that were changed, added or removed.
     Raises:
         QapError: qemu/tree has changes that are not committed, is in the middle of a
-            rebase, or stands on another base.
+            rebase, or has another base.
     """
     git = Git(project.tree)
     now = state(project)
@@ -205,7 +204,7 @@ def refresh(project: Project, topic: str | None = None) -> list[str]:
 
 
 def _slug(subject: str) -> str:
-    """The file name git itself would give: at most 52 characters of the subject."""
+    """The file name that git format-patch would use: at most 52 characters of the subject."""
     return re.sub(r"[^A-Za-z0-9_.]+", "-", subject).strip("-.")[:52].rstrip("-.")
 
 
@@ -232,11 +231,11 @@ def _write(project: Project, written: dict[str, str]) -> list[str]:
 
 
 def _series_text(lines: list[str], names: list[str]) -> str:
-    """qemu/series with the new names; comments stay where they are, on a line or above.
+    """qemu/series with the new names; comments stay where they are, on a line or above it.
 
-    The first paragraph, if it holds only comments, is the file's own. What stood above a
-    topic's first patch stays above it, and where the topic has no
-    patches any more, above whatever follows.
+    If the first paragraph has only comments, it stays at the top of the file. Comments above
+    a topic's patches move above its first patch; if the topic has no patches any more,
+    they stay above what follows.
     """
     named = {line.partition("#")[0].strip(): line for line in lines}
     head = lines[: lines.index("") + 1] if "" in lines else []

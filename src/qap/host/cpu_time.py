@@ -1,8 +1,8 @@
 """CPU time, user and system, of this process and of everything it has started.
 
-The kernel counts it in nanoseconds, whatever its clock tick: POSIX gives each process a
-CPU-time clock (clock_getcpuclockid(3)), which another process can read, too, and which
-goes on telling the time of a process that has ended until somebody has waited for it.
+The kernel counts it in nanoseconds, independent of its clock tick. POSIX gives each process
+a CPU-time clock (clock_getcpuclockid(3)). Another process can read it, even after the process
+has ended, until the parent has waited for it.
 """
 
 import ctypes
@@ -16,9 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
-# Fields of a line of /proc/stat (proc_stat(5)) in which no processor does any work.
+# Fields of the first line of /proc/stat (proc_stat(5)) that count idle time.
 IDLE, IOWAIT = 3, 4
-# What guests ran, which is in user and nice, too.
+# Guest time. The fields user and nice include it already.
 GUEST = 8
 # Fields of /proc/PID/stat (proc_pid_stat(5)), counted from the one after the name.
 CUTIME, CSTIME = 13, 14
@@ -29,9 +29,9 @@ class Cost:
     """What a piece of work took, in seconds.
 
     Attributes:
-        wall: of the clock on the wall.
+        wall: elapsed time.
         own: CPU time of this process.
-        children: CPU time of the processes that it started, and that those started.
+        children: CPU time of its children, and of their children.
     """
 
     wall: float = 0.0
@@ -44,10 +44,10 @@ class Cost:
 
     @classmethod
     def so_far(cls) -> Self:
-        """What this process has cost since some moment in the past; for differences.
+        """The cost of this process since a fixed moment; only differences have a meaning.
 
         A child counts from its start, whether it runs, has ended or has been waited
-        for. Of a child that runs, what it has waited for itself counts in clock ticks
+        for. The children that a running child has waited for are counted in clock ticks
         (10 ms); everything else is exact to a microsecond. A process whose parent
         ended without waiting for it does not count.
         """
@@ -57,7 +57,7 @@ class Cost:
                 running = sum(_tree(pid) for pid in children(os.getpid()))
             except ProcessLookupError:
                 continue
-            # A child that another thread waits for meanwhile would count twice or never.
+            # If another thread waited for a child meanwhile, it would count twice or never.
             if ended == _ended():
                 return cls(time.monotonic(), time.process_time(), ended + running)
 
@@ -68,7 +68,7 @@ class Cost:
         return Cost(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def __truediv__(self, times: float) -> "Cost":
-        """What one of `times` equal pieces took."""
+        """The cost of one of `times` equal parts."""
         return Cost(*(seconds / times for seconds in astuple(self)))
 
 
@@ -89,11 +89,11 @@ def measured() -> Iterator[Cost]:
 
 @dataclass
 class Others:
-    """What the rest of the machine did meanwhile.
+    """The load by everything else on the machine.
 
     Attributes:
-        share: of all processors' time, from 0 to 1; another virtual machine's work counts,
-            where the hypervisor tells.
+        share: of all processors' time, from 0 to 1. Time that other virtual machines take
+            counts if the hypervisor reports it.
     """
 
     share: float = 0.0
@@ -101,22 +101,22 @@ class Others:
 
 @contextmanager
 def others() -> Iterator[Others]:
-    """Measure how busy others keep the machine during the block; filled in when it ends."""
-    found = Others()
+    """Measure the load by other processes during the block; filled in when it ends."""
+    load = Others()
     before = _busy()
     with measured() as cost:
-        yield found
+        yield load
     spare = _busy() - before - cost.cpu
-    found.share = max(0.0, spare) / (cost.wall * (os.cpu_count() or 1))
+    load.share = max(0.0, spare) / (cost.wall * (os.cpu_count() or 1))
 
 
 @contextmanager
 def pinned(cpu: int) -> Iterator[None]:
     """Keep this thread, and what it starts in the block, on one processor.
 
-    Two processes that answer each other wake an idle processor for each answer if they
-    are apart. In a virtual machine that is dear, and whether it happens depends on what
-    else runs; side by side on one processor the same work costs the same each time.
+    If two processes that answer each other run on two processors, each answer wakes an idle
+    processor. In a virtual machine that is expensive, and whether it happens depends on the
+    other load. On the same processor the same work costs the same each time.
     """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
@@ -130,7 +130,7 @@ def cpu_of(pid: int) -> float:
     """CPU seconds of a process and of the children that it has waited for.
 
     Args:
-        pid: it runs, or it has ended and nobody has waited for it yet.
+        pid: a process that runs, or that has ended and has not been waited for yet.
     Raises:
         ProcessLookupError: there is no such process.
     """
@@ -148,16 +148,16 @@ def children(pid: int) -> list[int]:
     Raises:
         ProcessLookupError: there is no such process.
     """
-    found: list[int] = []
+    pids: list[int] = []
     with _looked_up(pid):
         for thread in Path(f"/proc/{pid}/task").iterdir():
-            found += map(int, (thread / "children").read_text().split())
-    return found
+            pids += map(int, (thread / "children").read_text().split())
+    return pids
 
 
 @contextmanager
 def _looked_up(pid: int) -> Iterator[None]:
-    """One error for a process that is gone, whoever notices."""
+    """Raise ProcessLookupError for every error about a process that is gone."""
     try:
         yield
     except OSError as exc:
@@ -165,7 +165,7 @@ def _looked_up(pid: int) -> Iterator[None]:
 
 
 def _busy() -> float:
-    """CPU seconds that all processors together have been at work, or kept from it."""
+    """CPU seconds that all processors together were not idle; includes stolen time."""
     words = Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
     ticks = [int(word) for word in words[:GUEST]]
     return (sum(ticks) - ticks[IDLE] - ticks[IOWAIT]) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""The errors a user can meet: each is one line that says what is wrong and what to do."""
+"""The errors a user can see: each is a line that says what is wrong and what to do."""
 
 from collections.abc import Iterable
 from enum import IntEnum
@@ -20,7 +20,7 @@ class QapError(Exception):
 
     Args:
         message: what is wrong and what to do, in one line.
-        detail: further lines worth reading (a compiler's error, QEMU's last words).
+        detail: further lines (a compiler's error, QEMU's last output).
     """
 
     code = Exit.FAILED
@@ -37,13 +37,13 @@ class UsageError(QapError):
 
 
 class MissingError(QapError):
-    """Something that is needed is not on this machine and could not be brought."""
+    """Something that is needed is not on this machine and could not be fetched."""
 
     code = Exit.MISSING
 
 
 class Interrupted(QapError):
-    """The user interrupted qap while this was going on."""
+    """The user interrupted qap."""
 
     code = Exit.INTERRUPTED
 

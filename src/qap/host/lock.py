@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""A lock on a folder, for a process at a time."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ def locked(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator
     """Hold `folder` for one process at a time; others wait for it.
 
     Args:
-        waiting: called if another process holds it, before waiting for that one.
+        waiting: called before waiting, if another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:

@@ -1,4 +1,4 @@
-"""Where things are: the checkout, what comes with the package, and the download cache."""
+"""Paths: the checkout, the data files of the package, and the download cache."""
 
 import os
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Project:
-    """A checkout: the patch queue, the trees that are made of it, and results.
+    """A checkout: the patch queue, the trees made from it, and results.
 
     Args:
         root: the folder that has configs/ and qemu/.
@@ -25,7 +25,7 @@ class Project:
         """The checkout that this package is part of.
 
         Raises:
-            UsageError: it was installed elsewhere.
+            UsageError: the package is installed outside of a checkout.
         """
         root = PACKAGE.parents[1]
         if not (root / "qemu" / "series").exists():
@@ -64,9 +64,9 @@ class Project:
 
 
 def data() -> Path:
-    """The folder of the catalogue and of what the guests boot: configs/.
+    """The folder configs/, which has the catalogue and the files that guests boot.
 
-    In a checkout it is the project's; an installed package brings its own.
+    In a checkout it is the project's; an installed package has its own.
     """
     installed = PACKAGE / "configs"
     return installed if installed.is_dir() else PACKAGE.parents[1] / "configs"
@@ -80,7 +80,7 @@ def cache() -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path as a person would type it here."""
+    """A path for messages: relative to the working directory if it is below that."""
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

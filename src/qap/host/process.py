@@ -1,4 +1,4 @@
-"""A child process with an owner: it ends when its owner's context does, whatever happens."""
+"""A child process that ends when its owner's context ends, or when the owner is killed."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ _stopping = False
 
 
 def stop_all() -> None:
-    """End every child and let no new one start; for an interrupt with threads at work."""
+    """Kill every child and let no new one start; for an interrupt while threads run."""
     global _stopping  # noqa: PLW0603 # one process, one interrupt
     with _guard:
         _stopping = True
@@ -36,8 +36,8 @@ class Process:
     """A running program, its output in a log file.
 
     The child leads a session of its own, so that a Ctrl-C in the terminal reaches
-    only the owner, which then ends it. Should the owner be killed with no chance to
-    act, the kernel kills the child (prctl(2), PR_SET_PDEATHSIG, through setpriv(1)).
+    only the owner, which then ends it. If the owner is killed before it can do so,
+    the kernel kills the child (prctl(2), PR_SET_PDEATHSIG, through setpriv(1)).
 
     Args:
         argv: program and arguments.
@@ -61,7 +61,7 @@ class Process:
         self.log = log
         if shutil.which(self.argv[0]) is None:
             raise MissingError(f"{self.argv[0]} is missing or is no program")
-        # Should the owner die before the kernel has been told, the shell finds it gone.
+        # If the owner dies before PR_SET_PDEATHSIG is set, the shell sees another parent.
         owned = ["sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', str(os.getpid()), *self.argv]
         guarded = ["setpriv", "--pdeathsig", "KILL", "--", *owned]
         with log.open("wb") as out, _guard:
@@ -87,7 +87,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs; one that has ended stays unreaped until `end`."""
+        """Whether it runs; this does not reap it, only `end` does."""
         if self.process.returncode is not None:
             return False
         return os.waitid(os.P_PID, self.pid, ENDED | os.WNOHANG) is None
@@ -122,19 +122,19 @@ class Process:
             os.close(pidfd)
 
     def end(self) -> None:
-        """Ask the program to end, then make it and what it started; returns once it is gone."""
+        """Send SIGTERM, then kill the program and its children; returns once it is gone."""
         if self.process.returncode is None:
             if self.alive:
                 self._signal(signal.SIGTERM)
                 self._ends_within(GRACE_S)
-            # Not reaped yet, so that its group's number is still its own.
+            # It is not reaped yet, so no other process group can have its number.
             self.kill()
             self.process.wait()
         with _guard:
             _live.discard(self)
 
     def kill(self) -> None:
-        """Kill the program and what it started, without waiting for them to be gone."""
+        """Kill the program and its children, without waiting until they are gone."""
         if self.process.returncode is None:
             self._signal(signal.SIGKILL)
 

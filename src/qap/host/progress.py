@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar for builds, a line a step elsewhere."""
+"""Progress: a bar on a terminal, lines in a log file."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Told of steps done, steps in all (0 if there are none to count) and what is being done.
+# Called with steps done, steps in all (0 if unknown) and what is being done.
 Progress = Callable[[int, int, str], None]
 
 

@@ -18,12 +18,12 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Report:
-    """What a verb found out; documented in docs/json.md.
+    """The results of a verb; documented in docs/json.md.
 
     Attributes:
         verb: bench, fetch, matrix, prove, repro, run, soak or test.
         ok: everything was as expected.
-        results: one object a row.
+        results: an object for each row of the table.
         seconds: how long it took.
     """
 
@@ -33,10 +33,10 @@ class Report:
     results: Sequence[dict[str, Any]] = field(default_factory=list)
 
     def write(self, path: Path, provenance: Mapping[str, object]) -> None:
-        """Write it as one JSON object, each result on a line of its own.
+        """Write it as a JSON object, each result on a line of its own.
 
         Args:
-            provenance: further keys, of what was under test.
+            provenance: further keys, which tell what was under test.
         """
         document = {
             "schema": SCHEMA,
@@ -54,7 +54,7 @@ class Report:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; a cell may hold rich markup, so escape what programs said."""
+    """Print a table; cells may have rich markup, so callers escape the output of programs."""
     shown = Table(title=title, title_justify="left", title_style="bold")
     for number, name in enumerate(columns):
         shown.add_column(name, overflow="fold", no_wrap=number == 0)

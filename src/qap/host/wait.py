@@ -1,4 +1,4 @@
-"""Waiting for a device that has no way to interrupt."""
+"""Polling a device that can't interrupt."""
 
 import time
 from collections.abc import Callable
@@ -8,15 +8,15 @@ T = TypeVar("T")
 
 
 def poll_until(met: Callable[[], T | None], timeout: float, wanted: Callable[[], str]) -> T:
-    """Ask again and again until there is an answer other than None; returns it.
+    """Call `met` until it returns something other than None; returns that.
 
     Args:
-        met: a question that is a round trip to QEMU: its main loop works in between.
+        met: makes a round trip to QEMU, so that QEMU's main loop runs between two calls.
         timeout: in seconds.
-        wanted: what the TimeoutError says was waited for.
+        wanted: returns what was waited for, for the TimeoutError.
     """
     deadline = time.monotonic() + timeout
-    while (found := met()) is None:
+    while (answer := met()) is None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout:g} s for {wanted()}")
-    return found
+    return answer

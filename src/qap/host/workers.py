@@ -1,4 +1,4 @@
-"""Processes that carry out jobs and tell of them, and that end with their owner."""
+"""Worker processes that run jobs, send news of them, and end with their owner."""
 
 import ctypes
 import multiprocessing
@@ -22,12 +22,12 @@ END_S = 10.0
 SWITCH_S = 0.0005
 Job = TypeVar("Job")
 News = TypeVar("News")
-# Carries out a job, and calls what it is given with each piece of news.
+# Runs a job (first argument), and calls the second argument with each piece of news.
 Work = Callable[[Job, Callable[[News], None]], None]
 
 
 class WorkerEnded(QapError):
-    """A process ended without having been told to; `number` is that of its job."""
+    """A worker ended unexpectedly; `number` is that of its job."""
 
     def __init__(self, number: int) -> None:
         super().__init__("a process ended by itself: see above")
@@ -36,7 +36,7 @@ class WorkerEnded(QapError):
 
 @dataclass
 class _Worker(Generic[Job]):
-    """A process, and the number of the job that it has; None if it has nothing to do."""
+    """A process, and the number of its job; None if it is idle."""
 
     process: BaseProcess
     connection: Connection
@@ -47,13 +47,13 @@ class _Worker(Generic[Job]):
         self.connection.send(job)
 
     def end(self) -> None:
-        """End it, and what it started; one that has nothing to do goes by itself."""
+        """Terminate it if it has a job; an idle one ends as its connection is closed."""
         self.connection.close()
         if self.job is not None and self.process.is_alive():
             self.process.terminate()
 
     def join(self) -> None:
-        """Wait until it is gone; it is killed if that takes too long."""
+        """Wait until it is gone; kill it if that takes longer than END_S."""
         self.process.join(END_S)
         if self.process.is_alive():
             self.process.kill()
@@ -63,13 +63,14 @@ class _Worker(Generic[Job]):
 def carry_out(
     work: Work[Job, News], jobs: Sequence[Job], processes: int, heard: Callable[[int, News], None]
 ) -> None:
-    """Carry out jobs, in their order, each in one of `processes`.
+    """Run jobs in worker processes, started in their order.
 
     Args:
-        work: a function of a module, which the processes import.
-        heard: gets the number of a job, from 0, and each piece of its news.
+        work: a function at the top of a module, so that the workers can import it.
+        processes: how many workers at most.
+        heard: called with the number of a job, from 0, and each piece of its news.
     Raises:
-        WorkerEnded: a process ended by itself.
+        WorkerEnded: a worker ended unexpectedly.
     """
     waiting = deque(enumerate(jobs))
     cpus = sorted(os.sched_getaffinity(0))
@@ -121,7 +122,7 @@ def _received(worker: _Worker[Job]) -> tuple[News] | None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Keep Ctrl-C out, and for ever out of a process that is started: its owner ends it."""
+    """Block SIGINT. A process started here inherits that: its owner ends it, not Ctrl-C."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -130,14 +131,14 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _live(connection: Connection, work: Work[Job, News], parent: int, cpu: int) -> None:
-    """The life of a process."""
-    # It and its QEMU take turns: on one processor that costs them half.
+    """The main function of a worker."""
+    # It and its QEMU run in turns: on the same processor that takes half the time.
     os.sched_setaffinity(0, {cpu})
     signal.signal(signal.SIGTERM, _terminated)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    # The back-end's thread and the driver take turns at every message.
+    # The thread of the back-end and that of the driver run in turns, at every message.
     sys.setswitchinterval(SWITCH_S)
     with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
         while True:
@@ -147,5 +148,5 @@ def _live(connection: Connection, work: Work[Job, News], parent: int, cpu: int) 
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    """SIGTERM unwinds like Ctrl-C, so that every QEMU's owner ends it."""
+    """Let SIGTERM raise KeyboardInterrupt, so that contexts end every QEMU."""
     raise KeyboardInterrupt

@@ -7,9 +7,9 @@ from enum import IntEnum
 class FeatureBit(IntEnum):
     """Numbers of the bits that mean the same for every device type.
 
-    NOTIFY_ON_EMPTY, ANY_LAYOUT and VHOST_USER_PROTOCOL_FEATURES belong to section 6.3
-    (legacy): the last is that section's UNUSED bit, which vhost-user.rst took over to
-    say that a back-end negotiates protocol features; a guest never sees it.
+    NOTIFY_ON_EMPTY, ANY_LAYOUT and VHOST_USER_PROTOCOL_FEATURES are in section 6.3
+    (legacy). The last is that section's UNUSED bit: in vhost-user.rst it means that a
+    back-end negotiates protocol features; a guest never sees it.
     """
 
     NOTIFY_ON_EMPTY = 24
@@ -43,6 +43,6 @@ def bits(value: int) -> list[int]:
 
 
 def names(bits: Iterable[int]) -> list[str]:
-    """What each bit is called; "bit N" for one that belongs to the device type."""
+    """The name of each bit; "bit N" for a bit of the device type."""
     known = {int(bit): bit.name for bit in FeatureBit}
     return [known.get(bit, f"bit {bit}") for bit in bits]

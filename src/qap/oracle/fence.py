@@ -1,6 +1,6 @@
-"""What must happen: the fence table and what follows from it for each kind of driver.
+"""The fence table: what must happen, and what each kind of driver must get.
 
-Written from the specifications and not from QEMU's code; nothing here imports the code
+It is written from the specifications, not from QEMU's code, and imports nothing of the code
 that measures.
 
 VIRTIO_F_ACCESS_PLATFORM is feature bit 33 (virtio 1.3, section 6 “Reserved Feature
@@ -34,9 +34,9 @@ class Expectation:
     Attributes:
         outcome: whether the device plugs and serves, or is refused.
         offered: the driver is offered ACCESS_PLATFORM and must accept it.
-        translating: the back-end is given the bit and the IOTLB.
+        translating: the back-end gets the bit and the IOTLB.
         why: the row in words.
-        clause: where it comes from.
+        clause: where the specifications say so.
     """
 
     outcome: Outcome
@@ -60,8 +60,8 @@ def plug(
         requested: iommu_platform=on, given or forced by a confidential guest.
         translated: the device's bus is behind an IOMMU once the machine is complete.
         backend_can: the device is in QEMU, or its vhost back-end offers the bit.
-        legacy: whether the device has a legacy interface also, or only that, so that a
-            driver which can't accept the bit would be in its right.
+        legacy: whether the device has a legacy interface, in addition to the modern one or
+            alone. A driver that uses it can't accept the bit, and need not.
         version_1: the device is able to offer VERSION_1.
     """
     if not version_1 and not legacy:
@@ -116,11 +116,13 @@ class Conduct:
 
     Attributes:
         legacy: it uses the legacy interface.
-        version_1, access_platform: it accepts these bits where they are offered.
-        features_ok: it sets FEATURES_OK before DRIVER_OK, never, or in the same write.
-        obeys: it stops where FEATURES_OK does not stay set.
-        kicks: it notifies after DRIVER_OK, before it, too, or before any status.
-        starts: it sets DRIVER_OK at once, and not only where it has migrated to.
+        version_1, access_platform: it accepts these bits if they are offered.
+        features_ok: it sets FEATURES_OK before DRIVER_OK ("alone"), never, or in the same
+            write.
+        obeys: it stops if FEATURES_OK does not stay set.
+        kicks: it notifies after DRIVER_OK ("served"), also before that ("early"), or before
+            it writes any status ("first").
+        starts: it sets DRIVER_OK at once; otherwise only after a migration.
     """
 
     legacy: bool = False
@@ -143,13 +145,13 @@ class Conduct:
 
 @dataclass(frozen=True)
 class ExpectedService:
-    """What a driver gets of a device that is plugged. None means that either will do.
+    """What a driver gets from a device that is plugged. None means that both are allowed.
 
     Attributes:
         features_ok: whether FEATURES_OK stays set.
         served: whether its buffer is used.
-        translating: a vhost back-end is given ACCESS_PLATFORM and the IOTLB.
-        why, clause: the reason, and where it stands.
+        translating: a vhost back-end gets ACCESS_PLATFORM and the IOTLB.
+        why, clause: the reason, and where the specifications say so.
     """
 
     features_ok: bool | None
@@ -162,13 +164,13 @@ class ExpectedService:
 def service(
     plugged: Expectation, conduct: Conduct, *, exempt: bool = False, demanded: bool = True
 ) -> ExpectedService:
-    """What a driver must get of a device that plugged as expected.
+    """What a driver must get from a device that plugged as expected.
 
     Args:
-        exempt: a legacy driver is let through because the platform's firmware is one
+        exempt: legacy drivers are allowed, because the platform's firmware is one
             (CCW revision 0).
-        demanded: the device insists on ACCESS_PLATFORM where it offers it; off, so that a
-            guest which never accepted it may run on (x-require-iommu-platform=off).
+        demanded: the device requires ACCESS_PLATFORM if it offers it. False for
+            x-require-iommu-platform=off, so that a guest which never accepted it may go on.
     """
     accepts = conduct.accepts(plugged)
     if plugged.offered and not accepts:
@@ -226,8 +228,8 @@ def config_order(*, modern: bool, guest: Literal["little", "big"]) -> Literal["l
     """The byte order of device configuration space (virtio 1.3, 2.5.3 and 2.5.4).
 
     Args:
-        modern: the driver has shown that it is: it uses the modern regions (PCI), set
-            revision 1 or later (CCW), or found version 2 (MMIO).
+        modern: the driver uses the modern interface: the modern regions (PCI), revision 1
+            or later (CCW), or version 2 (MMIO).
         guest: the guest's own byte order.
     """
     return "little" if modern else guest

@@ -1,4 +1,4 @@
-"""What must become of a driver when its device gets another back-end, or another host.
+"""What must happen to a driver when its device gets another back-end, or migrates.
 
 Pure functions like those of `qap.oracle.fence`, and from the same specifications.
 """
@@ -16,19 +16,20 @@ PROPERTY = "iommu_platform"
 
 @dataclass(frozen=True)
 class Continuation:
-    """What must become of a driver whose device gets another back-end, or another host.
+    """What must happen to a driver whose device gets another back-end, or migrates.
 
-    None means that either will do, or that there is no such thing.
+    None means that both are allowed, or that the attribute does not apply.
 
     Attributes:
-        arrives: the destination of a migration takes it.
-        names: what the error must name where it does not.
+        arrives: the destination of a migration accepts it.
+        names: what the error must name if the destination does not.
         started: the back-end that came back is told where the rings are.
-        served: its next buffer is used, by that back-end and not by its front-end, or at the
-            destination.
-        recovers: one is in the end: once the back-end offers again what it did, or after
-            a driver at the destination reset the device and accepted what it is offered.
-        why, clause: the reason, and where it stands.
+        served: the driver's next buffer is used: by that back-end and not by its front-end,
+            or at the destination.
+        recovers: a buffer is used in the end: once the back-end offers its old features
+            again, or after the driver at the destination has reset the device and accepted
+            what is offered there.
+        why, clause: the reason, and where the specifications say so.
     """
 
     arrives: bool | None = None
@@ -41,12 +42,12 @@ class Continuation:
 
 
 def departure(before: ExpectedService) -> Continuation:
-    """What must happen when the back-end of a driven device goes for good: nothing.
+    """What must happen when the back-end of a device in use goes away for good: nothing.
 
-    The driver waits, the VM lives on, and the device can be reset and unplugged.
+    The driver waits, the VM goes on, and the device can be reset and unplugged.
 
     Args:
-        before: what the driver got of it.
+        before: what the driver got from it.
     """
     return Continuation(
         served=False if before.served is not None else None,
@@ -56,12 +57,12 @@ def departure(before: ExpectedService) -> Continuation:
 
 
 def comeback(conduct: Conduct, before: ExpectedService, lost: Collection[Feature]) -> Continuation:
-    """What must happen when the back-end of a driven device goes, and one comes back.
+    """What must happen when the back-end of a device in use goes, and another one comes.
 
     Args:
-        before: what the driver got of the first one.
-        lost: what the one that comes back does not offer, and the first one did. A third
-            one offers everything again.
+        before: what the driver got from the first back-end.
+        lost: the features of the first back-end that the second one does not offer. A third
+            one offers all of them again.
     """
     clause = "virtio 1.3, 2.2.1; vhost-user, VHOST_USER_SET_FEATURES and IOMMU support"
     if not before.served:
@@ -107,13 +108,13 @@ def arrival(
     """What must happen when a driver and its VM migrate.
 
     A driver accepts features before it runs, and again only after it has reset the device
-    (2.2.1, 3.1.1). So one that runs can't be given what the destination asks for, nor do
-    without what it lacks.
+    (2.2.1, 3.1.1). So a driver that runs can't accept what the destination requires, and
+    can't give up what the destination lacks.
 
     Args:
         source, destination: the device on either side, plugged.
         exempt: as for `service`.
-        source_demands, destination_demands: it insists on what it offers; see `service`.
+        source_demands, destination_demands: `demanded` of `service`, on either side.
     """
     passes = exempt and conduct.legacy
     before = service(source, replace(conduct, starts=True), exempt=exempt, demanded=source_demands)
@@ -132,7 +133,7 @@ def arrival(
     why = "the driver did not accept ACCESS_PLATFORM, which is asked for there"
     if passes or not destination_demands:
         why += ", but not insisted on"
-        # Behind an IOMMU its addresses may mean nothing.
+        # Behind an IOMMU its addresses may not be mapped.
         same = not (source.offered or destination.translating)
         return Continuation(True, "", None, before.served if same else None, True, why, clause)
     if runs:
@@ -142,7 +143,7 @@ def arrival(
 
 
 def _runs(conduct: Conduct, before: ExpectedService) -> bool | None:
-    """Whether a driver is past the point where it could accept another feature."""
+    """Whether a driver is past feature negotiation; None if both are possible."""
     if conduct.kicks == "first" or False in (before.features_ok, before.served):
         return False
     return True if before.features_ok or before.served else None

@@ -1,7 +1,7 @@
-"""What a device may answer to a driver that negotiates well or badly: virtio 1.3 as a model.
+"""A model of virtio 1.3: what a device may answer to a driver, right or wrong.
 
-Where a driver breaks the rules the specification often leaves the answer to the device;
-then the model allows each.
+If a driver breaks the rules, the specification often does not say what the device does;
+then the model allows every answer.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ NOTHING = Status(0)
 
 
 class DriverStep(IntEnum):
-    """How far a driver has come that keeps to 3.1.1, or to 3.1.2 if it is legacy."""
+    """The last step of a driver that follows 3.1.1, or 3.1.2 if it is legacy.
+
+    ASTRAY: it has broken the rules.
+    """
 
     ASTRAY = -1
     RESET = 0
@@ -29,7 +32,7 @@ class DriverStep(IntEnum):
 
 
 class Serves(Enum):
-    """Whether a device is to use the buffers that it finds."""
+    """Whether a device is to use the available buffers."""
 
     MUST = "must"
     MUST_NOT = "must not"
@@ -38,20 +41,20 @@ class Serves(Enum):
 
 @dataclass
 class Negotiation:
-    """One device and its driver, from a reset on.
+    """A device and its driver, since a reset.
 
     Args:
         offered: the features that the driver can see.
         legacy: the driver uses the legacy interface.
-        fenced: the device asks for ACCESS_PLATFORM, even where the driver can't see it.
+        fenced: the device requires ACCESS_PLATFORM, even if the driver can't see it.
 
     Attributes:
         features: what the driver wrote last; None if nothing since the reset.
         status: what the device status field reads.
-        unsettled: the device may be at other features: some were written after FEATURES_OK
+        unsettled: the device may use other features: some were written after FEATURES_OK
             (3.1.1 step 5), or it refused some and the driver did not give up (step 6).
         queue: whether the driver has enabled its queue.
-        step: where it is.
+        step: the driver's.
     """
 
     offered: int
@@ -81,7 +84,7 @@ class Negotiation:
 
     @property
     def fails(self) -> bool:
-        """Whether the device may fail to operate, as ACCESS_PLATFORM was not accepted (6.1)."""
+        """Whether the device may fail to operate: ACCESS_PLATFORM was not accepted (6.1)."""
         if not self.fenced:
             return False
         return self.unsettled or not (self.features or 0) & self.offered & ACCESS_PLATFORM
@@ -105,7 +108,7 @@ class Negotiation:
             self.step = DriverStep.ASTRAY
 
     def allows(self, written: Status, read: Status) -> bool:
-        """Whether `read` may be read back now that the driver has written a status, not 0."""
+        """Whether `read` may be read back after the driver wrote the status `written`, not 0."""
         before = self.status
         decides = self._decides(written)
         if decides and Status.FEATURES_OK in read and self._must_refuse:
@@ -113,14 +116,14 @@ class Negotiation:
         if self.fails:
             return _between(NOTHING, read, before | written | Status.DEVICE_NEEDS_RESET)
         if decides and Status.FEATURES_OK not in read:
-            # 2.2.2 says nothing of the other bits that were written together with it.
+            # 2.2.2 says nothing about other bits in the same write.
             must_keep = self.valid and self.step is DriverStep.FEATURES
             return not must_keep and _between(before & written, read, before | written)
         starts = Status.DRIVER_OK in written & ~before
         if starts and not self.legacy and Status.FEATURES_OK not in before | read:
-            # 3.1.1: who leaves step 5 out is no driver that a device has to go along with.
+            # 3.1.1: a device need not accept a driver that leaves out step 5.
             return _between(before & written, read, before | written)
-        # Legacy devices need not know FEATURES_OK (3.1.2), and none need clear a bit (2.1.1).
+        # A legacy device need not know FEATURES_OK (3.1.2). A device need not clear bits (2.1.1).
         unknown = Status.FEATURES_OK if self.legacy else NOTHING
         return _between(written & ~unknown, read, before | written)
 
@@ -130,15 +133,15 @@ class Negotiation:
 
     @property
     def _must_refuse(self) -> bool:
-        """What a device that asks for ACCESS_PLATFORM does to drivers of version 1.
+        """Whether the device must refuse: it requires ACCESS_PLATFORM, which is not accepted.
 
-        What becomes of a driver that is not even that is left open.
+        This holds for drivers that accept VERSION_1; for others both answers are allowed.
         """
         accepted = (self.features or 0) & self.offered
         return self.fails and not self.unsettled and bool(accepted & VERSION_1)
 
     def drifts(self, read: Status) -> bool:
-        """Whether `read` may be read though the driver has written no other status."""
+        """Whether `read` may be read if the driver has not written a status since."""
         needs_reset = Status.DEVICE_NEEDS_RESET if self.fails else NOTHING
         return read in (self.status, self.status | needs_reset)
 

@@ -4,7 +4,7 @@ from enum import IntFlag
 
 
 class Status(IntFlag):
-    """How far a driver says it has come, and what the device answers."""
+    """The bits of the field: the driver's steps, and what the device reports."""
 
     ACKNOWLEDGE = 1
     DRIVER = 2

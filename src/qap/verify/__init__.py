@@ -1,1 +1,1 @@
-"""Runs the test suites and proves the patches."""
+"""Runs the test suites, and checks that the patches' tests fail without them."""

@@ -18,18 +18,18 @@ from qap.scenario import run
 from qap.scenario.scenario import Scenario
 from qap.scenario.trial import Trial
 
-# What boots: a device that needs no back-end, with the bit on.
+# The guest's device: it needs no back-end, and has iommu_platform=on.
 DEVICE = "virtio-rng"
 Boots = Callable[[Build, str], str]
 
 
 @dataclass(frozen=True)
 class PrefixResult:
-    """What came of the series up to a patch.
+    """The result for the series up to a patch.
 
     Attributes:
         error: why it does not build; "" if it does.
-        boots: by guest, what is wrong with its boot; "" if all is well.
+        boots: by guest, what is wrong with its boot; "" if nothing is.
         seconds: how long build and boots took.
     """
 
@@ -44,18 +44,18 @@ class PrefixResult:
 
 
 def boot(build: Build, guest: str) -> str:
-    """Boot a guest with a device on a build; returns what is wrong, or ""."""
+    """Boot a guest with a device on a build; returns what is wrong, "" if nothing is."""
     scenario = Scenario(guest=guest, device=DEVICE)
     return "; ".join(run.problems(scenario, Trial(scenario, build).run(), guest))
 
 
 def each(project: Project, patches: Sequence[Patch], profile: str, boots: Boots = boot) -> Report:
-    """Build and boot the series up to each of these patches, in its order.
+    """Build and boot the series up to each of these patches, in the queue's order.
 
-    Where one does not build or boot, the next ones are tried all the same.
+    If one does not build or boot, the next ones are tried all the same.
 
     Args:
-        boots: says what is wrong with a guest of an architecture on a build.
+        boots: boots a guest on a build, and returns what is wrong, like `boot`.
     Raises:
         QapError: a patch does not apply.
     """
@@ -67,7 +67,7 @@ def each(project: Project, patches: Sequence[Patch], profile: str, boots: Boots 
     with scratch_tree(project) as git:
         for number, index in enumerate(wanted, 1):
             console.rule(f"{number}/{len(wanted)}: {order[index]}")
-            # Only files that differ from the step before change, so that little is rebuilt.
+            # Checkout changes only files that differ from the last step: little is rebuilt.
             git("checkout", "-q", "--detach", series.commits(project, git, index + 1))
             steps.append(_step(order[index], Prefix(profile, project=project), boots))
     seconds = time.monotonic() - start

@@ -1,4 +1,4 @@
-"""`qap prove`: the tests that each patch names fail on the base and pass on the fork."""
+"""`qap prove`: checks that the tests of each patch fail on the base and pass on the fork."""
 
 import time
 from collections import defaultdict
@@ -23,15 +23,15 @@ AVOCADO = "tests/avocado/"
 
 @dataclass(frozen=True)
 class Proof:
-    """What a test that a patch names did on both builds.
+    """The results of a test that a patch names, on both builds.
 
     Attributes:
         patch: the patch's name in qemu/series.
-        test: the test's name, as the patch says it.
-        base, fork: pass, fail, error, skip or missing; of a test with parameters the
-            outcome they share, or “mixed”.
-        messages: what the base said.
-        fork_messages: what the fork said.
+        test: the test's name, as in the patch.
+        base, fork: pass, fail, error, skip or missing; for a test with parameters, their
+            common outcome, or “mixed”.
+        messages: those of the test on the base.
+        fork_messages: those of the test on the fork.
     """
 
     patch: str
@@ -74,11 +74,12 @@ def prove(patches: Sequence[Patch], fork: Build, base: Build) -> Report:
     seconds = time.monotonic() - start
     _print(proofs, seconds)
     ok = all(proof.proven for proof in proofs)
-    return Report("prove", ok, seconds, [{**asdict(p), "proven": p.proven} for p in proofs])
+    results = [{**asdict(proof), "proven": proof.proven} for proof in proofs]
+    return Report("prove", ok, seconds, results)
 
 
 def chosen(project: Project, names: Sequence[str]) -> list[Patch]:
-    """The patches and topics of these names, all of the queue if none is given.
+    """The patches and topics of these names; the whole queue if none is given.
 
     Raises:
         UsageError: no such patch or topic.
@@ -88,20 +89,20 @@ def chosen(project: Project, names: Sequence[str]) -> list[Patch]:
         if not any(name in (patch.name, patch.topic) for patch in patches):
             known = [text for patch in patches for text in (patch.name, patch.topic)]
             raise unknown_name("patch or topic", name, set(known))
-    return [p for p in patches if not names or p.name in names or p.topic in names]
+    return [patch for patch in patches if not names or patch.name in names or patch.topic in names]
 
 
 def _outcomes(tests: Sequence[str], build: Build) -> dict[str, list[TestResult]]:
-    """Results of each named test; one with parameters has several."""
+    """Results of each named test; a test with parameters has several."""
     Console(stderr=True).rule(f"on the {build.name}")
     runners: dict[Callable[..., list[TestResult]], list[str]] = defaultdict(list)
     for test in tests:
         runners[suites.avocado if test.startswith(AVOCADO) else suites.pytest].append(test)
-    found: dict[str, list[TestResult]] = defaultdict(list)
+    outcomes: dict[str, list[TestResult]] = defaultdict(list)
     for runner, named in runners.items():
         for result in runner(named, build, quiet=True):
-            found[result.test.partition("[")[0]].append(result)
-    return found
+            outcomes[result.test.partition("[")[0]].append(result)
+    return outcomes
 
 
 def _messages(results: Iterable[TestResult]) -> list[str]:
@@ -132,7 +133,7 @@ def _print(proofs: Sequence[Proof], seconds: float) -> None:
 
 
 def _unproven(proof: Proof) -> str:
-    """What a test did instead of failing on the base and passing on the fork."""
+    """Why a test does not prove its patch, with the messages of both builds."""
     lines = [bad(f"not proven: {proof.patch}: {proof.test}")]
     for build, status, wanted, messages in (
         ("base", proof.base, FAIL, proof.messages),
@@ -145,7 +146,7 @@ def _unproven(proof: Proof) -> str:
 
 
 def _numbered(patch: str) -> str:
-    """A patch's topic and number, which is what fits beside a test's name."""
+    """A patch's topic and number: short enough to stand beside a test's name."""
     return patch.partition("-")[0]
 
 

@@ -1,8 +1,8 @@
-"""Upstream's own qtests, run on a build: what QEMU's own tests say of it.
+"""Running upstream's own qtests on a build.
 
-They are C programs below tests/qtest/ of the build folder, each of which starts the
-emulator that QTEST_QEMU_BINARY names and reports in TAP (testanything.org). A short
-device list leaves out the tests of the devices that it leaves out.
+They are C programs below tests/qtest/ of the build folder. Each starts the emulator that
+QTEST_QEMU_BINARY names and reports in TAP (testanything.org). Tests of devices that are not
+built in are left out.
 """
 
 import os
@@ -24,17 +24,17 @@ from qap.host.process import Process
 from qap.verify.runners import FAIL, PASS, SKIP, TestResult
 
 MISSING = "missing"
-# From worst to best, to tell a loss from a gain.
+# From worst to best.
 RANK = (MISSING, FAIL, SKIP, PASS)
 CHUNK = 1 << 16
-# sh(1) redirects to descriptors of one digit only, so it opens the pipe by its name.
+# sh(1) redirects only to single-digit descriptors, so it opens the pipe by its name.
 SCRIPT = 'cd "$1" && exec >"/proc/self/fd/$2" && shift 2 && exec "$@"'
 OnResult = Callable[[TestResult], None]
 
 
 @dataclass(frozen=True)
 class UpstreamTest:
-    """One of upstream's test programs with the emulator that it drives.
+    """A test program of upstream, and the emulator that it drives.
 
     Args:
         program: its name below tests/qtest/.
@@ -52,7 +52,7 @@ class UpstreamTest:
 
     @property
     def ninja_target(self) -> str:
-        """What ninja builds it as, which is also its path in the build folder."""
+        """The ninja target, which is also the path in the build folder."""
         return f"tests/qtest/{self.program}"
 
 
@@ -73,17 +73,17 @@ TESTS = (
 
 @dataclass(frozen=True)
 class QtestRun:
-    """What a test program did on one build.
+    """The results of a test program on a build.
 
     Attributes:
         status: its exit status, negative for a signal.
-        planned: how many tests it set out to run.
-        results: those it ran or skipped, by name and in their order; `seconds` is the
-            time since the result before.
+        planned: the number of tests in its TAP plan.
+        results: of the tests it ran or skipped, by name and in their order; `seconds` is the
+            time since the last result.
         wall: seconds from its start to its end.
-        cpu: seconds of CPU time, user and system, of it and of all that it waited for;
-            good to 10 ms.
-        said: the last lines of what it and its emulators printed as errors.
+        cpu: seconds of CPU time, user and system, of it and of the children that it waited
+            for, to 10 ms.
+        said: the last lines that it and its emulators printed on stderr.
     """
 
     test: UpstreamTest
@@ -97,20 +97,22 @@ class QtestRun:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that is not as it should be, in words; empty if all is well."""
-        failed = [one for one in self.results.values() if one.status == FAIL]
-        found = [": ".join(filter(None, (f"{one.test} failed", one.message))) for one in failed]
+        """Everything that is wrong, in words; empty if nothing is."""
+        failed = [result for result in self.results.values() if result.status == FAIL]
+        lines = [
+            ": ".join(filter(None, (f"{result.test} failed", result.message))) for result in failed
+        ]
         if self.planned == 0:
-            found.append("there is no test that this build could run")
+            lines.append("there is no test that this build could run")
         if (lost := self.planned - len(self.results)) > 0:
-            found.append(f"{lost} of {self.planned} tests have no result")
+            lines.append(f"{lost} of {self.planned} tests have no result")
         if self.status and not failed:
-            found.append(f"ended with status {self.status}")
-        return [f"{self.test.name} on {self.build}: {line}" for line in found]
+            lines.append(f"ended with status {self.status}")
+        return [f"{self.test.name} on {self.build}: {line}" for line in lines]
 
 
 class QtestStuck(QapError):
-    """A test program did not end in time; says after which test."""
+    """A test program did not end in time; the message names the last test with a result."""
 
     def __init__(self, test: UpstreamTest, build: Build, last: str, said: str) -> None:
         after = f"after {last}" if last else "before its first test was over"
@@ -121,10 +123,10 @@ class QtestStuck(QapError):
 
 @dataclass(frozen=True)
 class Difference:
-    """A test that did not do the same on both builds.
+    """A test whose outcomes on the two builds differ.
 
     Attributes:
-        fork, base: pass, fail, skip, or missing if it never got its turn.
+        fork, base: pass, fail, skip, or missing if it was not run.
     """
 
     test: str
@@ -133,12 +135,12 @@ class Difference:
 
     @property
     def worse(self) -> bool:
-        """Whether the fork lost something that the base had."""
+        """Whether the fork's outcome is worse than the base's."""
         return RANK.index(self.fork) < RANK.index(self.base)
 
 
 def compare(fork: QtestRun, base: QtestRun) -> list[Difference]:
-    """The tests of one program whose outcome the fork changes, in the order they ran."""
+    """The tests of a program whose outcomes differ, in the order they ran."""
     names = dict.fromkeys([*base.results, *fork.results])
     pairs = [Difference(name, _outcome(fork, name), _outcome(base, name)) for name in names]
     return [pair for pair in pairs if pair.fork != pair.base]
@@ -158,8 +160,8 @@ def run_qtest(
     """Run a test program that has been built, in a folder of its own.
 
     Args:
-        args: GLib's test options, such as -p TEST to run one test or -m slow.
-        on_result: called with each result when it is there.
+        args: GLib's test options, such as -p TEST to run a single test or -m slow.
+        on_result: called with each result as soon as it is there.
     Raises:
         MissingError: the program or its emulator is not built.
         QtestStuck: it did not end in time.
@@ -203,7 +205,7 @@ def run_qtest(
 
 
 def _environment(build: Build, test: UpstreamTest, folder: str) -> dict[str, str]:
-    """What a test program wants to know; its sockets and files stay in `folder`."""
+    """The environment of a test program; its sockets and files are made in `folder`."""
     programs = {
         "QTEST_QEMU_BINARY": f"qemu-system-{test.target}",
         "QTEST_QEMU_IMG": "qemu-img",
@@ -216,7 +218,7 @@ def _environment(build: Build, test: UpstreamTest, folder: str) -> dict[str, str
 def _lines(process: Process, reader: int, deadline: float) -> Generator[str | None, None, None]:
     """What the program prints, line by line, until it has ended; None at the deadline.
 
-    An emulator that outlives the program may hold its output open.
+    The pipe may stay open longer, as an emulator may outlive the program.
     """
     with ExitStack() as owned:
         pidfd = os.pidfd_open(process.pid)
@@ -261,7 +263,7 @@ class _Report:
         elif isinstance(parsed, Result):
             now = time.monotonic()
             status = SKIP if parsed.skip else PASS if parsed.ok else FAIL
-            # TAP allows a dash before the name; GLib puts what failed behind one.
+            # TAP allows a dash before the name; GLib puts the failure's message after another.
             name, _, why = parsed.description.removeprefix("- ").partition(" - ")
             said = parsed.directive.reason if parsed.skip else why
             result = TestResult(name, status, now - self._last, said)

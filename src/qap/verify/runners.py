@@ -1,4 +1,4 @@
-"""Running the test suites and reading what came of each test."""
+"""Running the test suites and reading the result of each test."""
 
 import json
 import os
@@ -21,13 +21,13 @@ AVOCADO_STATUS = {"PASS": PASS, "FAIL": FAIL, "SKIP": SKIP, "CANCEL": SKIP, "WAR
 
 @dataclass(frozen=True)
 class TestResult:
-    """One test.
+    """The result of a test.
 
     Attributes:
-        test: its name as the framework takes it, below the project's root.
+        test: its name for the framework, relative to the project's root.
         status: pass, fail (an assertion), error (it could not be carried out) or skip.
         seconds: how long it took.
-        message: the first line of what went wrong.
+        message: the first line of the failure's message.
     """
 
     __test__ = False
@@ -45,7 +45,7 @@ def _run(name: str, *args: str, env: Mapping[str, str] | None = None) -> int:
         its exit status.
     """
     program = str(Path(sys.prefix) / "bin" / name)
-    # Should we be interrupted before we know it, it is by the kernel, as we end.
+    # If qap dies without sending SIGINT itself, the kernel sends it to the program.
     owned = ["setpriv", "--pdeathsig", "INT", "--", program, *args]
     root = Project.here().root
     process = subprocess.Popen(
@@ -79,9 +79,9 @@ def _junit(case: ET.Element) -> TestResult:
     name = f"{case.get('file')}::{case.get('name')}"
     seconds = float(case.get("time", "0"))
     for tag, status in (("failure", FAIL), ("error", ERROR), ("skipped", SKIP)):
-        found = case.find(tag)
-        if found is not None:
-            message = (found.get("message") or "").splitlines()
+        element = case.find(tag)
+        if element is not None:
+            message = (element.get("message") or "").splitlines()
             return TestResult(name, status, seconds, message[0] if message else "")
     return TestResult(name, PASS, seconds)
 
@@ -115,6 +115,6 @@ def _avocado(row: Mapping[str, str]) -> TestResult:
 
 
 def check(name: str, argv: Sequence[str]) -> TestResult:
-    """Run a checker such as ruff or mypy as one test."""
+    """Run a checker such as ruff or mypy; it counts as a single test."""
     status = _run(*argv)
     return TestResult(name, PASS if status == 0 else FAIL, 0.0)

@@ -1,4 +1,4 @@
-"""`qap test`: the checkers and every test suite on the fork."""
+"""`qap test`: runs the checkers and the test suites on the fork."""
 
 import time
 from collections import Counter
@@ -35,7 +35,7 @@ NEED_BUILDS = {"qtest-py", "avocado"}
 
 
 def chosen(names: Sequence[str]) -> list[str]:
-    """The suites of these names, all of them if none is given.
+    """The suites of these names; all if none is given.
 
     Raises:
         UsageError: no such suite.
@@ -47,19 +47,19 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 
 def test(names: Sequence[str], build: Build) -> Report:
-    """Run suites and print what came of each."""
+    """Run suites and print a table of their results."""
     start = time.monotonic()
     rows, results = [], []
     for name in names:
         Console(stderr=True).rule(name)
         began = time.monotonic()
-        found = SUITES[name](build)
-        counts = Counter(result.status for result in found)
-        fine = found and set(counts) <= {PASS, SKIP}
+        outcomes = SUITES[name](build)
+        counts = Counter(result.status for result in outcomes)
+        fine = outcomes and set(counts) <= {PASS, SKIP}
         shown = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
         spent = f"{time.monotonic() - began:.0f} s"
         rows.append([name, (good if fine else bad)(shown or "no tests"), spent])
-        results += [{"suite": name, **asdict(result)} for result in found]
+        results += [{"suite": name, **asdict(result)} for result in outcomes]
     seconds = time.monotonic() - start
     table(f"qap test on the {build.name} ({seconds:.0f} s)", ["suite", "result", "time"], rows)
     ok = bool(results) and all(row["status"] in (PASS, SKIP) for row in results)

@@ -1,4 +1,4 @@
-"""`qap test --upstream`: QEMU's own qtests on base and fork, and what the fork changes."""
+"""`qap test --upstream`: runs QEMU's own qtests on base and fork, and compares."""
 
 import time
 from collections import Counter
@@ -25,16 +25,16 @@ from qap.verify.qtest_programs import (
 )
 from qap.verify.runners import SKIP, TestResult
 
-# The full device lists: a short one leaves out the tests of what it leaves out.
+# The full device lists: qtests of a device that is not built in are left out.
 PROFILE = "debian"
 
 
 @dataclass(frozen=True)
 class Side:
-    """What a program did on one build.
+    """The results of a program on a build.
 
     Attributes:
-        run: None where it had to be ended; then `stuck` says after which test.
+        run: None if it was stuck and had to be ended; then `stuck` says after which test.
     """
 
     run: QtestRun | None
@@ -42,12 +42,13 @@ class Side:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many tests had which outcome."""
-        return Counter(one.status for one in self.run.results.values()) if self.run else Counter()
+        """The number of tests with each outcome."""
+        results = self.run.results.values() if self.run else ()
+        return Counter(result.status for result in results)
 
     @property
     def ran(self) -> int:
-        """How many tests were run, skipped ones left out."""
+        """The number of tests that were run, without skipped ones."""
         return self.counts.total() - self.counts[SKIP]
 
     @property
@@ -84,24 +85,27 @@ class ProgramRow:
     def problems(self) -> list[str]:
         """Why the fork is not as good as the base, in words; empty if it is.
 
-        What fails on both is none: it is this machine's, or upstream's own.
+        A test that fails on both does not count: the cause is this machine or upstream.
         """
-        found = [
-            f"{self.test.name}: {one.test}: {one.base} on base, {one.fork} on fork"
-            for one in self.differences
-            if one.worse
+        problems = [
+            f"{self.test.name}: {difference.test}: "
+            f"{difference.base} on base, {difference.fork} on fork"
+            for difference in self.differences
+            if difference.worse
         ]
         if self.fork.ran != self.base.ran:
-            found.append(
+            problems.append(
                 f"{self.test.name}: {self.base.ran} tests ran on base, {self.fork.ran} on fork"
             )
         if self.base.ran == 0:
-            found.append(f"{self.test.name}: no test ran on the base, so nothing is compared")
+            problems.append(f"{self.test.name}: no test ran on the base, so nothing is compared")
         if self.fork.run is None:
-            found.append(self.fork.stuck)
+            problems.append(self.fork.stuck)
         elif self.fork.run.status and not (self.base.run and self.base.run.status):
-            found.append(f"{self.test.name} ended with status {self.fork.run.status} on fork only")
-        return found
+            problems.append(
+                f"{self.test.name} ended with status {self.fork.run.status} on fork only"
+            )
+        return problems
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -109,13 +113,15 @@ class ProgramRow:
             "target": self.test.target,
             "fork": self.fork.as_dict(),
             "base": self.base.as_dict(),
-            "differences": [{**asdict(one), "worse": one.worse} for one in self.differences],
+            "differences": [
+                {**asdict(difference), "worse": difference.worse} for difference in self.differences
+            ],
             "problems": self.problems,
         }
 
 
 def ninja_targets(tests: Sequence[UpstreamTest] = TESTS) -> list[str]:
-    """What has to be built beside the emulators."""
+    """The ninja targets to build in addition to the emulators."""
     return list(dict.fromkeys(test.ninja_target for test in tests))
 
 
@@ -135,7 +141,7 @@ def upstream(fork: Build, base: Build, tests: Sequence[UpstreamTest] = TESTS) ->
 
             progress(number, len(tests), test.name)
             try:
-                sides = [pool.submit(_side, one, test, heard) for one in (fork, base)]
+                sides = [pool.submit(_side, build, test, heard) for build in (fork, base)]
                 rows.append(ProgramRow(test, *(side.result() for side in sides)))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -158,7 +164,7 @@ def _side(build: Build, test: UpstreamTest, heard: Callable[[TestResult], None])
 def _print(rows: Sequence[ProgramRow], fork: Build, seconds: float) -> None:
     lines = []
     for row in rows:
-        worse = sum(one.worse for one in row.differences)
+        worse = sum(difference.worse for difference in row.differences)
         better = len(row.differences) - worse
         changed = ", ".join(
             text

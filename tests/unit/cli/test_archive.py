@@ -1,4 +1,4 @@
-"""What there is to bring from the archive, and bringing it before the work starts."""
+"""Which bundles there are, and fetching them before the work starts."""
 
 from collections.abc import Sequence
 
@@ -51,8 +51,9 @@ def test_bundle_has_an_architecture_and_the_places_for_it(configured: Project) -
 
 
 def test_everything_is_the_source_and_what_the_guests_need(configured: Project) -> None:
-    assert [one.name for one in archive.everything()] == ["qemu:source", "tool:amd64", "tool:s390x"]
-    assert [one.name for one in archive.chosen(["tool:s390x"])] == ["tool:s390x"]
+    names = [bundle.name for bundle in archive.everything()]
+    assert names == ["qemu:source", "tool:amd64", "tool:s390x"]
+    assert [bundle.name for bundle in archive.chosen(["tool:s390x"])] == ["tool:s390x"]
 
 
 @pytest.mark.parametrize("name", ["tool:s390", "tool"])
@@ -106,7 +107,9 @@ def test_mirror_that_does_not_answer_is_waited_for_once(
     monkeypatch.setattr(Suite, "_bring", bring)
     failed = [str(exc) for _, exc in archive.take_each(archive.everything())]
     assert asked == [Suite("trixie", "source")]
-    assert all("no network): connect to the network, then ./qap fetch" in one for one in failed)
+    assert all(
+        "no network): connect to the network, then ./qap fetch" in message for message in failed
+    )
 
 
 def test_records_of_bundles_that_are_gone_go(configured: Project) -> None:

@@ -1,4 +1,4 @@
-"""./qap itself: at once when all is there, and honest about what is missing."""
+"""The ./qap script: it starts fast if all is there, and tells what is missing."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from qap.host.paths import Project
 
 from ..programs import Programs
 
-# All that a start may need beside the shell.
+# The only programs that a start may need, in addition to the shell.
 NEEDED = ("cat", "cksum", "dirname")
 PACKAGES = """\
 # comment: with a colon
@@ -26,7 +26,7 @@ INSTALLED = ["python3", "python3-venv", "gcc", "libglib2.0-dev"]
 
 @dataclass(frozen=True)
 class Wrapper:
-    """A copy of ./qap that sees only the programs it is given."""
+    """A copy of ./qap whose PATH has only the given programs."""
 
     root: Path
     programs: Programs
@@ -41,20 +41,20 @@ class Wrapper:
         )
 
     def installed(self, *names: str, provides: str = "") -> None:
-        """Let dpkg know these packages, the first of which may provide more names."""
+        """Fake that dpkg has these packages, the first of which may provide more names."""
         lines = [f"installed {name} {provides if not at else ''}" for at, name in enumerate(names)]
         lines += ["not-installed gone gcc"]
         self.programs.add("dpkg-query", f"cat <<'END'\n{os.linesep.join(lines)}\nEND")
 
     def calls(self) -> list[str]:
-        """What was called to change something, without the looking around."""
+        """The calls, without those that only look something up."""
         looks = ("dpkg-query ", "id ", "python3 -c ", "python -c ")
         return [call for call in self.programs.calls() if not call.startswith(looks)]
 
 
 @pytest.fixture
 def wrapper(tmp_path: Path) -> Wrapper:
-    """On a Debian as root with every package installed, nothing set up yet."""
+    """./qap for root on Debian, with every package installed and nothing set up yet."""
     root = tmp_path / "a project"
     for name in ("qap", "pyproject.toml", "requirements.lock"):
         root.mkdir(exist_ok=True)
@@ -66,7 +66,7 @@ def wrapper(tmp_path: Path) -> Wrapper:
     programs.real(*NEEDED, "sed", "grep", "mktemp", "rm", "tail", "env")
     programs.add("apt-get")
     programs.add("id", "echo 0")
-    # The virtual environment is there, as making one is Python's business.
+    # The virtual environment exists already: the fake python3 can't make it.
     Programs(root / ".venv/bin").add("python")
     (root / ".venv/bin/python").write_text(
         f'#!/bin/sh\necho "python $*" >>"{programs.record}"\n[ "$4" != fails ] || exit 7\n'
@@ -98,12 +98,12 @@ def test_next_start_runs_nothing_else(wrapper: Wrapper) -> None:
             path.unlink()
     done = wrapper("run", "one two", "--json", "x")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    # Every other program there is would have left a line.
+    # Any other fake program would have left a line.
     assert wrapper.programs.calls() == ["python -m qap run one two --json x"]
 
 
 def test_qap_takes_the_wrapper_s_place(wrapper: Wrapper) -> None:
-    """Signals for ./qap reach qap: there is no shell in between."""
+    """Signals for ./qap reach qap, because there is no shell in between."""
     ready(wrapper)
     (wrapper.root / ".venv/bin/python").write_text("#!/bin/sh\necho $$\n")
     argv, env = [str(wrapper.root / "qap")], {"PATH": str(wrapper.programs.folder)}

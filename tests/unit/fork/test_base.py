@@ -24,7 +24,7 @@ def tarball(project: Project, inside: str) -> Path:
 
 
 def debian(project: Project, monkeypatch: pytest.MonkeyPatch, version: str) -> list[str]:
-    """Let Debian have a source package of this version; returns what is fetched."""
+    """Fake a source package of this version in Debian; returns the list of fetched suites."""
     fetched: list[str] = []
 
     def bring(suite: Suite, packages: list[str]) -> None:
@@ -40,20 +40,20 @@ def debian(project: Project, monkeypatch: pytest.MonkeyPatch, version: str) -> l
 
 def test_base_comes_from_a_folder(project: Project) -> None:
     write(project.source / ".git/HEAD", "not ours\n")
-    found = base.ensure(project, str(project.source))
-    assert (found.version, found.package_version) == ("10.0.99", "")
-    assert found.source == str(project.source)
+    upstream = base.ensure(project, str(project.source))
+    assert (upstream.version, upstream.package_version) == ("10.0.99", "")
+    assert upstream.source == str(project.source)
     assert (project.base_tree / "hw/bus.c").read_text() == (project.source / "hw/bus.c").read_text()
     assert Git(project.base_tree)("rev-list", "--count", "HEAD").strip() == "1"
-    assert found.commit == Git(project.base_tree).head()
-    assert base.info(project) == found == base.require(project)
+    assert upstream.commit == Git(project.base_tree).head()
+    assert base.info(project) == upstream == base.require(project)
 
 
 def test_base_comes_from_a_tarball(project: Project) -> None:
     from_folder = project.bring()
-    found = base.ensure(project, str(tarball(project, "qemu-10.0.99")))
-    assert found.source.endswith(".tar.gz")
-    assert (found.version, found.commit) == (from_folder.version, from_folder.commit)
+    from_tarball = base.ensure(project, str(tarball(project, "qemu-10.0.99")))
+    assert from_tarball.source.endswith(".tar.gz")
+    assert (from_tarball.version, from_tarball.commit) == (from_folder.version, from_folder.commit)
 
 
 def test_what_the_configuration_leaves_out_is_left_out(project: Project) -> None:
@@ -63,9 +63,9 @@ def test_what_the_configuration_leaves_out_is_left_out(project: Project) -> None
 
 
 def test_base_that_is_there_is_kept(project: Project) -> None:
-    found = project.bring()
+    upstream = project.bring()
     (project.source / "VERSION").write_text("10.0.100\n")
-    assert base.ensure(project) == found
+    assert base.ensure(project) == upstream
     assert project.bring().version == "10.0.100"
 
 
@@ -80,11 +80,11 @@ def test_builds_outlive_their_base(project: Project) -> None:
 
 @pytest.mark.parametrize("missing", ["VERSION", "configure"])
 def test_folder_that_is_not_qemu_is_refused(project: Project, missing: str) -> None:
-    found = project.bring()
+    upstream = project.bring()
     (project.source / missing).unlink()
     with pytest.raises(UsageError, match=f"{project.source} is not a QEMU source tree"):
         project.bring()
-    assert base.info(project) == found
+    assert base.info(project) == upstream
     assert not list(project.qemu.glob(".unpack-*"))
 
 
@@ -109,19 +109,22 @@ def test_base_comes_from_debian(
 ) -> None:
     fetched = debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
     programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
-    found = base.ensure(project)
+    upstream = base.ensure(project)
     assert fetched == ["trixie"]
-    assert (found.source, found.package_version) == ("Debian trixie", "1:10.0.13+ds-0+deb13u1")
+    assert (upstream.source, upstream.package_version) == (
+        "Debian trixie",
+        "1:10.0.13+ds-0+deb13u1",
+    )
     (call,) = programs.calls()
     assert "--require-strong-checksums" in call
-    assert base.ensure(project, "debian") == found
+    assert base.ensure(project, "debian") == upstream
     assert programs.calls() == []
 
 
 def test_base_is_brought_again_when_less_is_left_out(
     project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or a build would miss folders, and say so in QEMU's words."""
+    """Otherwise a build would fail, as folders are missing."""
     debian(project, monkeypatch, "1:10.0.13+ds-0+deb13u1")
     programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
     base.ensure(project)

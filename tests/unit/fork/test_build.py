@@ -1,4 +1,4 @@
-"""Configure and build: what is reported of them, good and bad."""
+"""Configure and build: what they run, and what they report."""
 
 import json
 import sys
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from qap.fork import base, series
-from qap.fork.build import Build, first_error
+from qap.fork.build import Build
+from qap.fork.ninja import first_error
 from qap.host.errors import MissingError, QapError, UsageError
 
 from ..programs import Programs
@@ -48,7 +49,7 @@ A full log can be found at meson-logs/meson-log.txt
 
 @pytest.fixture
 def fork(project: Project, programs: Programs) -> Build:
-    """The fork of a small project whose configure works, and a ninja that builds at once."""
+    """The fork of a small project whose configure works, with a fake ninja."""
     configure(project, "exit 0")
     programs.add("ninja", "exit 0")
     return Build("small")
@@ -115,8 +116,8 @@ def test_program_of_another_profile_is_unknown(project: Project) -> None:
 def test_program_is_in_its_build_folder(project: Project, is_base: bool) -> None:
     tree = project.base_tree if is_base else project.tree
     write(tree / "build/small/qemu-system-x86_64", "")
-    found = Build("small", is_base).path("qemu-system-x86_64")
-    assert found == tree / "build/small/qemu-system-x86_64"
+    program = Build("small", is_base).path("qemu-system-x86_64")
+    assert program == tree / "build/small/qemu-system-x86_64"
 
 
 def test_storage_daemon_is_where_qemu_s_build_puts_it(project: Project) -> None:
@@ -162,7 +163,7 @@ def test_configure_that_fails_is_reported_by_its_error(project: Project, fork: B
 
 
 def test_profile_tried_in_vain_is_forgotten(project: Project, fork: Build) -> None:
-    """What a failed configure left in the folder is not what the one before it made."""
+    """After a failed configure the folder is not as the one before left it: run it again."""
     fork.make()
     runs = configure(project, "case $* in *--bad*) exit 1;; esac")
     project.profile("small", PROFILE_TOML.replace("--enable-tcg", "--bad"))

@@ -1,4 +1,4 @@
-"""configs/ and qemu/base.toml: what is right becomes typed, what is wrong is named."""
+"""configs/ and qemu/base.toml: valid files become typed objects, errors are named."""
 
 import pytest
 
@@ -31,18 +31,18 @@ def catalogue(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def test_profile_is_what_its_file_says(project: Project) -> None:
-    found = config.profile(project, "small")
-    assert found.name == "small"
-    assert found.targets == ("x86_64-softmmu",)
-    assert found.configure == ("--enable-tcg",)
+    small = config.profile(project, "small")
+    assert small.name == "small"
+    assert small.targets == ("x86_64-softmmu",)
+    assert small.configure == ("--enable-tcg",)
 
 
 def test_profile_adds_its_flags_to_those_it_inherits(project: Project) -> None:
     project.profile("asan", 'inherits = "small"\npurpose = "slow"\nconfigure = ["--enable-asan"]\n')
-    found, parent = config.profile(project, "asan"), config.profile(project, "small")
-    assert (found.name, found.purpose) == ("asan", "slow")
-    assert found.configure == (*parent.configure, "--enable-asan")
-    assert (found.targets, found.tools) == (parent.targets, parent.tools)
+    asan, parent = config.profile(project, "asan"), config.profile(project, "small")
+    assert (asan.name, asan.purpose) == ("asan", "slow")
+    assert asan.configure == (*parent.configure, "--enable-asan")
+    assert (asan.targets, asan.tools) == (parent.targets, parent.tools)
 
 
 def test_unknown_key_names_file_and_key(project: Project) -> None:

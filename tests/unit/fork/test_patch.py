@@ -1,4 +1,4 @@
-"""One patch file: what can be read from it, and the commit it becomes."""
+"""A patch file: what can be read from it, and the commit that is made from it."""
 
 from pathlib import Path
 
@@ -58,11 +58,11 @@ def patch(tmp_path: Path) -> Patch:
 
 def committed(project: Project, patch: Patch) -> Git:
     """A repository whose branch "patched" is the base and the patch."""
-    found = project.bring()
+    upstream = project.bring()
     git = Git(project.qemu / "base")
     index = project.root / "index"
-    git("read-tree", found.commit, env={"GIT_INDEX_FILE": str(index)})
-    git("branch", "patched", patch.commit(git, found.commit, index))
+    git("read-tree", upstream.commit, env={"GIT_INDEX_FILE": str(index)})
+    git("branch", "patched", patch.commit(git, upstream.commit, index))
     return git
 
 

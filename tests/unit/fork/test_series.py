@@ -1,4 +1,4 @@
-"""The patch queue: commits out of patches, and patches out of commits."""
+"""The patch queue: from patches to commits, and from commits to patches."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from qap.host.errors import QapError, UsageError
 
 from ..project import Project, commit, edit
 
-# As the repository has it, whatever the tests point qap.fork.series at.
+# The repository's own queue; the fixtures make qap work on another one.
 REAL = paths.Project.here()
 NAMES = [line for line in REAL.series.read_text().splitlines() if line.endswith(".patch")]
 
@@ -45,10 +45,10 @@ def queue(project: Project) -> Project:
 
 
 def stats(folder: Path) -> dict[str, tuple[int, int]]:
-    """When each source file was written, and as which inode."""
+    """The mtime and inode of each source file."""
     files = [path for path in folder.glob("**/*.c") if ".git" not in path.parts]
-    found = {str(path.relative_to(folder)): path.stat() for path in files}
-    return {name: (stat.st_mtime_ns, stat.st_ino) for name, stat in found.items()}
+    by_name = {str(path.relative_to(folder)): path.stat() for path in files}
+    return {name: (stat.st_mtime_ns, stat.st_ino) for name, stat in by_name.items()}
 
 
 # from patches to commits
@@ -235,7 +235,7 @@ def test_refresh_refuses_a_dirty_tree(queue: Project) -> None:
 
 
 def test_reason_beside_a_patch_survives(queue: Project) -> None:
-    """A comment may stand behind a name: patches() takes it, so refresh has to keep it."""
+    """A comment may follow a name: patches() accepts that, so refresh has to keep it."""
     text = queue.series.read_text().replace("tell.patch\n", "tell.patch  # not upstream: no\n")
     queue.series.write_text(text)
     assert series.refresh(queue) == []

@@ -21,7 +21,7 @@ def queue(project: Project) -> Project:
 
 
 def test_refresh_waits_for_a_rebase_to_end(queue: Project) -> None:
-    """Stopped at the first of two patches, the second is not in HEAD's history."""
+    """While the rebase is at the first of two patches, HEAD does not have the second."""
     before = queue.queue()
     subprocess.run(
         ["git", "-C", str(queue.tree), "rebase", "-q", "-i", "qap-base"],
@@ -40,7 +40,7 @@ def another_base(queue: Project, old: str, new: str) -> None:
 
 
 def test_base_that_the_patches_do_not_fit_leaves_tree_and_queue(queue: Project) -> None:
-    """So that the commits can be moved onto qap-base."""
+    """They stay as they were, so that the commits can be rebased onto qap-base."""
     before = queue.queue()
     another_base(queue, "bus line 5\n", "bus line five\n")
     with pytest.raises(QapError, match=r"0001-a\.patch does not apply"):

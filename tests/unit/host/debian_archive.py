@@ -1,4 +1,4 @@
-"""A Debian archive of a few packages, signed by a key of its own, and a mirror that can lie."""
+"""A Debian archive of a few packages, with a key of its own, and a mirror that can misbehave."""
 
 import fnmatch
 import hashlib
@@ -24,7 +24,7 @@ def _run(*argv: str | Path, cwd: Path | None = None) -> str:
 
 @dataclass(frozen=True)
 class Archive:
-    """What stands on a mirror, as apt knows it: suites, pools, indexes and their signatures.
+    """The files of a Debian archive: suites, pools, indexes and their signatures.
 
     Args:
         root: the folder that a mirror serves as /debian.
@@ -37,7 +37,7 @@ class Archive:
     @classmethod
     @contextmanager
     def make(cls, folder: Path) -> Iterator["Archive"]:
-        """An archive without packages; the key's agent ends with the context."""
+        """An archive without packages; the gpg-agent of its key ends with the context."""
         made = cls(folder / "debian", folder / "gnupg")
         made.root.mkdir()
         made.gnupg.mkdir(mode=0o700)
@@ -56,7 +56,7 @@ class Archive:
         _run("gpg", "--homedir", self.gnupg, "--batch", "--passphrase", "", *argv)
 
     def add(self, suite: str, name: str, version: str, architecture: str, needs: str = "") -> None:
-        """A package with one file, usr/share/NAME, that holds its version."""
+        """Add a package whose only file, usr/share/NAME, holds its version."""
         tree = self.root.parent / "package"
         control = f"Package: {name}\nVersion: {version}\nArchitecture: {architecture}\n"
         control += "Maintainer: Nobody <nobody@test>\nDescription: nothing\n"
@@ -71,7 +71,7 @@ class Archive:
         shutil.rmtree(tree)
 
     def add_source(self, suite: str, name: str, version: str) -> None:
-        """A source package with one file."""
+        """Add a source package with a single file."""
         tree = self.root.parent / f"{name}-{version}"
         (tree / "debian/source").mkdir(parents=True)
         (tree / "debian/source/format").write_text("3.0 (native)\n")
@@ -96,8 +96,13 @@ class Archive:
         indexes = {
             "main/source/Sources": ["dpkg-scansources", f"pool/{suite}"],
             **{
-                f"main/binary-{one}/Packages": ["dpkg-scanpackages", "-a", one, f"pool/{suite}"]
-                for one in ("amd64", "s390x")
+                f"main/binary-{architecture}/Packages": [
+                    "dpkg-scanpackages",
+                    "-a",
+                    architecture,
+                    f"pool/{suite}",
+                ]
+                for architecture in ("amd64", "s390x")
             },
         }
         lines = []
@@ -118,7 +123,7 @@ class Archive:
 
 @dataclass
 class Mirror:
-    """An HTTP proxy between apt and an archive, which may lie about any file.
+    """An HTTP proxy between apt and an archive, which may misbehave for any file.
 
     The patterns are those of fnmatch, for the path below /debian/; each set may change while
     the mirror serves.
@@ -129,7 +134,7 @@ class Mirror:
         statuses: files that it answers with an HTTP status instead.
         short: files of which it sends the first half, as if that were all.
         changed: files of which it sends the last byte changed.
-        silent: files that it begins no answer for until it ends.
+        silent: files for which it sends nothing until it ends.
         stalled: files of which it sends the first half, and then nothing until it ends.
         asked: paths that were asked for.
     """
@@ -149,7 +154,7 @@ class Mirror:
         return f"http://127.0.0.1:{self.port}"
 
     def honest(self) -> None:
-        """Lie no more."""
+        """Stop misbehaving."""
         self.statuses.clear()
         for lies in (self.short, self.changed, self.silent, self.stalled):
             lies.clear()
@@ -159,7 +164,7 @@ class Mirror:
         self.statuses[pattern] = 404
 
     def answer(self, path: str) -> tuple[int, bytes]:
-        """The HTTP status and the content of a file as the mirror tells it."""
+        """The HTTP status and the content that the mirror sends for a file."""
         self.asked.append(path)
         if _listed(path, self.silent):
             self.ended.wait()
@@ -207,7 +212,7 @@ def mirror(root: Path) -> Iterator[Mirror]:
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """apt hangs up on a mirror that lies."""
+            """Print nothing: apt closes the connection to a mirror that misbehaves."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         made = Mirror(server.server_address[1], root)

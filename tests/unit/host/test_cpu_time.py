@@ -12,7 +12,7 @@ import pytest
 
 from qap.host.cpu_time import Cost, children, cpu_of, measured, others, pinned
 
-# Seconds that a process may use to hear of its work and to say that it is done.
+# CPU seconds that a process may use to read its orders and to report that it is done.
 SLACK_S = 0.02
 BURNER = """
 import sys, time
@@ -33,7 +33,7 @@ def burn(seconds: float) -> None:
 
 @dataclass
 class Burner:
-    """A process that uses as much CPU time as it is told, and ends when nobody tells it."""
+    """A process that uses CPU time on request, and ends when its stdin is closed."""
 
     process: subprocess.Popen[str]
 
@@ -175,27 +175,27 @@ def test_costs_add_up_and_share_out() -> None:
 
 def test_pinned_work_stays_on_one_processor() -> None:
     before = os.sched_getaffinity(0)
-    one = max(before)
-    with pinned(one):
+    cpu = max(before)
+    with pinned(cpu):
         show = "import os; print(*os.sched_getaffinity(0))"
         told = subprocess.check_output([sys.executable, "-c", show], text=True)
-    assert told.split() == [str(one)]
+    assert told.split() == [str(cpu)]
     assert os.sched_getaffinity(0) == before
 
 
 def test_own_work_is_nobody_elses() -> None:
-    """Whatever else runs here: half a second of ours is not in it."""
-    with others() as found, measured() as cost:
+    """Half a second of our own CPU time does not count, whatever else runs."""
+    with others() as load, measured() as cost:
         burn(0.5)
     idle = 1 - cost.own / cost.wall / (os.cpu_count() or 1)
-    assert 0 <= found.share <= idle + SLACK_S
+    assert 0 <= load.share <= idle + SLACK_S
 
 
 def test_work_of_a_process_that_is_not_ours_is_somebody_elses() -> None:
     """Its parent has ended without waiting for it."""
     script = "import time\nwhile time.process_time() < 0.5: pass"
     argv = ["sh", "-c", '"$@" & :', "sh", sys.executable, "-S", "-c", script]
-    with others() as found, measured() as cost:
-        # The end of the pipe is when the last one that has it ends.
+    with others() as load, measured() as cost:
+        # This returns at the end of the pipe: when the last process that holds it ends.
         subprocess.run(argv, stdout=subprocess.PIPE, check=True)
-    assert found.share * cost.wall * (os.cpu_count() or 1) >= 0.5 - 2 * SLACK_S
+    assert load.share * cost.wall * (os.cpu_count() or 1) >= 0.5 - 2 * SLACK_S

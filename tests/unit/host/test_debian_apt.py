@@ -1,4 +1,4 @@
-"""Packages through a private apt: cached, checked, and out of the system's way."""
+"""Packages from a private apt: cached, checked, and separate from the system's."""
 
 import os
 import re
@@ -42,7 +42,7 @@ esac
 
 @pytest.fixture
 def trixie(project: Project, programs: Programs, monkeypatch: pytest.MonkeyPatch) -> Suite:
-    """Debian trixie with a package "tiny" of amd64, through an apt-get that only pretends."""
+    """Debian trixie with a package "tiny" of amd64, from a fake apt-get."""
     keyring = project.root / "keyring.gpg"
     keyring.touch()
     monkeypatch.setattr(apt, "KEYRING", keyring)
@@ -95,34 +95,34 @@ def test_missing_keyring_is_named(trixie: Suite) -> None:
 
 
 def test_package_is_brought_once(trixie: Suite, programs: Programs) -> None:
-    found = tiny(trixie)
-    assert found.read_text() == "deb\n"
-    check(found)
+    deb = tiny(trixie)
+    assert deb.read_text() == "deb\n"
+    check(deb)
     assert verbs(programs) == ["update", "download"]
-    assert tiny(trixie) == found
+    assert tiny(trixie) == deb
     assert programs.calls() == []
 
 
 def test_source_package_is_its_dsc(trixie: Suite) -> None:
-    found = source()
-    assert found.name == "qemu_1.dsc"
-    assert (found.parent / "qemu_1.orig.tar.xz").exists()
-    check(found)
+    dsc = source()
+    assert dsc.name == "qemu_1.dsc"
+    assert (dsc.parent / "qemu_1.orig.tar.xz").exists()
+    check(dsc)
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone", "added"])
 def test_corrupted_download_is_refused_and_removed(
     trixie: Suite, programs: Programs, damage: str
 ) -> None:
-    found = source()
-    bad = found.parent / ("evil.patch" if damage == "added" else "qemu_1.orig.tar.xz")
+    dsc = source()
+    bad = dsc.parent / ("evil.patch" if damage == "added" else "qemu_1.orig.tar.xz")
     if damage == "gone":
         bad.unlink()
     else:
         bad.write_text("evil")
     with pytest.raises(QapError, match=rf"cached {bad.name} is corrupted .*removed.*again"):
-        check(found)
-    assert not found.parent.exists()
+        check(dsc)
+    assert not dsc.parent.exists()
     programs.calls()
     check(source())
     assert verbs(programs) == ["source"]
@@ -162,15 +162,15 @@ def test_corrupted_download_is_refused_and_removed(
     ],
 )
 def test_what_apt_says_is_told_apart(line: str, reason: Reason, why: str) -> None:
-    """What can't be brought about here; test_debian_mirror.py does the rest with apt itself."""
-    found = unavailable(f"W: nothing\n{line}\n", "x")
-    assert (found.reason, found.why, found.detail) == (reason, why, line)
+    """Messages that a test can't cause; test_debian_mirror.py has the others, with real apt."""
+    failure = unavailable(f"W: nothing\n{line}\n", "x")
+    assert (failure.reason, failure.why, failure.detail) == (reason, why, line)
 
 
 def test_no_network_is_no_matter_once_it_is_cached(trixie: Suite, programs: Programs) -> None:
-    found = tiny(trixie)
+    deb = tiny(trixie)
     apt_get(programs, update="exit 100", download="exit 100")
-    assert tiny(trixie) == found
+    assert tiny(trixie) == deb
 
 
 def test_every_change_goes_through_the_private_configuration(
@@ -179,7 +179,7 @@ def test_every_change_goes_through_the_private_configuration(
     tiny(trixie)
     given = programs.record.with_suffix(".calls.config").read_text().splitlines()
     private = [line for line in given if line]
-    # Only the question which mirror the machine uses goes to its own apt.
+    # The machine's own apt is only asked which mirror it uses.
     assert len(private) == len(verbs(programs)) == 2
     assert set(private) == {str(trixie._apt.home / "apt.conf")}
 
@@ -208,7 +208,7 @@ def test_apt_itself_takes_its_folders_from_the_private_configuration(trixie: Sui
 
 def test_download_that_was_interrupted_is_refused(trixie: Suite) -> None:
     """_brought() copies file by file: killed half-way, it leaves a folder without the sums."""
-    found = tiny(trixie)
-    (found.parent / SUMS).unlink()
+    deb = tiny(trixie)
+    (deb.parent / SUMS).unlink()
     with pytest.raises(QapError, match="removed"):
-        check(found)
+        check(deb)

@@ -1,4 +1,4 @@
-"""apt itself and a mirror that lacks things, lies, falls silent and comes back."""
+"""Real apt with a mirror that lacks files, sends wrong ones, stops answering and recovers."""
 
 import subprocess
 import time
@@ -27,7 +27,7 @@ NOT_FOUND = "the mirror lists tiny_1_s390x.deb and answers 404"
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Archive]:
-    """tiny is 1 in trixie and 2 in forky, large is made of three, tool has a source."""
+    """All versions are 1 in trixie and 2 in forky; large has dependencies, tool is a source."""
     with Archive.make(tmp_path_factory.mktemp("archive")) as made:
         for suite, version in (("trixie", "1"), ("forky", "2")):
             _fill(made, suite, version)
@@ -49,7 +49,7 @@ def _fill(archive: Archive, suite: str, version: str) -> None:
 def served(
     stock: Archive, project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Mirror]:
-    """A machine whose apt takes Debian from this mirror, through a proxy on loopback."""
+    """A mirror on loopback, which is the proxy of the machine's apt."""
     monkeypatch.setattr(apt, "KEYRING", stock.keyring)
     monkeypatch.setattr(apt, "SILENCE_S", 1)
     with mirror(stock.root) as made:
@@ -62,7 +62,7 @@ def served(
 
 @pytest.fixture
 def moving(served: Mirror, stock: Archive, tmp_path: Path) -> Archive:
-    """The mirror serves this one instead, which has nothing yet."""
+    """Make the mirror serve this archive instead, which is still empty."""
     made = Archive(tmp_path / "moving/debian", stock.gnupg)
     made.root.mkdir(parents=True)
     served.root = made.root
@@ -70,7 +70,7 @@ def moving(served: Mirror, stock: Archive, tmp_path: Path) -> Archive:
 
 
 def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-    """Let the machine's own apt name this archive, with lists that it has brought before."""
+    """Make this archive the source of the machine's own apt, and fetch its lists."""
     home = folder / "machine"
     for part in ("state/lists/partial", "cache/archives/partial"):
         (home / part).mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def test_silent_mirror_is_left_and_comes_back(served: Mirror) -> None:
     start = time.monotonic()
     with pytest.raises(MissingError, match=r"no network, or archive\.test does not answer") as lost:
         TINY.take()
-    # Two tries of a second each for the lists and again for the package; never the next suite.
+    # Two tries of 1 s for the lists, two for the package, and none for the next suite.
     assert time.monotonic() - start < 15
     assert not [path for path in served.asked if "forky" in path]
     assert "connect to the network, then ./qap fetch" in str(lost.value)
@@ -223,7 +223,7 @@ def test_nothing_listens(served: Mirror, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_name_that_does_not_resolve(
     served: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A label that is longer than any may be, so that no name server need be asked."""
+    """The label is too long for DNS, so no name server is asked."""
     host = "x" * 64
     monkeypatch.delenv("http_proxy")
     monkeypatch.setattr(apt, "mirror", lambda: f"http://{host}/debian/")
@@ -290,7 +290,7 @@ def test_renewal_that_brings_nothing_better_says_nothing_new(
 def test_all_packages_come_from_one_place(served: Mirror) -> None:
     both = Bundle("both:s390x", ("tiny:s390x", "library:s390x"), (TRIXIE, FORKY))
     served.lack("pool/trixie/library_*")
-    assert {one.suite for one in both.take().packages} == {"forky"}
+    assert {package.suite for package in both.take().packages} == {"forky"}
 
 
 def test_mix_takes_the_rest_from_its_suite(served: Mirror) -> None:
@@ -319,7 +319,7 @@ def test_dependencies_are_followed_within_a_suite(served: Mirror, missing: str) 
 def test_metapackage_is_brought_anew_where_its_parts_are_gone(
     moving: Archive,
 ) -> None:
-    """As a kernel's, which names a version: the run that brought it may have ended there."""
+    """Like linux-image-*, which depends on a version; an earlier run may have failed there."""
     large = Bundle("large:s390x", ("large:s390x",), (TRIXIE,), follow=("large-",))
     moving.add("trixie", "large", "1", "s390x", "large-1")
     moving.publish("trixie")
@@ -328,11 +328,11 @@ def test_metapackage_is_brought_anew_where_its_parts_are_gone(
     moving.add("trixie", "large", "2", "s390x", "large-2")
     moving.add("trixie", "large-2", "2", "s390x")
     moving.publish("trixie")
-    assert [one.version for one in large.take().packages] == ["2", "2"]
+    assert [package.version for package in large.take().packages] == ["2", "2"]
 
 
 def test_record_of_a_package_that_was_replaced_counts_no_more(served: Mirror) -> None:
-    """Of one suite at one time packages fit together; so one that is missing renews all."""
+    """All packages of a bundle must fit together, so a missing one makes the record invalid."""
     first = TINY.take()
     (file,) = first.files
     file.rename(file.with_name("tiny_0.9_s390x.deb"))

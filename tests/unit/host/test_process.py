@@ -1,4 +1,4 @@
-"""A child ends with its owner, whatever either of them does."""
+"""A child ends with its owner, even if one of them ignores signals or is killed."""
 
 import os
 import select
@@ -15,7 +15,7 @@ from qap.host import process
 from qap.host.errors import Interrupted
 from qap.host.process import Process
 
-# Long enough for any machine; only a failing test ever waits so long.
+# Long enough for slow machines; only a failing test waits so long.
 PATIENCE_S = 10.0
 OWNER = """
 import signal, sys
@@ -28,13 +28,13 @@ with Process(["sh", "-c", sys.argv[3]], log=Path(sys.argv[1]), fds=[int(sys.argv
 
 @dataclass
 class Lifeline:
-    """A pipe that every process under test inherits and that reads as ended once all are gone."""
+    """A pipe that every process under test inherits; it is at EOF once all are gone."""
 
     reader: int
     writer: int
 
     def says(self, word: str) -> str:
-        """Shell for a process to say a word on it."""
+        """A shell command that writes a word to it."""
         return f"echo {word} >/proc/self/fd/{self.writer};"
 
     def let_go(self) -> None:
@@ -63,7 +63,7 @@ def log(tmp_path: Path) -> Path:
 
 
 def shell(script: str, log: Path, lifeline: Lifeline) -> Process:
-    """A shell that has said "up" once this returns."""
+    """A shell whose script writes "up"; returns after that."""
     started = Process(["sh", "-c", script], log=log, fds=[lifeline.writer])
     lifeline.let_go()
     assert lifeline.next() == "up"
@@ -161,11 +161,11 @@ def test_stop_all_ends_every_child_and_lets_none_start(
 ) -> None:
     monkeypatch.setattr(process, "_stopping", False)
     with (
-        Process(["sleep", "60"], log=log) as one,
-        Process(["sleep", "60"], log=tmp_path / "b") as two,
+        Process(["sleep", "60"], log=log) as first,
+        Process(["sleep", "60"], log=tmp_path / "b") as second,
     ):
         process.stop_all()
-        assert one.wait(PATIENCE_S) == two.wait(PATIENCE_S) == -signal.SIGKILL
+        assert first.wait(PATIENCE_S) == second.wait(PATIENCE_S) == -signal.SIGKILL
         with pytest.raises(Interrupted):
             Process(["true"], log=tmp_path / "c")
 

@@ -1,4 +1,4 @@
-"""What ends in a --json file, and how feature bits are shown."""
+"""The content of a --json file, and how feature bits are shown."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_feature_bits_are_shown_in_ranges(bits: list[int], text: str) -> None:
 
 def test_report_has_the_documented_keys(project: Project, tmp_path: Path) -> None:
     project.add_patch("fence/0001-b.patch", "b", ("hw/bus.c", "bus line 5\n", "five\n"))
-    found = project.bring()
+    upstream = project.bring()
     write(project.qemu / "tree/build/small/qap-build.json", '{"build": "fork"}')
     read = written(tmp_path / "new/folder/report.json", [Build("small")])
     assert read == {
@@ -50,7 +50,7 @@ def test_report_has_the_documented_keys(project: Project, tmp_path: Path) -> Non
             "source": str(project.source),
             "package_version": "",
             "version": "10.0.99",
-            "commit": found.commit,
+            "commit": upstream.commit,
             "left_out": ["roms"],
         },
         "queue": {"sha256": series.digest(project), "patches": ["fence/0001-b.patch"]},

@@ -1,4 +1,4 @@
-"""The fence table of docs and design, and that nobody but the specifications wrote it."""
+"""The fence table of docs and design, and that the oracle imports nothing of qap."""
 
 import ast
 from dataclasses import replace
@@ -28,8 +28,8 @@ TABLE = [
 REFUSED = (Outcome.REFUSED, False, False)
 UNASKED = (Outcome.WORKS, False, False)
 
-# A driver that can't accept bit 33 would be in its right on a legacy interface (virtio 1.3,
-# 4.1.4.10); a device without VERSION_1 has no other (6.1).
+# On a legacy interface a driver can't accept bit 33, and need not (virtio 1.3, 4.1.4.10).
+# A device without VERSION_1 has no other interface (6.1).
 # requested, legacy, VERSION_1: outcome, bit offered, back-end gets bit and IOTLB
 INTERFACES: list[tuple[bool, Legacy, bool, tuple[Outcome, bool, bool]]] = [
     (False, "also", True, UNASKED),
@@ -49,7 +49,7 @@ NOT_ASKED = plug(requested=False, translated=True, backend_can=True)
 FLAT = plug(requested=True, translated=False, backend_can=True)
 BEHIND = plug(requested=True, translated=True, backend_can=True)
 
-# Drivers: what they do is their name.
+# Drivers, named by what they do.
 ACCEPTS = Conduct()
 REFUSES = Conduct(access_platform=False)
 INSISTS = replace(REFUSES, obeys=False)
@@ -60,13 +60,12 @@ LEGACY = replace(NOTHING, legacy=True)
 EARLY = Conduct(kicks="early")
 FIRST = replace(NOTHING, kicks="first")
 
-# Written from virtio 1.3. FEATURES_OK stays unless a bit is missing that the device insists
-# on (2.2.2, 3.1.1 steps 5 and 6); the legacy interface has no such bit (3.1.2). A driver that
-# did not accept ACCESS_PLATFORM must not be relied on to give addresses the device can use
-# (6.1). What a modern driver without VERSION_1 gets is left open (6.1), and so is what is
-# done about a notification before any status, save that the device has not been told
-# anything that would let it serve (2.1.2, 3.1.2).
-# FEATURES_OK stays, the buffer is used, the back-end gets bit and IOTLB; None: either
+# Written from virtio 1.3. FEATURES_OK stays set unless the driver lacks a bit that the device
+# requires (2.2.2, 3.1.1 steps 5 and 6); the legacy interface has no FEATURES_OK (3.1.2). If a
+# driver did not accept ACCESS_PLATFORM, the device may not be able to use its addresses
+# (6.1). Both answers are allowed to a modern driver without VERSION_1 (6.1), and to a
+# notification before any status; but the device can't serve yet then (2.1.2, 3.1.2).
+# FEATURES_OK stays, the buffer is used, the back-end gets bit and IOTLB; None: both allowed
 SERVICE: list[tuple[Expectation, Conduct, tuple[bool | None, bool | None, bool]]] = [
     (NOT_ASKED, ACCEPTS, (True, True, False)),
     (FLAT, ACCEPTS, (True, True, False)),
@@ -99,9 +98,9 @@ SERVICE: list[tuple[Expectation, Conduct, tuple[bool | None, bool | None, bool]]
 @pytest.mark.parametrize(("asked", "expected"), TABLE)
 def test_fence(asked: tuple[bool, bool, bool], expected: tuple[Outcome, bool, bool]) -> None:
     requested, translated, backend_can = asked
-    found = oracle.plug(requested=requested, translated=translated, backend_can=backend_can)
-    assert (found.outcome, found.offered, found.translating) == expected
-    assert found.why
+    expectation = oracle.plug(requested=requested, translated=translated, backend_can=backend_can)
+    assert (expectation.outcome, expectation.offered, expectation.translating) == expected
+    assert expectation.why
 
 
 def test_table_is_complete() -> None:
@@ -119,24 +118,24 @@ def test_fence_by_interface(
     translated: bool,
     backend_can: bool,
 ) -> None:
-    found = plug(
+    expectation = plug(
         requested=requested,
         translated=translated,
         backend_can=backend_can,
         legacy=legacy,
         version_1=version_1,
     )
-    assert (found.outcome, found.offered, found.translating) == expected
+    assert (expectation.outcome, expectation.offered, expectation.translating) == expected
 
 
 @pytest.mark.parametrize(("plugged", "conduct", "expected"), SERVICE)
 def test_service(
     plugged: Expectation, conduct: Conduct, expected: tuple[bool | None, bool | None, bool]
 ) -> None:
-    found = service(plugged, conduct)
-    assert (found.features_ok, found.served, found.translating) == expected
-    assert found.why
-    assert found.clause.startswith("virtio 1.3, ")
+    answer = service(plugged, conduct)
+    assert (answer.features_ok, answer.served, answer.translating) == expected
+    assert answer.why
+    assert answer.clause.startswith("virtio 1.3, ")
 
 
 @pytest.mark.parametrize("plugged", [NOT_ASKED, FLAT, BEHIND])
@@ -147,8 +146,8 @@ def test_exemption_is_for_legacy_drivers_alone(plugged: Expectation, conduct: Co
 
 @pytest.mark.parametrize("plugged", [FLAT, BEHIND])
 def test_exempt_legacy_driver_may_be_served_untranslated(plugged: Expectation) -> None:
-    found = service(plugged, LEGACY, exempt=True)
-    assert (found.features_ok, found.served, found.translating) == (None, None, False)
+    answer = service(plugged, LEGACY, exempt=True)
+    assert (answer.features_ok, answer.served, answer.translating) == (None, None, False)
 
 
 @pytest.mark.parametrize(
@@ -190,32 +189,34 @@ checked = settings(database=None, deadline=None, derandomize=True, max_examples=
 
 
 def accepted(conduct: Conduct) -> bool:
-    """Whether it would accept bit 33, which the legacy interface does not have."""
+    """Whether it accepts bit 33 if offered; the legacy interface does not have it."""
     return conduct.access_platform and conduct.version_1 and not conduct.legacy
 
 
 @checked
 @given(fence)
 def test_only_what_plugs_is_offered_and_only_what_is_offered_translates(
-    found: Expectation,
+    expectation: Expectation,
 ) -> None:
-    assert not found.translating or found.offered
-    assert not found.offered or found.outcome is Outcome.WORKS
-    assert found.why
-    assert found.clause
+    assert not expectation.translating or expectation.offered
+    assert not expectation.offered or expectation.outcome is Outcome.WORKS
+    assert expectation.why
+    assert expectation.clause
 
 
 @checked
 @given(
-    st.sampled_from([FLAT, BEHIND]), drivers.filter(lambda one: not accepted(one)), st.booleans()
+    st.sampled_from([FLAT, BEHIND]),
+    drivers.filter(lambda conduct: not accepted(conduct)),
+    st.booleans(),
 )
 def test_driver_that_did_not_accept_what_was_offered_is_never_served(
     plugged: Expectation, conduct: Conduct, exempt: bool
 ) -> None:
-    found = service(plugged, conduct, exempt=exempt)
-    assert found.served is False or (exempt and conduct.legacy)
-    assert found.features_ok is not True
-    assert not found.translating
+    answer = service(plugged, conduct, exempt=exempt)
+    assert answer.served is False or (exempt and conduct.legacy)
+    assert answer.features_ok is not True
+    assert not answer.translating
 
 
 @checked
@@ -223,22 +224,22 @@ def test_driver_that_did_not_accept_what_was_offered_is_never_served(
 def test_back_end_translates_only_for_a_driver_that_is_served(
     plugged: Expectation, conduct: Conduct, exempt: bool
 ) -> None:
-    found = service(plugged, conduct, exempt=exempt)
-    assert ("I/O virtual addresses" in found.why) == found.translating
-    if found.translating:
+    answer = service(plugged, conduct, exempt=exempt)
+    assert ("I/O virtual addresses" in answer.why) == answer.translating
+    if answer.translating:
         assert plugged.translating
         assert plugged.offered
         assert accepted(conduct)
-        assert found.served
+        assert answer.served
 
 
 @checked
 @given(drivers, st.booleans())
 def test_driver_is_refused_nothing_that_nobody_asked_for(conduct: Conduct, exempt: bool) -> None:
-    found = service(NOT_ASKED, conduct, exempt=exempt)
-    assert found.features_ok is not False
-    assert found.served is not False
-    assert not found.translating
+    answer = service(NOT_ASKED, conduct, exempt=exempt)
+    assert answer.features_ok is not False
+    assert answer.served is not False
+    assert not answer.translating
 
 
 @checked
@@ -246,13 +247,13 @@ def test_driver_is_refused_nothing_that_nobody_asked_for(conduct: Conduct, exemp
 def test_features_ok_is_judged_where_a_driver_looks_at_it(
     plugged: Expectation, conduct: Conduct, exempt: bool
 ) -> None:
-    found = service(plugged, conduct, exempt=exempt)
+    answer = service(plugged, conduct, exempt=exempt)
     if conduct.legacy or conduct.features_ok != "alone":
-        assert found.features_ok is None
-    if found.features_ok is False:
-        assert found.served is False
-    if found.features_ok:
-        assert found.served
+        assert answer.features_ok is None
+    if answer.features_ok is False:
+        assert answer.served is False
+    if answer.features_ok:
+        assert answer.served
 
 
 @checked

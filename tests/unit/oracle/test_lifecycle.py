@@ -1,4 +1,4 @@
-"""What must become of a driver later, and that nobody but the specifications wrote it."""
+"""Reconnection and migration in the oracle, and that it imports nothing else of qap."""
 
 import ast
 from dataclasses import replace
@@ -17,7 +17,7 @@ NOT_ASKED = plug(requested=False, translated=False, backend_can=True)
 FLAT = plug(requested=True, translated=False, backend_can=True)
 BEHIND = plug(requested=True, translated=True, backend_can=True)
 
-# Drivers: what they do is their name.
+# Drivers, named by what they do.
 ACCEPTS = Conduct()
 REFUSES = Conduct(access_platform=False)
 INSISTS = replace(REFUSES, obeys=False)
@@ -28,9 +28,9 @@ FIRST = replace(NOTHING, kicks="first")
 WAITS = replace(ACCEPTS, starts=False)
 
 BOTH: list[Feature] = ["VERSION_1", "ACCESS_PLATFORM"]
-# A back-end that does not know what it was given can't read the rings (virtio 1.3, 2.2.1; 6.1;
+# A back-end that lacks a negotiated feature can't read the rings (virtio 1.3, 2.2.1; 6.1;
 # vhost-user, IOMMU support: without the bit addresses are guest-physical).
-# lost: told where the ring is, the buffer is used, and one is in the end
+# lost: told where the ring is, the next buffer is used, a buffer is used in the end
 COMEBACK: list[tuple[Expectation, Conduct, list[Feature], tuple[bool | None, ...]]] = [
     (FLAT, ACCEPTS, [], (True, True, True)),
     (FLAT, ACCEPTS, ["ACCESS_PLATFORM"], (True, True, True)),
@@ -46,7 +46,7 @@ COMEBACK: list[tuple[Expectation, Conduct, list[Feature], tuple[bool | None, ...
 ]
 
 # Features are settled before DRIVER_OK and stay until a reset (virtio 1.3, 2.2.1, 3.1.1).
-# the destination takes it, its next buffer is used, one is after a reset
+# the destination accepts it, its next buffer is used, a buffer is used after a reset
 MOVES: list[tuple[Expectation, Expectation, Conduct, tuple[bool | None, ...]]] = [
     (FLAT, FLAT, ACCEPTS, (True, True, True)),
     (BEHIND, BEHIND, ACCEPTS, (True, True, True)),
@@ -66,22 +66,22 @@ MOVES: list[tuple[Expectation, Expectation, Conduct, tuple[bool | None, ...]]] =
 def test_comeback(
     plugged: Expectation, conduct: Conduct, lost: list[Feature], expected: tuple[bool | None, ...]
 ) -> None:
-    found = comeback(conduct, service(plugged, conduct), lost)
-    assert (found.started, found.served, found.recovers) == expected
-    assert found.arrives is None
-    assert found.why
-    assert found.clause
+    continuation = comeback(conduct, service(plugged, conduct), lost)
+    assert (continuation.started, continuation.served, continuation.recovers) == expected
+    assert continuation.arrives is None
+    assert continuation.why
+    assert continuation.clause
 
 
 @pytest.mark.parametrize(("here", "there", "conduct", "expected"), MOVES)
 def test_arrival(
     here: Expectation, there: Expectation, conduct: Conduct, expected: tuple[bool | None, ...]
 ) -> None:
-    found = arrival(here, there, conduct)
-    assert (found.arrives, found.served, found.recovers) == expected
-    assert found.started is None
-    assert found.why
-    assert found.clause.startswith("virtio 1.3, ")
+    continuation = arrival(here, there, conduct)
+    assert (continuation.arrives, continuation.served, continuation.recovers) == expected
+    assert continuation.started is None
+    assert continuation.why
+    assert continuation.clause.startswith("virtio 1.3, ")
 
 
 @pytest.mark.parametrize("plugged", [NOT_ASKED, FLAT, BEHIND])
@@ -89,9 +89,9 @@ def test_arrival(
 def test_nothing_is_served_by_a_back_end_that_has_gone(
     plugged: Expectation, conduct: Conduct
 ) -> None:
-    found = departure(service(plugged, conduct))
-    assert found.served is False
-    assert found.recovers is None
+    continuation = departure(service(plugged, conduct))
+    assert continuation.served is False
+    assert continuation.recovers is None
 
 
 def test_refusal_of_a_running_driver_names_the_property() -> None:
@@ -100,23 +100,23 @@ def test_refusal_of_a_running_driver_names_the_property() -> None:
 
 
 def test_driver_that_has_not_started_is_served_where_it_has_moved_to() -> None:
-    """DRIVER_OK comes only there."""
+    """It sets DRIVER_OK only at the destination."""
     assert arrival(FLAT, FLAT, WAITS).served is True
     assert service(FLAT, WAITS).served is None
 
 
 @pytest.mark.parametrize("conduct", [REFUSES, INSISTS, SKIPS, LEGACY])
 def test_any_driver_moves_in_where_nobody_insists(conduct: Conduct) -> None:
-    found = arrival(NOT_ASKED, FLAT, conduct, destination_demands=False)
-    assert (found.arrives, found.served, found.recovers) == (True, True, True)
+    continuation = arrival(NOT_ASKED, FLAT, conduct, destination_demands=False)
+    assert (continuation.arrives, continuation.served, continuation.recovers) == (True, True, True)
     behind = arrival(NOT_ASKED, BEHIND, conduct, destination_demands=False)
     assert (behind.arrives, behind.served) == (True, None)
 
 
 def test_driver_that_nobody_insisted_with_is_turned_away_where_somebody_does() -> None:
-    """It may have been served until then; or not, and then it can begin anew."""
-    found = arrival(FLAT, FLAT, INSISTS, source_demands=False)
-    assert (found.arrives, found.served) == (None, False)
+    """It may have been served at the source. If not, it can reset and start again."""
+    continuation = arrival(FLAT, FLAT, INSISTS, source_demands=False)
+    assert (continuation.arrives, continuation.served) == (None, False)
 
 
 def test_firmware_of_the_platform_moves_anywhere() -> None:
@@ -144,10 +144,10 @@ def test_no_back_end_serves_a_driver_that_the_first_one_did_not(
     plugged: Expectation, conduct: Conduct, lost: set[Feature]
 ) -> None:
     before = service(plugged, conduct)
-    found = comeback(conduct, before, lost)
-    assert found.recovers == before.served
-    assert not found.served or before.served
-    assert found.started == found.served
+    continuation = comeback(conduct, before, lost)
+    assert continuation.recovers == before.served
+    assert not continuation.served or before.served
+    assert continuation.started == continuation.served
 
 
 @checked
@@ -155,10 +155,10 @@ def test_no_back_end_serves_a_driver_that_the_first_one_did_not(
 def test_driver_that_did_not_accept_what_is_asked_for_is_never_served_there(
     here: Expectation, there: Expectation, conduct: Conduct, demanded: bool
 ) -> None:
-    found: Continuation = arrival(here, there, conduct, source_demands=demanded)
+    continuation: Continuation = arrival(here, there, conduct, source_demands=demanded)
     if there.offered and not conduct.accepts(here):
-        assert found.served is False
-        assert found.arrives is False or found.recovers is True
+        assert continuation.served is False
+        assert continuation.arrives is False or continuation.recovers is True
 
 
 def test_sequel_imports_nothing_of_what_measures() -> None:

@@ -1,4 +1,4 @@
-"""The series up to each patch is what gets built, and nothing of it stays."""
+"""The series up to each patch gets built, and no files are left."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from qap.verify.bisect import each
 from ..programs import Programs
 from ..project import Project, edit
 
-# Called as ninja -C FOLDER TARGET…: it builds unless a source file is broken.
+# Called as ninja -C FOLDER TARGET…; fails if bus.c has the word "broken".
 NINJA = """\
 cd "$2"
 if grep -q broken ../../hw/bus.c; then
@@ -42,7 +42,7 @@ def fine(build: Build, guest: str) -> str:
 
 
 def scratch(project: Project) -> list[Path]:
-    """What is left, beside the lock."""
+    """The files that are left, other than the lock."""
     return [path for path in (project.qemu / "each").iterdir() if path.name != ".lock"]
 
 
@@ -82,7 +82,7 @@ def test_one_patch_stands_on_those_before_it(queue: Project) -> None:
 
 
 def test_only_what_a_patch_changes_is_written_anew(queue: Project, programs: Programs) -> None:
-    """So that ninja rebuilds little: the step before is where the next one starts."""
+    """Each step starts from the files of the last one, so that ninja rebuilds little."""
     queue.add_patch("ccw/0002-pci.patch", "pci: go", ("hw/pci.c", "pci line 1\n", "on\n"))
     times: list[dict[str, int]] = []
 

@@ -1,4 +1,4 @@
-"""What `qap prove` says of a test that does not prove its patch."""
+"""The output of `qap prove` for a test that does not prove its patch."""
 
 from pathlib import Path
 

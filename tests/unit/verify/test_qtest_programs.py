@@ -1,4 +1,4 @@
-"""What upstream's test programs report is read as it is meant, and they end with their owner."""
+"""The reports of upstream's test programs are read right, and the programs end with their owner."""
 
 import os
 import select
@@ -26,7 +26,7 @@ from qap.verify.runners import FAIL, PASS, SKIP, TestResult
 
 from ..project import PROFILE_TOML, Project
 
-# Long enough for any machine; only a failing test ever waits so long.
+# Long enough for slow machines; only a failing test waits so long.
 PATIENCE_S = 10.0
 TOOLS = ("qemu-img", "qemu-storage-daemon")
 REAL_TEST = (
@@ -63,7 +63,7 @@ def held(tmp_path: Path) -> Path:
 
 
 def let_go(reader: int) -> bool:
-    """Whether all who held the other end of a FIFO are gone, soon."""
+    """Whether every process that held the other end of a FIFO soon ends."""
     ready, _, _ = select.select([reader], [], [], PATIENCE_S)
     return bool(ready) and os.read(reader, 100) == b""
 
@@ -78,7 +78,7 @@ def test_each_test_has_its_outcome_and_its_reason(script: Script) -> None:
     )
     heard: list[TestResult] = []
     run = run_qtest(build, QOS, on_result=heard.append)
-    assert {name: one.status for name, one in run.results.items()} == {
+    assert {name: result.status for name, result in run.results.items()} == {
         "/x/rng/nop": PASS,
         "/x/blk/config": FAIL,
         "/x/9p/deep": SKIP,
@@ -217,7 +217,8 @@ def test_comparison_names_what_the_fork_changes(script: Script) -> None:
         Difference("/x/e", PASS, FAIL),
         Difference("/x/f", PASS, MISSING),
     ]
-    assert [one.test for one in changed if one.worse] == ["/x/b", "/x/c", "/x/d"]
+    worse = [difference.test for difference in changed if difference.worse]
+    assert worse == ["/x/b", "/x/c", "/x/d"]
 
 
 def test_every_program_is_one_that_upstream_builds_for_its_target() -> None:
@@ -225,9 +226,9 @@ def test_every_program_is_one_that_upstream_builds_for_its_target() -> None:
     if not source.exists():
         pytest.skip("QEMU's source is not here yet: run ./qap tree")
     text = source.read_text()
-    for one in TESTS:
-        assert f"'{one.program}'" in text
-        assert one.target in ("x86_64", "s390x")
+    for test in TESTS:
+        assert f"'{test.program}'" in text
+        assert test.target in ("x86_64", "s390x")
 
 
 def test_real_program_drives_the_real_emulator() -> None:
@@ -235,7 +236,7 @@ def test_real_program_drives_the_real_emulator() -> None:
     if not (build.folder / QOS.ninja_target).exists():
         pytest.skip("upstream's qos-test is not built here")
     run = run_qtest(build, QOS, args=["-p", REAL_TEST])
-    assert {name: one.status for name, one in run.results.items()} == {REAL_TEST: PASS}
+    assert {name: result.status for name, result in run.results.items()} == {REAL_TEST: PASS}
     assert run.problems == []
-    # An emulator cannot start for nothing.
+    # Starting an emulator takes CPU time.
     assert run.cpu > 0.005

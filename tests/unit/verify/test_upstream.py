@@ -30,7 +30,7 @@ def program(build: Build, test: UpstreamTest, text: str) -> Path:
 
 @pytest.fixture
 def builds(project: Project) -> tuple[Build, Build]:
-    """A fork and a base of which only the tools are there."""
+    """A fork and a base of which only the tools have been built."""
     project.profile("small", PROFILE_TOML.replace('["qemu-img"]', str(list(TOOLS))))
     made = Build("small"), Build("small", is_base=True)
     for build in made:
@@ -42,7 +42,7 @@ def builds(project: Project) -> tuple[Build, Build]:
 
 @pytest.fixture
 def run(builds: tuple[Build, Build]) -> Run:
-    """Run ONE as a script on the fork, and as another on the base."""
+    """Run ONE, with a script for the fork and another for the base."""
 
     def ran(fork: str, base: str = PASSES) -> Report:
         for build, text in zip(builds, (fork, base), strict=True):
@@ -92,7 +92,7 @@ def test_loss_on_the_fork_is_a_problem(run: Run, fork: str, problem: str) -> Non
 def test_test_that_only_the_fork_runs_is_a_problem_too(run: Run) -> None:
     report = run("echo 1..3; for i in a b c; do echo ok 1 /$i; done")
     assert report.results[0]["problems"] == ["one-test (x86_64): 2 tests ran on base, 3 on fork"]
-    assert [one["worse"] for one in report.results[0]["differences"]] == [False]
+    assert [difference["worse"] for difference in report.results[0]["differences"]] == [False]
 
 
 def test_nothing_run_proves_nothing(run: Run) -> None:

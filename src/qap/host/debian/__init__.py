@@ -1,1 +1,1 @@
-"""Packages of the Debian archive, whatever a mirror lacks, and never installed."""
+"""Packages of the Debian archive, from mirrors that may lack some; nothing is installed."""

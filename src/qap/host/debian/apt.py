@@ -1,8 +1,8 @@
-"""apt with a private configuration: another suite, without touching the system's.
+"""apt with a private configuration, for another suite than the system's.
 
-It is derived from the machine's own sources: the same mirror, Debian's keyring, another
-suite. apt checks the archive's signature and every checksum; the system's lists, cache
-and dpkg status are neither read nor written.
+It uses the mirror of the machine's own sources and Debian's keyring. apt checks the
+archive's signature and every checksum. The system's lists, cache and dpkg status are
+neither read nor written.
 """
 
 import os
@@ -17,7 +17,7 @@ from qap.host.errors import MissingError
 
 SOURCE = "source"
 APT_S = 900.0
-# A mirror that says nothing for so long, twice, is one that does not answer.
+# apt's timeout. A mirror that sends nothing for this long, twice, does not answer.
 SILENCE_S = 15
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
@@ -49,7 +49,7 @@ def mirror() -> str:
 
 @dataclass(frozen=True)
 class Apt:
-    """apt for one part of a suite, so that one index which is broken bars no other part.
+    """apt for one part of a suite, so that a broken index does not affect other parts.
 
     Args:
         home: the folder with its configuration, lists and cache.
@@ -65,7 +65,7 @@ class Apt:
         """Run apt-get in a folder.
 
         Args:
-            wanted: what it is to bring, for the message.
+            wanted: what is fetched, for the message.
         Raises:
             Unavailable: it failed.
         """
@@ -88,16 +88,16 @@ class Apt:
             raise unavailable(done.stderr, wanted)
 
     def update(self) -> None:
-        """Bring the lists of packages.
+        """Fetch the lists of packages.
 
         Raises:
-            Unavailable: they did not come; what was there before is as it was.
+            Unavailable: this failed; the old lists are still there.
         """
         self.run("update", "--error-on=any", cwd=self.home, wanted="lists of packages")
         self._updated.touch()
 
     def lists_age(self) -> float:
-        """Seconds since the lists came; infinite where none have yet."""
+        """Seconds since the lists were fetched; infinite if they never were."""
         try:
             return time.time() - self._updated.stat().st_mtime
         except FileNotFoundError:
@@ -108,7 +108,7 @@ class Apt:
         return self.home / "updated"
 
     def _options(self) -> list[str]:
-        """What the machine's apt.conf.d must not change: apt reads it after APT_CONFIG."""
+        """Options that the machine's apt.conf.d must not change: apt reads it after APT_CONFIG."""
         options = {
             "APT::Default-Release": "",
             "Acquire::Retries": "1",

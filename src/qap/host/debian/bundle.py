@@ -1,4 +1,4 @@
-"""Packages that belong together, and the suites to take them from, in order."""
+"""Packages that are used together, and the suites to take them from, in order."""
 
 import hashlib
 import json
@@ -20,10 +20,10 @@ from qap.host.lock import locked
 
 
 class NotBrought(MissingError):
-    """No place has a bundle.
+    """A bundle could not be fetched from any place.
 
     Attributes:
-        chief: why the best place has not.
+        chief: the main failure: the first that affects every place, or else the first.
     """
 
     def __init__(self, bundle: str, failed: Sequence[tuple[Place, Unavailable]]) -> None:
@@ -43,12 +43,12 @@ class Bundle:
     """Packages that are taken together.
 
     Args:
-        name: what it is, and what for: "virtiofsd:amd64", "kernel:s390x-forky".
+        name: such as "virtiofsd:amd64" or "kernel:s390x-forky".
         packages: names with architecture, such as "busybox-static:s390x"; "qemu:source" is a
             source package.
-        places: where to take them from; the first that has them all is chosen once, and kept
-            to until `renew`.
-        follow: dependencies whose names start like this are taken along, and theirs.
+        places: where to take them from. The first that has them all is chosen, and stays
+            chosen until `renew`.
+        follow: prefixes of names; dependencies with such a name are taken, too, recursively.
     """
 
     name: str
@@ -62,30 +62,30 @@ class Bundle:
 
     @property
     def _asked(self) -> str:
-        asked = [self.packages, self.follow, [one.model_dump() for one in self.places]]
+        asked = [self.packages, self.follow, [place.model_dump() for place in self.places]]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def taken(self) -> Taken | None:
-        """Where it was taken from; None where it was not, or its files are gone."""
-        found = Record.read(self._home / RECORD)
-        return found.taken if found is not None and found.asked == self._asked else None
+        """Where it was taken from; None if it was not, or if its files are gone."""
+        record = Record.read(self._home / RECORD)
+        return record.taken if record is not None and record.asked == self._asked else None
 
     def files(self) -> list[Path]:
-        """The .debs (.dsc of a source), in the order of `packages`; brought unless cached.
+        """The .debs (.dsc of a source), in the order of `packages`; fetched unless cached.
 
         Raises:
-            NotBrought: no place has them all; says why each has not.
+            NotBrought: no place has them all; gives the reason for each place.
         """
         return self.take().files
 
     def take(self, *, renew: bool = False, away: Unavailable | None = None) -> Taken:
-        """Choose a place and bring everything; one line on stderr says if it is not the first.
+        """Choose a place and fetch everything; a line on stderr tells if it is not the first.
 
         Args:
-            renew: try the better places again, though another one has been chosen.
-            away: why nothing can be brought, if that is known: only what is cached will do.
+            renew: try the better places again if another one was chosen before.
+            away: why nothing can be fetched, if that is known; then only the cache is used.
         Raises:
-            NotBrought: no place has it all; says why each has not.
+            NotBrought: no place has it all; gives the reason for each place.
         """
         known = self.taken()
         if known is not None and not (renew and known.passed_over):
@@ -94,14 +94,14 @@ class Bundle:
             known = self.taken()
             if known is not None and not (renew and known.passed_over):
                 return known
-            found = self._choose(away)
-            if known is not None and known.place == found.place:
+            chosen = self._choose(away)
+            if known is not None and known.place == chosen.place:
                 return known
-            Record(asked=self._asked, taken=found).write(self._home / RECORD)
-        if found.passed_over:
+            Record(asked=self._asked, taken=chosen).write(self._home / RECORD)
+        if chosen.passed_over:
             console = Console(stderr=True, soft_wrap=True, highlight=False)
-            console.print(f"qap: {escape(found.line)}")
-        return found
+            console.print(f"qap: {escape(chosen.line)}")
+        return chosen
 
     def _choose(self, away: Unavailable | None) -> Taken:
         failed: list[tuple[Place, Unavailable]] = []
@@ -113,7 +113,8 @@ class Bundle:
                 away = exc if exc.everywhere else away
                 continue
             passed = [
-                PassedOver(place=one.title, reason=exc.reason, why=exc.why) for one, exc in failed
+                PassedOver(place=better.title, reason=exc.reason, why=exc.why)
+                for better, exc in failed
             ]
             return Taken(bundle=self.name, place=place.title, packages=packages, passed_over=passed)
         raise NotBrought(self.name, failed)
@@ -126,13 +127,13 @@ class Bundle:
         except Unavailable as exc:
             if not cached or away is not None or exc.everywhere:
                 raise
-        # What was cached may lead to packages that are no longer there.
+        # Cached packages may depend on packages that the archive no longer has.
         for suite, package in roots:
             suite.forget(package)
         return self._bring_all(place, away)
 
     def _bring_all(self, place: Place, away: Unavailable | None) -> list[Package]:
-        found: dict[str, Package] = {}
+        brought: dict[str, Package] = {}
         ahead = self.packages
         while ahead:
             files: dict[str, Path] = {}
@@ -142,12 +143,12 @@ class Bundle:
                     raise away
                 files |= zip(names, suite.bring(packages), strict=True)
             for name in ahead:
-                found[name] = Package.of(name, place.suite_of(name), files[name])
-            ahead = tuple(name for name in self._followed(files) if name not in found)
-        return list(found.values())
+                brought[name] = Package.of(name, place.suite_of(name), files[name])
+            ahead = tuple(name for name in self._followed(files) if name not in brought)
+        return list(brought.values())
 
     def _followed(self, files: Mapping[str, Path]) -> dict[str, None]:
-        """The packages that these depend on and that are taken along, in their order."""
+        """The dependencies of these packages that `follow` selects, in their order."""
         if not self.follow:
             return {}
         return {

@@ -16,8 +16,8 @@ class ArchiveSection(toml.Model):
     """A section of configs/archive.toml.
 
     Attributes:
-        packages: Debian's names, with an architecture where it is another one.
-        architectures: Debian's names of those that it is wanted for.
+        packages: Debian's names; with an architecture if it is not the bundle's.
+        architectures: Debian's names of the architectures that it exists for.
         places: where to take the packages from, the best place first.
     """
 
@@ -55,13 +55,13 @@ def bundle(name: str, architecture: str) -> Bundle:
     """A bundle by name.
 
     Args:
-        architecture: Debian's name of the one to take it for.
+        architecture: Debian's name of it.
     Raises:
         UsageError: configs/archive.toml has no such bundle.
     """
     known = _entries()
     if name not in known or architecture not in known[name].architectures:
-        names = [f"{key}:{one}" for key, entry in known.items() for one in entry.architectures]
+        names = [f"{key}:{part}" for key, entry in known.items() for part in entry.architectures]
         raise unknown_name("bundle", f"{name}:{architecture}", names)
     packages = tuple(
         package if ":" in package else f"{package}:{architecture}"
@@ -72,7 +72,7 @@ def bundle(name: str, architecture: str) -> Bundle:
 
 
 def bundles() -> list[Bundle]:
-    """All of them."""
+    """All bundles of configs/archive.toml."""
     return [
         bundle(name, architecture)
         for name, entry in _entries().items()

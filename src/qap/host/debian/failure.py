@@ -1,4 +1,4 @@
-"""Why apt did not bring something: told apart by what it prints, in the C locale."""
+"""Why apt failed, derived from its messages in the C locale."""
 
 import re
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Reason(StrEnum):
     OTHER = "other"
 
 
-# What apt says of a file, and then of a suite or package; the first that matches counts.
+# apt's messages about a file, then about a suite or package; the first match counts.
 WORDS = {
     Reason.NOT_FOUND: r"Failed to fetch \S+ +(404|410)\b",
     Reason.HTTP_STATUS: r"Failed to fetch \S+ +[1345]\d\d\b",
@@ -65,7 +65,7 @@ REMEDY = {
     Reason.NO_SPACE: "free some of it",
     Reason.OTHER: "see what it said",
 }
-# With one of these, nothing else can be brought either.
+# With one of these, nothing else can be fetched either.
 EVERYWHERE = {Reason.UNRESOLVED, Reason.NO_NETWORK, Reason.NO_MIRROR, Reason.NO_SPACE}
 URL = re.compile(r"Failed to fetch (?P<url>\S+)(?: +(?P<status>\d{3}) )?")
 HOST = re.compile(r"(?:resolv\w+|connect to) '?(?P<host>[^\s']+)")
@@ -73,7 +73,7 @@ PACKAGE = re.compile(r"(?:package|source package for) (?P<package>\S+)")
 
 
 class Unavailable(MissingError):
-    """A suite could not give something.
+    """Something could not be fetched from a suite.
 
     Args:
         reason: the kind of failure.
@@ -81,7 +81,7 @@ class Unavailable(MissingError):
         detail: what apt said.
 
     Attributes:
-        everywhere: nothing else can be brought either, from this suite or another.
+        everywhere: nothing else can be fetched either, from this suite or another.
     """
 
     def __init__(self, reason: Reason, why: str, detail: str = "") -> None:
@@ -96,7 +96,7 @@ def unavailable(said: str, wanted: str) -> Unavailable:
 
     Args:
         said: its standard error.
-        wanted: what was asked of it.
+        wanted: what it was to fetch, for the message.
     """
     lines = said.splitlines()
     errors = [line for line in lines if line.startswith("E:")] or lines[-5:]

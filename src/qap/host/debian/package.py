@@ -1,4 +1,4 @@
-"""Programs and data out of .deb files, unpacked into the cache and never installed."""
+"""Programs and data from .deb files, unpacked into the cache and not installed."""
 
 import hashlib
 import shutil
@@ -24,7 +24,7 @@ def unpacked(
 
     Args:
         members: by package, without architecture, the only files to unpack of it.
-        finish: does once to the folder what the packages' own scripts would do.
+        finish: called once with the folder, to do the work of the packages' own scripts.
     Raises:
         MissingError: no suite of the bundle has it, or none can be reached.
         QapError: a download is corrupted; it has been removed.
@@ -61,7 +61,7 @@ def _unpack(deb: Path, root: Path, members: Sequence[str]) -> None:
 
 
 def merge_usr(root: Path) -> None:
-    """Make the links that base-files has; other packages have files below usr/ only."""
+    """Make the links of base-files; all other packages have files below usr/ only."""
     for name in ("lib", "lib64"):
         if not (root / name).exists():
             (root / name).symlink_to(f"usr/{name}")

@@ -1,4 +1,4 @@
-"""One place to take packages from: a suite, or a mix of suites that was seen to work."""
+"""A place to take packages from: a suite, or a mix of suites that is known to work."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ class Place(Model):
     Attributes:
         suite: Debian's codename, such as "trixie".
         mixed: packages, without architecture, that come from another suite.
-        only: the architectures that it is good for; all if empty.
+        only: the architectures that it is used for; all if empty.
     """
 
     suite: str
@@ -31,13 +31,13 @@ class Place(Model):
         return not self.only or architecture in self.only
 
     def suite_of(self, name: str) -> Suite:
-        """Where a package (with architecture) comes from."""
+        """The suite that a package (with architecture) comes from."""
         package, _, part = name.partition(":")
         return Suite(self.mixed.get(package, self.suite), part)
 
     def by_suite(self, names: Sequence[str]) -> dict[Suite, list[str]]:
-        """These packages by where each comes from."""
-        found: dict[Suite, list[str]] = {}
+        """These packages, grouped by the suite that each comes from."""
+        grouped: dict[Suite, list[str]] = {}
         for name in names:
-            found.setdefault(self.suite_of(name), []).append(name)
-        return found
+            grouped.setdefault(self.suite_of(name), []).append(name)
+        return grouped

@@ -1,4 +1,4 @@
-"""The packages of a Debian suite, kept in the cache once apt has brought them."""
+"""The packages of a Debian suite, kept in the cache once apt has fetched them."""
 
 import shutil
 import tempfile
@@ -13,7 +13,7 @@ from qap.host.debian.sums import write_sums
 from qap.host.lock import locked
 from qap.host.paths import cache
 
-# Lists of packages are not brought again sooner than this, unless they name what is gone.
+# Younger lists of packages are not fetched again, unless a package in them is gone.
 LISTS_S = 600.0
 
 
@@ -38,17 +38,17 @@ class Suite:
         return self._apt.home / "files"
 
     def file(self, package: str) -> Path | None:
-        """A package's .deb (.dsc of a source), None where it is not in the cache."""
+        """A package's .deb (.dsc of a source); None if it is not in the cache."""
         pattern = "*.dsc" if self.part == SOURCE else f"{package}_*.deb"
         return next((self._files / package).glob(pattern), None)
 
     def bring(self, packages: Sequence[str]) -> list[Path]:
-        """Bring packages unless all of them are cached; returns the files, to `check`.
+        """Fetch packages unless all of them are cached; returns the files, to `check`.
 
-        If one is missing, all are brought anew: of one suite at one time, they fit together.
+        If one is missing, all are fetched again, so that their versions fit together.
 
         Raises:
-            Unavailable: one can't be brought.
+            Unavailable: a package can't be fetched.
         """
         with locked(self._apt.home):
             if not all(self.file(package) for package in packages):
@@ -56,7 +56,7 @@ class Suite:
         return [file for package in packages if (file := self.file(package))]
 
     def forget(self, package: str) -> None:
-        """Remove a package from the cache, so that it is brought anew."""
+        """Remove a package from the cache, so that it is fetched again."""
         with locked(self._apt.home):
             shutil.rmtree(self._files / package, ignore_errors=True)
 
@@ -75,7 +75,7 @@ class Suite:
             for package in packages:
                 alone = fresh / package
                 alone.mkdir()
-                # apt takes a name with a dot that no package has for a pattern.
+                # If no package has this name and it has a dot, apt takes it as a pattern.
                 deb = next(fresh.glob(f"{package}_*.deb"), None)
                 if deb is None:
                     raise Unavailable(Reason.NO_PACKAGE, f"it has no {package}")
@@ -89,7 +89,7 @@ class Suite:
 
     @contextmanager
     def _brought(self, verb: str, *words: str, wanted: str) -> Iterator[Path]:
-        """A folder with what apt brings, which ends with the context unless it was kept."""
+        """A folder with what apt fetched; removed at the end of the context if still there."""
         with tempfile.TemporaryDirectory(dir=self._files) as scratch:
             fresh = Path(scratch) / "fresh"
 
@@ -102,14 +102,14 @@ class Suite:
                 try:
                     bring()
                 except Unavailable:
-                    # The mirror may have moved on since.
+                    # The mirror may have changed since.
                     self._bring_with_new_lists(bring)
             else:
                 self._bring_with_new_lists(bring)
             yield fresh
 
     def _bring_with_new_lists(self, bring: Callable[[], None]) -> None:
-        """Old lists do where new ones don't come."""
+        """Update the lists, then fetch; if the update fails, try with the old lists."""
         stale: Unavailable | None = None
         try:
             self._apt.update()
@@ -119,7 +119,7 @@ class Suite:
             bring()
         except Unavailable as exc:
             if stale is None:
-                # The mirror has just answered.
+                # The mirror has just answered, so other packages can still be fetched.
                 exc.everywhere = exc.reason == Reason.NO_SPACE
                 raise
             raise (stale if exc.reason == Reason.NO_PACKAGE else exc) from exc

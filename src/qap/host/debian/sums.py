@@ -1,4 +1,4 @@
-"""Checksums of what was downloaded: apt checked it then, and this finds what happened since."""
+"""Checksums of downloads. apt checks them once; these find damage that comes later."""
 
 import hashlib
 import shutil
@@ -27,17 +27,17 @@ def write_sums(folder: Path) -> None:
 
 
 def check(download: Path) -> Path:
-    """The same download, if it is as it was when apt had checked it; for use before its use.
+    """Check that a download has not changed since apt checked it; returns it.
 
     Raises:
-        QapError: it is not the same; it has been removed.
+        QapError: it has changed; it has been removed.
     """
     folder = download.parent
     sums = folder / SUMS
     lines = sums.read_text(errors="replace").splitlines() if sums.exists() else []
     wanted = {name: value for value, _, name in (line.partition("  ") for line in lines)}
-    found = _sums(folder)
-    bad = sorted(name for name in {**wanted, **found} if wanted.get(name) != found.get(name))
+    actual = _sums(folder)
+    bad = sorted(name for name in {**wanted, **actual} if wanted.get(name) != actual.get(name))
     if bad:
         shutil.rmtree(folder)
         raise QapError(

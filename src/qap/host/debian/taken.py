@@ -1,4 +1,4 @@
-"""What has been taken from the archive, and the records of it."""
+"""Records of what has been taken from the archive."""
 
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,11 +14,11 @@ RECORD = "taken.json"
 
 
 class Package(Model):
-    """A package that was brought.
+    """A package that was fetched.
 
     Attributes:
         name: with architecture, or "source" instead.
-        version: Debian's, without the epoch if apt leaves that out of the file's name.
+        version: Debian's, as in the file's name, where apt may leave out the epoch.
         suite: where it came from.
     """
 
@@ -32,7 +32,7 @@ class Package(Model):
 
     @property
     def file(self) -> Path | None:
-        """The .deb (.dsc of a source), None where it is gone or has been replaced."""
+        """The .deb (.dsc of a source); None if it is gone or has been replaced."""
         package, _, part = self.name.partition(":")
         file = Suite(self.suite, part).file(package)
         return file if file is not None and version(file) == self.version else None
@@ -47,7 +47,7 @@ class PassedOver(Model):
     """A place that did not have a bundle.
 
     Attributes:
-        place: as Place.title says it.
+        place: its Place.title.
         reason: the kind of failure.
         why: in words.
     """
@@ -62,8 +62,8 @@ class Taken(Model):
 
     Attributes:
         bundle: its name.
-        place: as Place.title says it.
-        packages: those asked for, in their order, and then those that were followed.
+        place: its Place.title.
+        packages: those of Bundle.packages, in their order, and then those that were followed.
         passed_over: the better places that did not have it, in their order.
     """
 
@@ -74,8 +74,8 @@ class Taken(Model):
 
     @property
     def files(self) -> list[Path]:
-        """The packages' files; fewer than packages where some are gone."""
-        return [file for one in self.packages if (file := one.file)]
+        """The packages' files; fewer than packages if some are gone."""
+        return [file for package in self.packages if (file := package.file)]
 
     @property
     def line(self) -> str:
@@ -85,10 +85,10 @@ class Taken(Model):
 
 
 class Record(Model):
-    """What is remembered of a bundle.
+    """The record of a bundle.
 
     Attributes:
-        asked: whose answer it is: another one is made when the bundle changes.
+        asked: a hash of the bundle's definition: if that changes, the record is not used.
     """
 
     asked: str
@@ -96,12 +96,12 @@ class Record(Model):
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """A record; None where it, or a file that it speaks of, is gone or damaged."""
+        """A record; None if it is missing or damaged, or if one of its files is gone."""
         try:
-            found = cls.model_validate_json(path.read_bytes())
+            record = cls.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-        return found if len(found.taken.files) == len(found.taken.packages) else None
+        return record if len(record.taken.files) == len(record.taken.packages) else None
 
     def write(self, path: Path) -> None:
         fresh = path.with_suffix(".new")
@@ -121,5 +121,5 @@ def records() -> list[Path]:
 
 def everything_taken() -> list[Taken]:
     """What has been taken on this machine, by name."""
-    found = [Record.read(path) for path in records()]
-    return [record.taken for record in found if record is not None]
+    loaded = [Record.read(path) for path in records()]
+    return [record.taken for record in loaded if record is not None]

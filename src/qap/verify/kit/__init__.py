@@ -1,1 +1,1 @@
-"""What the tests of every suite are made of."""
+"""Common code of the tests in every suite."""

@@ -1,4 +1,4 @@
-"""What many tests do with a device, and look at."""
+"""Steps and checks that many tests share."""
 
 from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import GuestMemory
@@ -12,7 +12,7 @@ BUFFER = 16
 
 
 def driven(machine: Machine) -> tuple[Driver, Queue]:
-    """A driver of the machine's only virtio function up to DRIVER_OK, and its first queue."""
+    """Drive the machine's only virtio function up to DRIVER_OK; returns driver and queue 0."""
     driver = Driver(PciModern(PciBus(machine.qtest).find(VENDOR_ID)), GuestMemory(machine.qtest))
     driver.negotiate()
     queue = driver.queue(0)
@@ -21,14 +21,14 @@ def driven(machine: Machine) -> tuple[Driver, Queue]:
 
 
 def assert_served(driver: Driver, queue: Queue) -> None:
-    """Have a back-end in Python fill a buffer, and look that it did."""
+    """Check that a back-end in Python fills a buffer."""
     address = driver.memory.take(BUFFER)
     assert driver.serve(queue, [Buffer(address, BUFFER, writable=True)]).length == BUFFER
     assert driver.memory.read(address, BUFFER) == pattern(BUFFER)
 
 
 def assert_lives(machine: Machine, rounds: int = 5) -> None:
-    """QEMU answers, and its main loop goes round without an accident that was put off."""
+    """Check that QEMU still answers after its main loop has run some more times."""
     for _ in range(rounds):
         assert machine.alive
         machine.qtest.clock_step(1000)

@@ -3,26 +3,15 @@
 import hashlib
 import os
 import struct
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
-from typing import TypedDict, Unpack
+from contextlib import AbstractContextManager
 
-from qap.fork.build import Build
-from qap.machine import catalog
-from qap.machine.catalog import MachineType, device_types, machine_types
-from qap.machine.device import Device
 from qap.machine.guest import io_checks, traffic
-from qap.machine.guest.boot import Boot
 from qap.machine.guest.tools import MODULES as TOOLS_MODULES
 from qap.machine.guest.tools import tools
-from qap.machine.machine import Machine, QemuDied
-from qap.machine.spec import Spec
+from qap.machine.machine import Machine
 from qap.scenario import confidential
 from qap.scenario.confidential import VIOLATION, Shared
-from qap.verify.kit.guest_test import GuestTest
+from qap.verify.kit.confidential_machine import ConfidentialMachine, GuestOptions
 from qap.vhost_user import programs
 from qap.vhost_user.backends import backend
 from qap.vhost_user.programs import BackendProcess
@@ -32,7 +21,7 @@ from qap.vhost_user.vsock import VsockHost
 BLOCK, RNG, NINEP, VSOCK, FS = 2, 4, 9, 19, 26
 BLOCK_MODULES = ("virtio_blk",)
 NO_ACCESS_PLATFORM = "device must provide VIRTIO_F_ACCESS_PLATFORM"
-# A guest told this shares its rings, and not the buffers that it should bounce.
+# With this kernel option a guest shares its rings, but does not bounce its buffers.
 SHARES_TOO_LITTLE = "swiotlb=noforce"
 LARGE_MIB = 64
 PLUGGED_S = 60.0
@@ -40,29 +29,7 @@ GUEST_CID = 42
 PORT = 1234
 
 
-class GuestOptions(TypedDict, total=False):
-    """What a test's machine may have beside devices.
-
-    Attributes:
-        guest: a name of configs/guests.toml other than the test's.
-        machine: a machine type other than the guest's.
-        cpus: how many.
-        cpu, chardevs, blockdevs, extra: as in Spec.
-        append, packaged: as in Boot.
-    """
-
-    guest: str
-    machine: str
-    cpus: int
-    cpu: str
-    chardevs: Sequence[str]
-    blockdevs: Sequence[str]
-    extra: Sequence[str]
-    append: str
-    packaged: bool
-
-
-class ConfidentialTest(GuestTest):
+class ConfidentialTest(ConfidentialMachine):
     """Boots confidential guests of one architecture.
 
     :avocado: disable
@@ -70,90 +37,6 @@ class ConfidentialTest(GuestTest):
     Attributes:
         guest: a name of configs/guests.toml.
     """
-
-    guest: str
-    # Eleven boots take a while on a machine that does something else, too.
-    timeout = 600
-
-    def setUp(self) -> None:
-        self.build = Build.under_test()
-        self.owned = ExitStack()
-        self.addCleanup(self.owned.close)
-        self.folder = Path(self.owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
-        self.host_data = io_checks.HostData(self.folder)
-        self.host_data.prepare()
-
-    @property
-    def settings(self) -> catalog.Guest:
-        return catalog.guest(self.guest)
-
-    @property
-    def place(self) -> MachineType:
-        return machine_types()[self.settings.machine]
-
-    def device(self, kind: str, **properties: object) -> Device:
-        """A device of the guest's own transport, with what configs/devices.toml says of it."""
-        known = device_types()[kind].properties if kind in device_types() else {}
-        return {"driver": f"{kind}-{self.place.transport}", **known, **properties}
-
-    def spec(
-        self,
-        devices: Sequence[Device] = (),
-        modules: Sequence[str] = (),
-        **options: Unpack[GuestOptions],
-    ) -> Spec:
-        """A machine with a root port where devices are hot-plugged into one."""
-        settings = catalog.guest(options.get("guest", self.guest))
-        place = machine_types()[options.get("machine", settings.machine)]
-        append, packaged = options.get("append", ""), options.get("packaged", False)
-        return Spec(
-            place.name,
-            cpu=options.get("cpu", settings.cpu),
-            memory=settings.memory,
-            chardevs=options.get("chardevs", ()),
-            blockdevs=options.get("blockdevs", ()),
-            devices=[*place.ports, *devices],
-            boot=Boot(settings, tuple(modules), append, packaged),
-            extra=["-smp", str(options.get("cpus", 1)), *options.get("extra", ())],
-        )
-
-    @contextmanager
-    def started(self, spec: Spec, on_violation: str = "error") -> Iterator[Machine]:
-        """A machine with the simulation, which need not come up."""
-        binary = self.build.path(f"qemu-system-{self.settings.qemu}")
-        try:
-            with Machine(binary, confidential.simulated(spec, on_violation)) as machine:
-                yield machine
-        except QemuDied as died:
-            self.fail(f"{died}: {died.said}")
-
-    @contextmanager
-    def booted(
-        self,
-        devices: Sequence[Device] = (),
-        modules: Sequence[str] = (),
-        **options: Unpack[GuestOptions],
-    ) -> Iterator[Machine]:
-        """A machine whose guest has booted and takes itself for a protected one (see `spec`).
-
-        At the end no device must have met private memory.
-        """
-        with self.started(self.spec(devices, modules, **options)) as machine:
-            start = time.monotonic()
-            release = machine.boot()
-            self.log.info("%s booted in %.1f s", release, time.monotonic() - start)
-            cpus = options.get("cpus", 1)
-            self.assertEqual(
-                machine.console.check("ls -d /sys/bus/cpu/devices/* | wc -l"), str(cpus)
-            )
-            yield machine
-            self.log.info(confidential.prove(machine, self.settings.qemu))
-
-    @property
-    def disk(self) -> tuple[Device, list[str]]:
-        """A disk in QEMU, and the block device behind it."""
-        node = f"driver=file,node-name=disk,filename={self.host_data.image}"
-        return self.device("virtio-blk", id="disk0", drive="disk"), [node]
 
     def prove_disk(self, machine: Machine) -> None:
         """Find the disk in the guest, and read and write it."""
@@ -166,7 +49,7 @@ class ConfidentialTest(GuestTest):
         self.log.info(io_checks.files(machine.console, self.host_data, name))
 
     def virtiofsd(self, name: str) -> AbstractContextManager[programs.BackendProcess]:
-        """Debian's, of the guest's byte order."""
+        """Debian's virtiofsd of the guest's architecture, so that the byte order is the same."""
         return programs.virtiofsd(
             self.folder, self.host_data.shared, self.settings.architecture, name
         )
@@ -204,9 +87,9 @@ class ConfidentialTest(GuestTest):
             io_checks.files(console, self.host_data, name, mount)
 
     def prove_back_ends(self) -> None:
-        """virtiofs, a disk of qemu-storage-daemon's and a socket of Python's, all vhost-user.
+        """virtiofs, a disk of qemu-storage-daemon and a vsock in Python, all vhost-user.
 
-        The last one's record of what it touched is compared with what the guest shares.
+        What the vsock's back-end accessed is compared with the memory that the guest shares.
         """
         daemon = self.build.path("qemu-storage-daemon")
         host = VsockHost(PORT, os.urandom(traffic.SIZE))
@@ -245,7 +128,7 @@ class ConfidentialTest(GuestTest):
                 self.assertEqual(private, [])
 
     def prove_virtiofs_comes_and_goes(self) -> None:
-        """In, 64 MiB, out, and in again with a fresh virtiofsd, while a disk is read."""
+        """Plug virtiofs, write 64 MiB, unplug, and again with a new virtiofsd; read a disk."""
         disk, blockdevs = self.disk
         modules = [*BLOCK_MODULES, "virtiofs"]
         with self.booted([disk], modules, cpus=2, blockdevs=blockdevs) as machine:
@@ -276,7 +159,7 @@ class ConfidentialTest(GuestTest):
         machine.qmp.execute("chardev-remove", id=name)
 
     def prove_reboots(self, times: int) -> None:
-        """By turns by itself and from outside; protected each time, and its disk works."""
+        """Reboot by the guest and by system_reset in turn; it is confidential each time."""
         disk, blockdevs = self.disk
         with self.booted([disk], BLOCK_MODULES, cpus=2, blockdevs=blockdevs) as machine:
             for turn in range(times):
@@ -289,7 +172,7 @@ class ConfidentialTest(GuestTest):
             self.prove_disk(machine)
 
     def prove_kernel(self, guest: str) -> None:
-        """Another kernel boots protected, reads and writes a disk and mounts virtiofs."""
+        """Another kernel boots confidential, reads and writes a disk and mounts virtiofs."""
         disk, blockdevs = self.disk
         with self.virtiofsd("fs") as service:
             fs = self.device("vhost-user-fs", chardev="fs")
@@ -301,7 +184,7 @@ class ConfidentialTest(GuestTest):
                 self.prove_virtiofs(machine)
 
     def prove_refusal_by_the_driver(self) -> None:
-        """The guest's own driver leaves a device alone that could reach all of its memory."""
+        """The guest's driver refuses a device without ACCESS_PLATFORM."""
         bare = self.device("virtio-rng", iommu_platform=False)
         with self.booted([bare], ["virtio_rng"]) as machine:
             said = machine.console.check("dmesg | grep 'must provide'")
@@ -309,9 +192,9 @@ class ConfidentialTest(GuestTest):
             machine.console.check("! grep -q virtio /sys/class/misc/hw_random/rng_available")
 
     def prove_enforcement(self) -> None:
-        """A guest that shares its rings alone gets nothing, and the event names the device.
+        """A guest that shares only its rings gets no data, and an event names the device.
 
-        It waits for the partition table for ever, and so never comes up.
+        It waits for the partition table, so it never finishes its boot.
         """
         disk, blockdevs = self.disk
         spec = self.spec([disk], BLOCK_MODULES, append=SHARES_TOO_LITTLE, blockdevs=blockdevs)
@@ -320,14 +203,14 @@ class ConfidentialTest(GuestTest):
             self.assertEqual((seen["device"], seen["action"]), ("disk0", "error"))
 
     def prove_report(self) -> None:
-        """Where violations are but reported, such a guest goes on, and its data are right."""
+        """If violations are only reported, such a guest goes on, and its data are right."""
         disk, blockdevs = self.disk
         spec = self.spec([disk], BLOCK_MODULES, append=SHARES_TOO_LITTLE, blockdevs=blockdevs)
         with self.started(spec, "report") as machine:
             machine.boot()
             image = hashlib.sha256(self.host_data.image.read_bytes()).hexdigest()
-            found = machine.console.check("dd if=/dev/vda bs=1M 2>/dev/null | sha256sum")
-            self.assertEqual(found.split()[0], image)
+            printed = machine.console.check("dd if=/dev/vda bs=1M 2>/dev/null | sha256sum")
+            self.assertEqual(printed.split()[0], image)
             reads, writes = Shared.of(machine).violations["disk0"]
             self.assertGreater(reads, 0)
             self.assertGreater(writes, 0)

@@ -1,4 +1,4 @@
-"""The base of the avocado tests: a scenario on the build under test, held to the oracle."""
+"""The base of the avocado tests: a scenario on the build under test, checked by the oracle."""
 
 from avocado import Test
 
@@ -10,25 +10,28 @@ from qap.scenario.trial import Trial
 
 
 class GuestTest(Test):
-    """Boots a guest, plugs a device into it and proves that it serves, or is refused.
+    """Boots a guest, plugs a device and checks that it works, or is refused.
 
     :avocado: disable
     """
 
     timeout = 180
 
-    def check(self, **scenario: object) -> None:
-        """Carry out a scenario (the fields of qap.scenario.scenario.Scenario) and compare.
+    def check(self, **fields: object) -> None:
+        """Run a scenario and compare the result with the oracle.
 
-        Fails with what was expected, what was seen, the last lines of QEMU and guest,
-        and the command to run again.
+        A failure has what was expected, what was seen, the last lines of QEMU and guest, and
+        the command to run it again.
+
+        Args:
+            fields: those of qap.scenario.scenario.Scenario.
         """
         build = Build.under_test()
-        one = Scenario.model_validate({"name": self.name.name, **scenario})
-        binary = build.path(f"qemu-system-{catalog.guest(one.guest).qemu}")
-        self.log.info("%s: %s with %s", one.title, build.name, binary)
-        seen = Trial(one, build).run()
+        scenario = Scenario.model_validate({"name": self.name.name, **fields})
+        binary = build.path(f"qemu-system-{catalog.guest(scenario.guest).qemu}")
+        self.log.info("%s: %s with %s", scenario.title, build.name, binary)
+        seen = Trial(scenario, build).run()
         self.log.info("%s in %.1f s: %s", seen.outcome, seen.seconds, "; ".join(seen.said))
-        wrong = problems(one, seen, build.name)
+        wrong = problems(scenario, seen, build.name)
         if wrong:
-            self.fail("\n".join([*wrong, seen.error, f"again: {one.repro(build.is_base)}"]))
+            self.fail("\n".join([*wrong, seen.error, f"again: {scenario.repro(build.is_base)}"]))

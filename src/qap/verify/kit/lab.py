@@ -1,4 +1,4 @@
-"""A workbench: machines without a guest, and Python vhost-user back-ends for them."""
+"""Machines without a guest, and vhost-user back-ends in Python for them."""
 
 import socket
 from collections.abc import Sequence
@@ -17,19 +17,19 @@ from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
 from qap.vhost_user.misbehave import Misbehaviour
 
-# Of the disk that tests have.
+# The size of the tests' disk.
 SECTORS = 2048
 
 
 class MachineOptions(TypedDict, total=False):
-    """What `Lab.machine` takes beside the devices.
+    """Options of `Lab.machine` other than the devices.
 
     Attributes:
         viommu: a name of configs/viommus.toml.
         order: the vIOMMU's place, seen from the devices: before or after.
-        bypass: the root bus passes it by.
-        accel, memory, blockdevs, extra, qtest: as in Spec; no accelerator but qtest's, and
-            128 MiB, if not given.
+        bypass: the root bus bypasses it.
+        accel, memory, blockdevs, extra, qtest: as in Spec; the defaults are accelerator
+            qtest and 128 MiB.
     """
 
     viommu: str
@@ -48,7 +48,7 @@ class Lab:
 
     Args:
         build: which QEMU.
-        folder: for sockets and logs; its name must be short, for unix(7) has a limit.
+        folder: for sockets and logs; its path must be short, as unix(7) has a limit.
         owned: ends everything that is started here.
     """
 
@@ -72,7 +72,7 @@ class Lab:
         """The -pci device of this type in front of a back-end, with iommu_platform=on.
 
         Args:
-            properties: more of them, with underscores for dashes.
+            properties: more properties, with underscores instead of dashes.
         """
         return {
             "driver": f"{kind}-pci",
@@ -103,7 +103,9 @@ class Lab:
             extra=options.get("extra", ()),
             qtest=options.get("qtest", False),
             devices=listed,
-            chardevs=[f"socket,id={one.path.stem},path={one.path}" for one in self.backends],
+            chardevs=[
+                f"socket,id={behind.path.stem},path={behind.path}" for behind in self.backends
+            ],
         )
         return self.start("qemu-system-x86_64", spec)
 
@@ -130,7 +132,7 @@ class Lab:
         return self.start("qemu-system-s390x", spec)
 
     def start(self, emulator: str, spec: Spec) -> Machine:
-        """Any machine, which ends with the lab.
+        """Start any machine; it ends with the lab.
 
         Raises:
             QemuDied: QEMU refused its command line.
@@ -139,7 +141,7 @@ class Lab:
         return self.owned.enter_context(machine)
 
     def listening(self, path: Path) -> socket.socket:
-        """A Unix socket that listens on `path`; closed by its context or with the lab."""
+        """A Unix socket that listens on `path`; closed at the end of the lab, or before."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.owned.callback(listener.close)
         listener.bind(str(path))

@@ -30,13 +30,13 @@ DISK: Device = {
 }
 SIMULATION = f"x-confidential-sim,id={ID}"
 IN_USE = f"s390-ccw-virtio,confidential-guest-support={ID}"
-# What the guest of s390x_stub keeps its block and so its channel programs in.
+# The page with the data of s390x_stub's guest, which include its channel programs.
 PROGRAMS = Cpu.DATA // PAGE * PAGE
 UNANSWERED = b"\xff"
 
 
 class PageEach(GuestMemory):
-    """Memory that gives every piece a page of its own."""
+    """Memory in which every allocation gets a page of its own."""
 
     def take(self, size: int, alignment: int = 16) -> int:
         return super().take(size, PAGE)
@@ -53,11 +53,11 @@ class SeGuest:
 
     @property
     def info(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.machine.qmp.execute("x-query-confidential-sim")
-        return found
+        answer: dict[str, Any] = self.machine.qmp.execute("x-query-confidential-sim")
+        return answer
 
     def violation(self) -> dict[str, Any]:
-        """The next violation that QEMU tells of."""
+        """The next violation event of QEMU."""
         return self.machine.qmp.wait_event(VIOLATION, lambda data: True, 10)
 
     def driver(self, *more: int) -> Driver:
@@ -71,7 +71,7 @@ class SeGuest:
         return driver
 
     def queue(self, driver: Driver) -> Queue:
-        """The disk's queue, shared, of 16 entries, and DRIVER_OK."""
+        """Set up and share the disk's queue, of 16 entries, and set DRIVER_OK."""
         queue = driver.queue(0, 16)
         for address in (queue.addresses.desc, queue.addresses.driver, queue.addresses.device):
             self.ultravisor.share(address)
@@ -79,7 +79,7 @@ class SeGuest:
         return queue
 
     def chain(self) -> list[Buffer]:
-        """Reads sector 1 of the disk: header, room and status, each shared."""
+        """A request that reads sector 1 of the disk: header, data and status, each shared."""
         header = self.memory.put(struct.pack("<IIQ", BlkRequest.IN, 0, 1))
         room, status = self.memory.take(512), self.memory.put(UNANSWERED)
         for address in (header, room, status):
@@ -91,7 +91,7 @@ class SeGuest:
         ]
 
     def offer(self, driver: Driver, queue: Queue, chain: list[Buffer]) -> None:
-        """Hand a chain to the disk, without waiting for it."""
+        """Add a chain to the queue and notify the disk, without waiting for it."""
         queue.add(chain)
         driver.transport.notify(queue.index)
 

@@ -16,7 +16,7 @@ from qap.scenario.confidential import ID, Shared
 TABLES = 1 << 20
 DATA = 1 << 24
 MEMORY = 128
-# A top entry that is not the firmware's.
+# An address whose top-level table entry the firmware does not use.
 FREE = {Mode.PAE: 1 << 30, Mode.LONG: 1 << 39, Mode.LA57: 1 << 48}
 
 
@@ -31,7 +31,7 @@ class SevGuest:
     home: int
 
     def shared(self, address: int) -> bool:
-        """Whether QEMU has this page for shared."""
+        """Whether this page is shared, according to QEMU."""
         return Shared.of(self.machine).holds(address, 1)
 
     @property
@@ -41,7 +41,7 @@ class SevGuest:
 
 
 def sim_options() -> list[str]:
-    """The command line's part that makes the object."""
+    """The command-line options that create the object."""
     return ["-object", f"x-confidential-sim,id={ID}"]
 
 
@@ -55,7 +55,7 @@ def started(
     sim: bool = True,
     devices: Sequence[Device] = (),
 ) -> Iterator[SevGuest]:
-    """A machine with the simulation, or without."""
+    """A machine with or without the simulation, with paging on."""
     machine = f"{board},confidential-guest-support={ID}" if sim else board
     extra = [*(sim_options() if sim else []), *firmware_option(folder)]
     spec = Spec(machine, cpu=cpu, memory=MEMORY, devices=devices, extra=extra, qtest=True)
@@ -64,7 +64,7 @@ def started(
 
 
 def boot(vm: Machine, mode: Mode) -> SevGuest:
-    """The guest of a machine with our firmware, after a start or a reset, with paging on."""
+    """Turn on paging in a machine with our firmware, after a start or a reset."""
     cpu, tables = Cpu(vm.qtest, mode), X86PageTables(vm.qtest, mode, TABLES)
     home = tables.home()
     cpu.start(home)

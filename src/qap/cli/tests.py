@@ -1,0 +1,73 @@
+"""The verbs that test and prove."""
+
+from typing import Annotated
+
+import typer
+
+from qap.cli.options import Json, Profile
+from qap.host.errors import UsageError
+
+
+def test(
+    suites: Annotated[
+        list[str] | None, typer.Argument(help="lint, unit, qtest-py, avocado; all if none.")
+    ] = None,
+    upstream: Annotated[
+        bool,
+        typer.Option("--upstream", help="Instead: QEMU's own qtests, on base and fork."),
+    ] = False,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="A build profile; lab, or debian with --upstream."),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Run the checkers and the test suites on the fork; builds what is missing."""
+    from qap.cli import archive
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
+    from qap.verify import test
+    from qap.verify import upstream as upstream_suite
+
+    if upstream and suites:
+        raise UsageError("--upstream runs QEMU's own tests: name no suite beside it")
+    chosen = test.chosen(suites or [])
+    profile = profile or (upstream_suite.PROFILE if upstream else "lab")
+    fork, base = Build(profile), Build(profile, is_base=True)
+    extra = upstream_suite.ninja_targets() if upstream else []
+    if upstream or any(suite in test.NEED_BUILDS for suite in chosen):
+        archive.bring_for_guests()
+        make(base, *extra)
+        make(fork, *extra)
+    report = upstream_suite.upstream(fork, base) if upstream else test.test(chosen, fork)
+    finish(report, json, [fork, base])
+
+
+def prove(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Patches or topics of qemu/series; all if none.")
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Instead: build and boot the series up to each patch.")
+    ] = False,
+    profile: Profile = "lab",
+    json: Json = None,
+) -> None:
+    """Run the tests that the patches name: they must fail on base and pass on the fork."""
+    from qap.cli import archive
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
+    from qap.verify import prove as proving
+
+    fork, base = Build(profile), Build(profile, is_base=True)
+    chosen = proving.chosen(fork.project, names or [])
+    if each:
+        from qap.verify import bisect as prefixes
+
+        report = prefixes.each(fork.project, chosen, profile)
+        finish(report, json)
+    archive.bring_for_guests()
+    make(base)
+    make(fork)
+    report = proving.prove(chosen, fork, base)
+    finish(report, json, [fork, base])

@@ -1,0 +1,149 @@
+"""The verbs that boot guests or drive devices: run, matrix, shell and repro."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from qap.cli.options import Base, Json, Profile, writable
+from qap.host.errors import UsageError
+
+
+def run(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Scenarios of configs/scenarios.toml; all if none.")
+    ] = None,
+    profile: Profile = "lab",
+    jobs: Annotated[int | None, typer.Option(help="Trials at a time.")] = None,
+    json: Json = None,
+) -> None:
+    """The main job: boot every scenario on base and fork, and compare."""
+    from qap.cli import archive
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
+    from qap.scenario import run as running
+    from qap.scenario.scenario import scenario, scenarios
+
+    chosen = [scenario(name) for name in names] if names else list(scenarios().values())
+    fork, base = Build(profile), Build(profile, is_base=True)
+    archive.bring_for_guests()
+    make(base)
+    make(fork)
+    report = running.run(chosen, fork, base, jobs)
+    finish(report, json, [fork, base])
+
+
+def matrix(
+    select: Annotated[
+        list[str] | None,
+        typer.Option(help="Cells by name pattern, or axis=pattern,… ; may be given repeatedly."),
+    ] = None,
+    shard: Annotated[str | None, typer.Option(help="A part of the cells, i/n.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes at a time.", min=1)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
+    ] = False,
+    profile: Profile = "lab",
+    base: Base = False,
+    json: Json = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page here.", callback=writable)
+    ] = None,
+) -> None:
+    """What must happen beside what did, for every machine, transport, device and driver."""
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
+    from qap.matrix import cell
+    from qap.matrix import run as running
+    from qap.matrix.summary import write_page
+
+    chosen = cell.selected(select or [])
+    if shard:
+        chosen = cell.shard(chosen, shard)
+    build = Build(profile, base)
+    make(build)
+    done = running.matrix(chosen, build, jobs=jobs, resume=resume)
+    if html:
+        write_page(html, build, done.results, done.seconds)
+    finish(done.report, json, [build])
+
+
+def shell(
+    confidential: Annotated[
+        Literal["se", "sev"] | None,
+        typer.Option(help="A simulated Secure Execution (s390x) or SEV (x86_64) guest."),
+    ] = None,
+    guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
+    share: Annotated[
+        Path | None, typer.Option(help="What virtiofsd shares; a scratch folder if not given.")
+    ] = None,
+    profile: Profile = "lab",
+    base: Base = False,
+) -> None:
+    """A guest with its console on this terminal, and virtiofs ready to be hot-plugged."""
+    from qap.fork.build import Build, make
+    from qap.scenario import shell as shells
+
+    build = Build(profile, base)
+    kind = shells.ConfidentialKind(confidential) if confidential else None
+    wanted = shells.Shell(build, guest, kind, share)
+    make(build)
+    wanted.run()
+
+
+def repro(
+    machine: Annotated[str | None, typer.Option(help="A machine type, such as q35.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="A device type, such as vhost-user-fs-pci.")
+    ] = None,
+    cell: Annotated[
+        str | None, typer.Option(help="Instead of all the others: a cell of the matrix.")
+    ] = None,
+    hotplug: Annotated[bool, typer.Option("--hotplug", help="Hot-plug it over QMP.")] = False,
+    replug: Annotated[bool, typer.Option("--replug", help="Hot-plug, unplug, plug again.")] = False,
+    viommu: Annotated[str, typer.Option(help="A vIOMMU of configs/viommus.toml.")] = "none",
+    order: Annotated[
+        Literal["before", "after"], typer.Option(help="The vIOMMU's place, seen from the device.")
+    ] = "before",
+    bypass: Annotated[bool, typer.Option("--bypass", help="The root bus bypasses it.")] = False,
+    iommu_platform: Annotated[
+        bool, typer.Option("--iommu-platform/--no-iommu-platform", help="The device's property.")
+    ] = True,
+    confidential: Annotated[
+        bool, typer.Option("--confidential", help="Simulate a confidential guest.")
+    ] = False,
+    guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
+    profile: Profile = "lab",
+    base: Base = False,
+    json: Json = None,
+) -> None:
+    """Reproduce one case and explain it in one screen, with the commands to repeat it."""
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
+    from qap.scenario import repro as reproducing
+
+    build = Build(profile, base)
+    if cell is not None:
+        from qap.matrix.cell import named
+        from qap.matrix.run import alone
+
+        chosen = named(cell)
+        make(build)
+        report = alone(chosen, build)
+        finish(report, json, [build])
+    if machine is None or device is None:
+        raise UsageError("repro needs --machine and --device, or --cell")
+    scenario = reproducing.scenario(
+        machine=machine,
+        device=device,
+        guest=guest,
+        plug="replug" if replug else "hot" if hotplug else "cold",
+        viommu=viommu,
+        order=order,
+        bypass=bypass,
+        iommu_platform=iommu_platform,
+        confidential=confidential,
+    )
+    make(build)
+    report = reproducing.repro(scenario, build)
+    finish(report, json, [build])
