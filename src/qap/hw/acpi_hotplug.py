@@ -26,7 +26,7 @@ class AcpiHotplug:
     buses: int = 2
 
     def eject(self) -> int:
-        """Let go of every device whose removal was asked for; returns how many there were."""
+        """Eject every device whose removal was requested; returns how many there were."""
         asked = [command.outl(self.base + SELECT, 0), command.inl(self.base + DOWN)]
         ejected = 0
         for bus in range(self.buses):

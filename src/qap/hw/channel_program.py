@@ -1,4 +1,4 @@
-"""Channel programs and what comes of them, as bytes and in words.
+"""Channel programs and the status that they end with, as bytes and in words.
 
 "PoP" is z/Architecture Principles of Operation, SA22-7832: chapter 15, "Basic I/O
 Functions", for the ORB and CCWs, and chapter 16, "I/O Interruptions", for the IRB.
@@ -99,7 +99,7 @@ class Ccw:
         command: the command code.
         flags: `Subchannel.start` adds CHAIN_COMMAND where another one follows.
         count: bytes to transfer; those of `data` if None.
-        data: what lies in the buffer beforehand, filled with zeroes.
+        data: content of the buffer before, padded with zeroes.
     """
 
     command: int
@@ -134,7 +134,7 @@ class Irb(NamedTuple):
 
     Attributes:
         pending: a status was pending, so that the rest means something.
-        address: 8 past the last CCW that was used, if one was.
+        address: 8 bytes past the last CCW that was used, if any was.
         residual: bytes of the last CCW that were not transferred.
         sense: the sense data that came along, or none.
     """
@@ -184,7 +184,7 @@ def _words(flags: IntFlag) -> list[str]:
 
 
 class ChannelError(QapError):
-    """A subchannel refused what it was asked for."""
+    """A subchannel refused a request."""
 
 
 class ProgramFailed(ChannelError):
@@ -208,7 +208,7 @@ class ProgramLayout(NamedTuple):
     """A channel program as it lies in memory.
 
     Attributes:
-        raw: CCWs, and then their data, each at the start of 8 bytes.
+        raw: CCWs, and then their data, each aligned to 8 bytes.
         buffers: where the data of each CCW is in `raw`.
     """
 

@@ -114,7 +114,7 @@ class Window:
     def take(self, size: int, alignment: int, owner: Hashable) -> int:
         """The address of `size` bytes that no other owner gets.
 
-        An owner that asks again gets the same: devices come and go in a slot.
+        An owner that asks again gets the same address, as a slot may get another device.
 
         Raises:
             PciError: there is no room.
@@ -131,7 +131,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Windows:
-    """What a bus hands out: 32-bit memory, prefetchable memory, and I/O ports."""
+    """The windows of a bus: 32-bit memory, prefetchable memory, and I/O ports."""
 
     memory: Window
     prefetchable: Window
@@ -154,7 +154,7 @@ class Function:
         return str(self.bdf)
 
     def config_read(self, offset: int, size: int) -> int:
-        """`size` (1, 2 or 4) bytes of configuration space; all ones if nobody is there."""
+        """`size` (1, 2 or 4) bytes of configuration space; all ones if there is no function."""
         return self._run([*read_commands(self.bdf, offset, size)])[-1]
 
     def config_write(self, offset: int, size: int, value: int) -> None:
@@ -192,14 +192,14 @@ class Function:
         space = self.config_bytes(0, CONFIG_SIZE)
         if not space[STATUS] & STATUS_CAPABILITIES_LIST:
             return []
-        found: list[Capability] = []
+        capabilities: list[Capability] = []
         at = space[CAPABILITIES_POINTER] & ~3
         while at:
-            if any(known.offset == at for known in found):
+            if any(known.offset == at for known in capabilities):
                 raise PciError(f"the capability list of {self} meets itself at {at:#x}")
-            found.append(Capability(space[at], at))
+            capabilities.append(Capability(space[at], at))
             at = space[at + 1] & ~3
-        return found
+        return capabilities
 
     def capability(self, capability_id: int) -> Capability:
         """The first capability of this id.
@@ -207,13 +207,13 @@ class Function:
         Raises:
             PciError: there is none.
         """
-        for found in self.capabilities():
-            if found.id == capability_id:
-                return found
+        for capability in self.capabilities():
+            if capability.id == capability_id:
+                return capability
         raise PciError(f"{self} has no capability {capability_id:#x}")
 
     def map_bars(self) -> dict[int, Bar]:
-        """Size the BARs, put each where its bus has room, and let the function answer.
+        """Size the BARs, assign addresses within the bus's windows, and enable the function.
 
         Memory and I/O decoding and bus mastering are on afterwards (PCI 6.2.2).
 
@@ -260,7 +260,7 @@ class Function:
     def enable_msi_x(self, bars: dict[int, Bar], messages: Sequence[tuple[int, int]]) -> None:
         """Turn MSI-X on, with one (address, data) message for each vector from 0 (PCI 6.8.2).
 
-        An address in RAM makes an interrupt a word that `Qtest.readl` sees there.
+        With an address in RAM, an interrupt is a word that `Qtest.readl` reads there.
 
         Args:
             bars: what `map_bars` returned.

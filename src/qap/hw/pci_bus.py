@@ -1,4 +1,4 @@
-"""The buses of a PC from its host bridge down, and the slots in which devices come and go.
+"""The PCI buses of a PC, below its host bridge, and their hot-plug slots.
 
 "Bridge" in a docstring is the PCI-to-PCI Bridge Architecture Specification 1.2, "PCIe"
 the PCI Express Base Specification 5.0.
@@ -67,8 +67,8 @@ def _pc_windows() -> Windows:
 class PciBus:
     """Every bus below the host bridge of a pc or q35.
 
-    It numbers the buses itself, whatever a firmware or a reset has left there; what a
-    bridge got once it gets again.
+    It numbers the buses itself, whatever a firmware or a reset has left there. A bridge
+    always gets the same number and windows.
     """
 
     qtest: Qtest
@@ -92,17 +92,17 @@ class PciBus:
         Raises:
             PciError: there is none, or more than one.
         """
-        found = [
+        functions = [
             function
             for function in self.scan()
             if function.vendor_id == vendor_id
             and (not device_ids or function.device_id in device_ids)
         ]
-        if len(found) != 1:
+        if len(functions) != 1:
             raise PciError(
-                f"{len(found)} functions of vendor {vendor_id:#06x} are on the bus, not one"
+                f"{len(functions)} functions of vendor {vendor_id:#06x} are on the bus, not one"
             )
-        return found[0]
+        return functions[0]
 
     def _scan(self, bus: int) -> list[Function]:
         places = self._present([Bdf(bus, device, 0) for device in range(DEVICES)])
@@ -110,19 +110,21 @@ class PciBus:
             if header & HEADER_MULTI_FUNCTION:
                 others = [Bdf(bus, first.device, number) for number in range(1, FUNCTIONS)]
                 places |= self._present(others)
-        found = [Function(self.qtest, bdf, self._buses[bus]) for bdf in sorted(places)]
+        functions = [Function(self.qtest, bdf, self._buses[bus]) for bdf in sorted(places)]
         bridges = [
-            one for one in found if places[one.bdf] & ~HEADER_MULTI_FUNCTION == HEADER_BRIDGE
+            function
+            for function in functions
+            if places[function.bdf] & ~HEADER_MULTI_FUNCTION == HEADER_BRIDGE
         ]
-        # A number from before this object may be the one that another bridge gets now.
-        unset = [one for one in bridges if not self._is_open(one)]
+        # A number that was set before this object existed may be one that another bridge gets now.
+        unset = [bridge for bridge in bridges if not self._is_open(bridge)]
         for bridge in unset:
             bridge.config_write(PRIMARY_BUS, 4, 0)
         for bridge in unset:
             self._open(bridge)
         for bridge in bridges:
-            found += self._scan(self._numbers[bridge.bdf])
-        return found
+            functions += self._scan(self._numbers[bridge.bdf])
+        return functions
 
     def _present(self, places: list[Bdf]) -> dict[Bdf, int]:
         """The header type of each function that answers."""
@@ -131,7 +133,7 @@ class PciBus:
         return self._read(there, HEADER_TYPE, 1)
 
     def _read(self, places: list[Bdf], offset: int, size: int) -> dict[Bdf, int]:
-        commands = [one for bdf in places for one in read_commands(bdf, offset, size)]
+        commands = [command for bdf in places for command in read_commands(bdf, offset, size)]
         values = self.qtest.run_all(commands)[1::2]
         return {bdf: value or 0 for bdf, value in zip(places, values, strict=True)}
 
@@ -205,7 +207,7 @@ class Slot:
         return events
 
     def power(self, on: bool) -> None:
-        """Switch power and its indicator; switching off lets go of the device."""
+        """Switch power and its indicator; switching off releases the device."""
         control = self.port.config_read(self._at + SLOT_CONTROL, 2)
         control &= ~(POWER_OFF | POWER_INDICATOR)
         control |= POWER_INDICATOR_ON if on else POWER_OFF | POWER_INDICATOR_OFF

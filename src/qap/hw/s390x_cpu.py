@@ -1,8 +1,8 @@
-"""An s390x CPU that executes what Python hands it, for what only an instruction can do.
+"""An s390x CPU that executes instructions for Python, where nothing else can do the work.
 
 The machine runs the guest of `qap.hw.s390x_stub` under `-accel tcg`; `kernel_option` starts
-it. A batch of instructions is one message to the SCLP console and one back: that costs
-two or three commands of qtest, and an idle CPU costs nothing.
+it. A batch of instructions is one message to the SCLP console and one back. That takes as
+long as two or three QTest commands. An idle CPU uses no time of the host.
 
 "PoP" is z/Architecture Principles of Operation, SA22-7832.
 """
@@ -20,8 +20,8 @@ from qap.hw import s390x_stub as stub
 from qap.machine.qtest import Qtest
 
 ANSWER_S = 10.0
-# The console's buffer of 4080 bytes must have room for a message beside the one before it:
-# QEMU may read no more at a time than fitted when it last looked.
+# The console's buffer of 4080 bytes must have room for two messages: QEMU may read no more
+# at a time than what fitted when it last looked.
 MAX_MESSAGE = 2040
 
 # The stub's block, from its byte for alignment on, and an instruction in it.
@@ -48,7 +48,7 @@ class Instruction:
     """An instruction of 2, 4 or 6 bytes.
 
     Attributes:
-        registers: general registers 0 to 7 as it is to find them; the others of these are 0.
+        registers: values of general registers 0 to 7 before it; 0 if not given.
     """
 
     code: bytes
@@ -56,7 +56,7 @@ class Instruction:
 
 
 class InstructionResult(NamedTuple):
-    """What an instruction left behind.
+    """The result of an instruction.
 
     Attributes:
         condition: the condition code; that of an earlier instruction if it sets none.
@@ -68,7 +68,7 @@ class InstructionResult(NamedTuple):
 
 
 class Executed(NamedTuple):
-    """What a batch left behind.
+    """The result of a batch.
 
     Attributes:
         results: one for each instruction.
@@ -98,22 +98,22 @@ class ProgramCheck(QapError):
 
 
 class CpuLost(QapError):
-    """The CPU is of no more use: QEMU ended, or an earlier answer stayed away."""
+    """The CPU can't be used any more: QEMU ended, or an earlier answer did not come."""
 
 
 class Cpu:
     """The CPU of a machine that runs the stub; for one thread at a time.
 
-    A system reset starts the guest again: let the QMP event RESET come before the next
+    A system reset starts the guest again: wait for the QMP event RESET before the next
     batch.
 
     Args:
-        qtest: the machine's session, for those who write into guest memory.
-        serial: our end of the machine's first serial line, which stays its owner's.
+        qtest: the machine's session, for callers that write into guest memory.
+        serial: our end of the machine's first serial line; the caller closes it.
         timeout: seconds to wait for a batch.
 
     Attributes:
-        DATA: address of a batch's data, below 2 GiB and at the start of 32 bytes.
+        DATA: address of a batch's data, below 2 GiB and aligned to 32 bytes.
     """
 
     DATA = stub.DATA
@@ -143,28 +143,28 @@ class Cpu:
         padded = data + bytes(-len(data) % 8)
         first = stub.DATA - stub.SCCB + len(padded)
         head = _HEAD.pack(len(instructions), first, self._sequence)
-        entries = b"".join([_entry(one) for one in instructions])
+        entries = b"".join([_entry(instruction) for instruction in instructions])
         answer = self._exchange(head + padded + entries, len(instructions))
         if not answer.startswith(head):
             raise self._fail("the CPU's console brought something else than its answer")
         body = answer[len(head) :]
         results = []
         left = _ENTRY.iter_unpack(body[len(padded) :])
-        for index, one in enumerate(instructions):
+        for index, instruction in enumerate(instructions):
             _, *registers, interruption, mask = next(left)
             if mask == _NOT_EXECUTED:
-                raise ProgramCheck(interruption, index, one)
+                raise ProgramCheck(interruption, index, instruction)
             results.append(InstructionResult(mask >> 4, tuple(registers)))
         return Executed(results, body[: len(data)])
 
     def move(self, serial: socket.socket) -> None:
-        """Go on at another QEMU that the VM has moved to; `qtest` has to go along itself.
+        """Use another QEMU, to which the VM has migrated; the caller moves `qtest`.
 
         Args:
-            serial: our end of that one's first serial line.
+            serial: our end of its first serial line.
         """
         self._serial = serial
-        # The other QEMU's may be closed already.
+        # The first QEMU's line may be closed already.
         self._poll = select.poll()
         self._poll.register(serial, select.POLLIN)
 

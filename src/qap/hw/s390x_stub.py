@@ -1,8 +1,8 @@
-"""A guest of our own for s390x: it executes the instructions that the console brings it.
+"""A small s390x guest that executes the instructions which it receives on its console.
 
-It waits without using the host's CPU until bytes arrive at the SCLP console, reads them
-with one SERVICE CALL, executes each instruction among them with registers of their own,
-and writes everything back with another. `qap.hw.s390x_cpu` is the other end.
+It waits, without using the host's CPU, until bytes arrive at the SCLP console. It reads them
+with one SERVICE CALL, executes each instruction with register values of its own, and writes
+the results back with another SERVICE CALL. `qap.hw.s390x_cpu` is the other end.
 
 "PoP" is z/Architecture Principles of Operation, SA22-7832: chapter 3, "Assigned Storage
 Locations", chapter 4, "Program-Status Word", chapter 7, "General Instructions". SCLP has
@@ -83,7 +83,7 @@ ZERO = 8
 class _Assembler:
     """Machine code with labels, one method a format (PoP chapter 5, "Instruction Formats").
 
-    A displacement `d` counts from base register `b`, which is none for 0.
+    A displacement `d` is added to base register `b`; 0 means that there is none.
     """
 
     code: bytearray = field(default_factory=bytearray)
@@ -207,7 +207,7 @@ def kernel_option(folder: Path) -> list[str]:
     """The -kernel option that starts the guest; its image goes into the caller's folder."""
     path = folder / "s390x-stub.img"
     if not path.exists() or path.read_bytes() != image():
-        # Others may start from it at this moment.
+        # Another process may read the file at this moment.
         folder.mkdir(parents=True, exist_ok=True)
         new = folder / f"s390x-stub.{os.getpid()}"
         new.write_bytes(image())

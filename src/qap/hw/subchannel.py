@@ -1,8 +1,8 @@
 """The channel subsystem and its subchannels, driven by the I/O instructions of a CPU.
 
 "PoP" is z/Architecture Principles of Operation, SA22-7832: chapter 14, "I/O
-Instructions", unless a line names another one. Only devices of QEMU's own are meant: their
-channel programs end before START SUBCHANNEL does.
+Instructions", unless a line names another one. This works only with devices that QEMU
+emulates: their channel programs end before START SUBCHANNEL does.
 """
 
 import struct
@@ -55,7 +55,7 @@ _REFUSED = {1: "a status is pending", 2: "it is busy", 3: "it is not operational
 
 
 class Ended(NamedTuple):
-    """What a channel program left behind.
+    """The result of a channel program.
 
     Attributes:
         irb: the status that it ended with.
@@ -91,7 +91,7 @@ class Subchannel:
         return _io(opcode, self.id, Cpu.DATA + at)
 
     def enable(self) -> None:
-        """Enable it, with concurrent sense, and disabled before: so its device starts anew.
+        """Disable it and enable it with concurrent sense, so that its device starts anew.
 
         Raises:
             ChannelError: the device has gone.
@@ -165,7 +165,7 @@ class Subchannel:
         return SenseId.unpack(self.start([identify]).data[0])
 
     def clear(self) -> Irb:
-        """Clear it: what it was doing ends (PoP chapter 15, "Clear Function")."""
+        """Clear it, which ends what it was doing (PoP chapter 15, "Clear Function")."""
         return self._signal(CLEAR_SUBCHANNEL, "be cleared")
 
     def halt(self) -> Irb:
@@ -202,7 +202,7 @@ class Subchannel:
 
 @dataclass(frozen=True)
 class ChannelSubsystem:
-    """The subchannels that a CPU sees: set 0, since nobody enables the others."""
+    """The subchannels that a CPU sees: those of set 0, as the other sets are not enabled."""
 
     cpu: Cpu
 

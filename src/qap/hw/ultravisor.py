@@ -43,7 +43,7 @@ class Rc(IntEnum):
 
 
 class Answer(NamedTuple):
-    """What became of a call.
+    """The result of a call.
 
     Attributes:
         condition: the condition code, 0 where it was executed.
@@ -73,7 +73,7 @@ class Ultravisor:
 
         Args:
             block: its control block, of at least 8 bytes.
-            offset: put the block this many bytes past the start of 8 bytes.
+            offset: put the block this many bytes past an 8-byte boundary.
         Raises:
             ProgramCheck: the block can't be accessed, or there is no ultravisor.
         """
@@ -93,7 +93,7 @@ class Ultravisor:
         """The numbers of the calls that are installed.
 
         Raises:
-            UltravisorError: it doesn't say.
+            UltravisorError: the call failed.
         """
         answer = self.call(query())
         if answer.condition or answer.rc != Rc.EXECUTED:

@@ -1,7 +1,7 @@
-"""An x86 CPU that runs code Python hands it, under page tables that Python wrote.
+"""An x86 CPU that runs code from Python, under page tables from Python.
 
 The machine runs the firmware of x86_stub.S under `-accel tcg`, with a QTest session beside it;
-`firmware_option` starts it. It waits for a mode, then for code; the tests write memory by QTest.
+`firmware_option` starts it. It waits for a mode, then for code; both are written by QTest.
 
 "APM" is AMD's Architecture Programmer's Manual, volume 2, publication 24593; "Intel" the
 Software Developer's Manual, volume 3.
@@ -22,7 +22,7 @@ from qap.machine.qtest import Qtest
 SOURCE = Path(__file__).with_name("x86_stub.S")
 RUN_S = 20.0
 
-# What stands where: see x86_stub.S.
+# Addresses, as x86_stub.S has them.
 GO = 0x1000
 MODE = 0x1004
 HOME = 0x1008
@@ -66,7 +66,7 @@ class CpuFault(QapError):
 
     Attributes:
         vector: of the exception.
-        error: its error code, 0 for one without.
+        error: its error code, 0 if it has none.
         address: CR2, which a page fault sets.
     """
 
@@ -106,7 +106,7 @@ class Cpu:
 
     Args:
         qtest: the machine's session.
-        mode: what it has been put into by `start`.
+        mode: what `start` puts it into.
     """
 
     qtest: Qtest
@@ -124,35 +124,35 @@ class Cpu:
         self.qtest.writel(MODE, 2 if self.mode == Mode.PAE else 1)
 
     def run(self, code: bytes, cr3: int, registers: Mapping[str, int] | None = None) -> list[int]:
-        """Run code with rax to rdx loaded; it may use these, and it returns.
+        """Run code with rax to rdx loaded; it may change these registers.
 
         Args:
             code: without its RET.
-            cr3: of page tables that map what `start` says, too.
+            cr3: of page tables that also map what `start` needs.
         Returns:
             rax, rbx, rcx and rdx.
         Raises:
-            Fault: it ended in an exception.
+            CpuFault: it ended in an exception.
             TimeoutError: it doesn't end.
         """
         self.begin(code, cr3, registers)
         return self.end()
 
     def end(self) -> list[int]:
-        """Wait for the code that was begun to end; as `run`."""
+        """Wait for the end of the code that `begin` started; returns and raises as `run` does."""
 
         def done() -> bytes | None:
             return None if self.qtest.readl(GO) else self.qtest.read(REGISTERS, 7 * 8)
 
         left = poll_until(done, RUN_S, lambda: "the CPU to run its code")
         *results, vector, error, address = struct.unpack("<7Q", left)
-        # Of a slot of 8 bytes, 32-bit code writes 4.
+        # 32-bit code writes only 4 bytes of each slot of 8.
         if vector & 0xFFFF_FFFF != NO_FAULT:
             raise CpuFault(vector & 0xFF, error & 0xFFFF_FFFF, address)
         return results
 
     def begin(self, code: bytes, cr3: int, registers: Mapping[str, int] | None = None) -> None:
-        """As `run`, and don't wait: it may end the machine."""
+        """Start code as `run` does, but don't wait: it may end the machine."""
         if len(code) >= CODE_SIZE:
             raise ValueError(f"{len(code)} bytes of code are too many")
         values = [(registers or {}).get(name, 0) for name in REGISTER_NAMES]

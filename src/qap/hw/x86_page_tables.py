@@ -20,7 +20,7 @@ C_BIT = 47
 
 
 def shift(level: int) -> int:
-    """How far right an address is shifted for its index into a table of this level."""
+    """The lowest bit of an address's index into a table of this level."""
     return 12 + 9 * (level - 1)
 
 
@@ -33,7 +33,7 @@ class Shape:
         physical: where it is; both are multiples of its size.
         level: of the entry that maps it: 1 for 4 KiB, 2 for 2 MiB, 3 for 1 GiB.
         private: levels of the entries that have the C-bit.
-        top: whether CR3 has it.
+        top: whether CR3 has the C-bit.
         reserved: further bits of its entry.
     """
 
@@ -51,7 +51,7 @@ class Shape:
         return self.physical | flags | self.c_bit(self.level)
 
     def c_bit(self, level: int) -> int:
-        """What the C-bit adds to the entry of this level on the way."""
+        """The C-bit if this level's entry has it, or else 0."""
         return 1 << C_BIT if level in self.private else 0
 
 
@@ -59,7 +59,7 @@ class Shape:
 class X86PageTables:
     """Makes page tables in guest memory.
 
-    Each maps the first and last 2 MiB below 4 GiB to themselves, shared: the firmware's.
+    For the firmware, each also maps the first and last 2 MiB below 4 GiB 1:1, shared.
 
     Args:
         qtest: writes them.
@@ -98,12 +98,12 @@ class X86PageTables:
         return self.table(self._firmware())
 
     def map(self, shape: Shape, noise: Sequence[int] = ()) -> int:
-        """CR3 of tables that map a page, too. Its address must have a top entry of its own.
+        """CR3 of tables that map a page, too. The page needs a top entry of its own.
 
         Args:
-            noise: bits that are flipped in the entries on the way, from the page's up.
+            noise: bits to flip in each entry of the walk, from the page's entry up.
         Raises:
-            ValueError: it has the firmware's.
+            ValueError: its top entry is one of the firmware's.
         """
         flips = dict(enumerate(noise, shape.level))
         entry = shape.entry ^ flips.get(shape.level, 0)

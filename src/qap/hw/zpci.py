@@ -1,9 +1,9 @@
 """PCI functions of an s390x machine, driven by its PCI instructions.
 
 A guest there sees no buses: CALL LOGICAL PROCESSOR lists functions and enables them, and
-PCI LOAD and PCI STORE reach their spaces. No manual of these instructions is public; what
-they take is in include/hw/s390x/s390-pci-clp.h and s390-pci-inst.h, after "CLP" and "FIB"
-here, and the tables in s390-pci-bus.h. "PCI" is the PCI Local Bus Specification 3.0.
+PCI LOAD and PCI STORE access their spaces. No manual of these instructions is public. Their
+operands are in include/hw/s390x/s390-pci-clp.h ("CLP" here) and s390-pci-inst.h ("FIB"), and
+the tables in s390-pci-bus.h. "PCI" is the PCI Local Bus Specification 3.0.
 """
 
 import struct
@@ -65,7 +65,7 @@ _REFUSED = {1: "an error", 2: "a busy function", 3: "an invalid handle"}
 
 
 class ZpciError(QapError):
-    """A function, or the machine, refused what it was asked for."""
+    """A function, or the machine, refused a request."""
 
 
 class ZpciAccess(NamedTuple):
@@ -89,7 +89,7 @@ class ZpciFunction:
 
     Attributes:
         id: property `fid` of its zpci device.
-        handle: what instructions name it by; changes when it is enabled or disabled.
+        handle: identifies it in instructions; changes when it is enabled or disabled.
     """
 
     cpu: Cpu
@@ -117,14 +117,14 @@ class ZpciFunction:
         (self.handle,) = struct.unpack_from(">I", response, FUNCTION_AT)
 
     def run_all(self, accesses: Sequence[ZpciAccess]) -> list[int]:
-        """Loads and stores in order; returns what each load found, and 0 for a store.
+        """Loads and stores in order; returns the value of each load, and 0 for a store.
 
         Raises:
             ZpciError: the function is not enabled, or in its error state. Later accesses
                 were tried nevertheless.
             ProgramCheck: there is nothing of that size at that offset.
         """
-        found: list[int] = []
+        values: list[int] = []
         for first in range(0, len(accesses), _AT_ONCE):
             some = accesses[first : first + _AT_ONCE]
             results, _ = self.cpu.run([self._instruction(access) for access in some])
@@ -132,8 +132,8 @@ class ZpciFunction:
                 if result.condition:
                     raise ZpciError(f"{self} answers {access} with {_REFUSED[result.condition]}")
                 loaded = access.value is None
-                found.append(_swap(result.registers[0], access.size) if loaded else 0)
-        return found
+                values.append(_swap(result.registers[0], access.size) if loaded else 0)
+        return values
 
     def _instruction(self, access: ZpciAccess) -> Instruction:
         where = self.handle << 32 | access.space << 16 | access.size
@@ -208,7 +208,7 @@ class ZpciFunction:
         )
 
     def untranslate(self) -> None:
-        """Take its DMA away again; raises as `translate` does."""
+        """Remove its DMA translation; raises as `translate` does."""
         modify = {0: self.handle << 32 | UNREGISTER_TRANSLATION, 4: Cpu.DATA}
         self._control([Instruction(MODIFY_FUNCTION_CONTROLS, modify)], b"")
 
@@ -220,8 +220,8 @@ class ZpciFunction:
 
 
 def zpci_functions(cpu: Cpu) -> list[ZpciFunction]:
-    """The configured functions, in the order that they were made in."""
-    found: list[ZpciFunction] = []
+    """The configured functions, in the order of their creation."""
+    functions: list[ZpciFunction] = []
     resume = 0
     while True:
         request = struct.pack(">HH4x8xQ8x", _REQUEST.size, LIST_FUNCTIONS, resume)
@@ -232,9 +232,9 @@ def zpci_functions(cpu: Cpu) -> list[ZpciFunction]:
         )
         for _, _, config, function_id, handle in _LISTED.iter_unpack(response[LISTED_AT:length]):
             if config & LISTED_CONFIGURED:
-                found.append(ZpciFunction(cpu, function_id, handle))
+                functions.append(ZpciFunction(cpu, function_id, handle))
         if not resume:
-            return found
+            return functions
 
 
 def _call(cpu: Cpu, request: bytes, size: int) -> bytes:

@@ -1,6 +1,5 @@
 """The catalogue: guests, machine types, vIOMMUs and devices, each described once (configs/)."""
 
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -11,10 +10,43 @@ from qap.host.errors import unknown_name
 from qap.host.paths import data
 from qap.host.toml import Model, checked, read
 from qap.machine.device import Device
+from qap.machine.device_type import (
+    Between,
+    DeviceType,
+    GuestCheck,
+    Probe,
+    Property,
+    Transport,
+    VhostUser,
+)
 
-Property = str | int | bool
-Transport = Literal["pci", "mmio", "ccw"]
-SUFFIX: Mapping[Transport, str] = {"pci": "pci", "mmio": "device", "ccw": "ccw"}
+# With what device_type.py describes: other rooms import all of it from here.
+__all__ = [
+    "DEVICES",
+    "GUESTS",
+    "MACHINES",
+    "VIOMMUS",
+    "Between",
+    "DeviceType",
+    "Guest",
+    "GuestCheck",
+    "Interface",
+    "MachineType",
+    "Probe",
+    "Property",
+    "Transport",
+    "VhostUser",
+    "Viommu",
+    "device_types",
+    "guest",
+    "guests",
+    "machine_types",
+    "path",
+    "plain_types",
+    "vhost_user_types",
+    "viommus",
+]
+
 GUESTS, MACHINES, VIOMMUS, DEVICES = "guests", "machines", "viommus", "devices"
 
 
@@ -64,11 +96,11 @@ class Viommu(Model):
 
 
 class Interface(Model):
-    """How a device shows itself to its driver.
+    """The interface of a device to its driver, legacy or modern.
 
     Attributes:
-        legacy: it has a legacy interface also, or only that, or a driver that asks for
-            nothing newer gets one.
+        legacy: "also": it has a legacy interface, too; "only": it has no other; "by-driver": a
+            driver that asks for nothing newer gets a legacy interface; "": it has none.
         properties: of the device, where it has both interfaces to choose from.
         args: of QEMU.
     """
@@ -84,16 +116,16 @@ class MachineType(Model):
     Attributes:
         qemu: the emulator's target.
         guest: the guest that boots on it unless another is named; "" if none does.
-        versioned: what an older one of it is called, with {} for the version; "" if there
+        versioned: the name of an older version of it, with {} for the version; "" if there
             is none.
         accel, cpu: how it runs where a driver in Python drives it.
         acpi: the registers of its ACPI hot-plug (`qap.hw.acpi_hotplug`).
         port: what the device is plugged into.
-        place: properties of a device that put it there.
+        place: properties of a device that select where it is plugged.
         viommus: those with which a guest boots on it.
         bypass: it has default-bus-bypass-iommu.
-        modern: properties with which a transitional device is a modern one there, in a guest.
-        interface: the ways in which a device may show itself, by name.
+        modern: properties that make a transitional device a modern one, in a guest's scenarios.
+        interface: the interfaces that a device can have there, by name.
     """
 
     name: str
@@ -115,174 +147,6 @@ class MachineType(Model):
     def ports(self) -> list[Device]:
         """What it needs on its command line for a device to be plugged: a root port, or nothing."""
         return [dict(self.port)] if self.port else []
-
-
-class Probe(Model):
-    """A buffer that proves service.
-
-    Attributes:
-        out: bytes for the device in hexadecimal, spaces ignored.
-        drop: how many of them at the end are left out.
-        room: bytes that the device may write.
-        others: queues that have to be set up beside it.
-    """
-
-    queue: int
-    others: tuple[int, ...] = ()
-    out: str = ""
-    drop: int = 0
-    room: int = 0
-
-    @property
-    def data(self) -> bytes:
-        raw = bytes.fromhex(self.out)
-        return raw[: len(raw) - self.drop]
-
-
-class Between(Model):
-    """What QEMU puts between the chardev and the device.
-
-    Attributes:
-        option: of the command line, with its dash.
-        type: its value's first word.
-        property: of the -device, which names it.
-    """
-
-    option: str
-    type: str
-    property: str
-
-
-class VhostUser(Model):
-    """What a vhost-user device type needs of its back-end to be realized.
-
-    Attributes:
-        config: bytes of config space that QEMU reads from it; 0: it must not offer CONFIG.
-        features: numbers of the feature bits that it must offer.
-        protocol: names of the protocol features that it must offer.
-        between: what stands between chardev and device, if anything does.
-        reconnects: QEMU connects again when it has gone.
-        program: the real one behind it in a guest's scenarios.
-        program_translates: that program offers ACCESS_PLATFORM
-            (tests/qtest-py/library/test_backends.py asks it).
-        plain: QEMU fences it as it does the others.
-    """
-
-    config: int = 0
-    features: tuple[int, ...] = ()
-    protocol: tuple[str, ...] = ()
-    between: Between | None = None
-    reconnects: bool = False
-    program: Literal["", "virtiofsd", "qemu-storage-daemon"] = ""
-    program_translates: bool = False
-    plain: bool = True
-
-
-class GuestCheck(Model):
-    """What a guest does to prove service.
-
-    Attributes:
-        modules: kernel modules that drive the device, where they are not built in.
-    """
-
-    check: Literal["files", "disk", "random"]
-    modules: tuple[str, ...] = ()
-
-
-class DeviceType(Model):
-    """A device type without its transport (configs/devices.toml).
-
-    Attributes:
-        device_id: the virtio device ID (virtio 1.3, section 5); 0 where the host decides it.
-        transports: those that stock QEMU has for it.
-        fork_transports: those that only the fork has.
-        names: the -device type by transport, where it isn't the obvious one.
-        machines: the only ones that take it; any if empty.
-        place: where it goes, if not where the machine says.
-        legacy: it has a legacy interface, and so properties that choose.
-        properties: that it needs beside a chardev.
-        args: of QEMU that it needs; {folder} is a temporary folder.
-        accepts: feature bits of its own that a modern driver has to accept.
-        stable_config: bytes of device configuration that stay the same while it is driven.
-        vhost_user: what is asked of its back-end, if it is a vhost-user device.
-        kernel: the host's kernel serves it.
-        hotplug: why it is never hot-plugged; "" if it can be.
-        alone: why it can't be on a machine with a vIOMMU.
-        needs: what this machine lacks for it; "" if nothing.
-        probe: a buffer that proves service, for a driver in Python.
-        guest: how a guest proves service; None if none of ours does.
-    """
-
-    name: str
-    device_id: int = 0
-    transports: tuple[Transport, ...] = ("pci", "mmio", "ccw")
-    fork_transports: tuple[Transport, ...] = ()
-    names: dict[Transport, str] = Field(default_factory=dict)
-    machines: tuple[str, ...] = ()
-    place: dict[str, str] = Field(default_factory=dict)
-    legacy: bool = False
-    properties: dict[str, Property] = Field(default_factory=dict)
-    args: tuple[str, ...] = ()
-    accepts: tuple[int, ...] = ()
-    stable_config: int = 0
-    vhost_user: VhostUser | None = None
-    kernel: bool = False
-    hotplug: str = ""
-    alone: str = ""
-    needs: str = ""
-    probe: Probe | None = None
-    guest: GuestCheck | None = None
-
-    def driver(self, transport: Transport) -> str:
-        """What -device calls it."""
-        return self.names.get(transport, f"{self.name}-{SUFFIX[transport]}")
-
-    @property
-    def served_by(self) -> Literal["in-qemu", "python", "kernel"]:
-        """The kind of back-end that it takes."""
-        return "kernel" if self.kernel else "python" if self.vhost_user else "in-qemu"
-
-    @property
-    def program(self) -> str:
-        """The program behind it in a guest's scenarios; "" for a device in QEMU itself."""
-        return self.vhost_user.program if self.vhost_user else ""
-
-    @property
-    def check(self) -> str:
-        """How a guest proves service; "" if none of ours does."""
-        return self.guest.check if self.guest else ""
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Kernel modules that drive it in a guest, where they are not built in."""
-        return self.guest.modules if self.guest else ()
-
-    @property
-    def can_translate(self) -> bool:
-        """Whether what serves it in a guest's scenarios offers ACCESS_PLATFORM."""
-        return self.vhost_user is None or self.vhost_user.program_translates
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is a vhost-user NAME-pci with a chardev, which QEMU fences and hot-plugs."""
-        if self.vhost_user is None or self.vhost_user.between or "pci" in self.names:
-            return False
-        return self.vhost_user.plain and not self.hotplug
-
-    def pci(self, chardev: str) -> tuple[Device, list[str]]:
-        """A vhost-user type's PCI device in front of a chardev of this name.
-
-        Returns:
-            its properties, and what the command line needs before it.
-        """
-        assert self.vhost_user is not None
-        device: Device = {"driver": self.driver("pci"), **self.properties}
-        between = self.vhost_user.between
-        if between is None:
-            return {**device, "chardev": chardev}, []
-        name = f"{chardev}-{between.property}"
-        value = f"{between.type},id={name},chardev={chardev}"
-        return {**device, between.property: name}, [between.option, value]
 
 
 M = TypeVar("M", bound=Model)

@@ -14,7 +14,7 @@ PAGE = 4096
 
 @dataclass
 class GuestMemory:
-    """A range of guest RAM, handed out from the front and never taken back piece by piece.
+    """A range of guest RAM, allocated from its start and only freed as a whole.
 
     Addresses are as the device is to see them: guest physical ones unless an IOMMU is
     programmed to map the range elsewhere.
@@ -57,7 +57,7 @@ class GuestMemory:
         self.qtest.memset(physical, size, 0)
 
     def give_back(self) -> None:
-        """Begin at the front again; nothing that was taken may be in use any more."""
+        """Free all of it; nothing that was taken may still be in use."""
         self._next = self.base
 
     def put(self, data: bytes) -> int:
@@ -67,11 +67,11 @@ class GuestMemory:
         return address
 
     def read(self, address: int, size: int) -> bytes:
-        """At least one byte."""
+        """Read `size` bytes, at least one."""
         return self.qtest.b64read(self.physical(address), size)
 
     def write(self, address: int, data: bytes) -> None:
-        """At least one byte."""
+        """Write `data`, at least one byte."""
         self.qtest.b64write(self.physical(address), data)
 
     def write_all(self, pieces: Sequence[tuple[int, bytes]]) -> None:

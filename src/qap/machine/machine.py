@@ -1,4 +1,4 @@
-"""One QEMU: its command line as data, its process, monitor and console, and a tidy end."""
+"""A QEMU process with its monitor, console and QTest session, from start to end."""
 
 import shlex
 import socket
@@ -29,7 +29,7 @@ class QemuDied(QapError):
     Attributes:
         status: its exit status, negative for a signal.
         said: the last lines that it printed.
-        output: more of them, for a debugger has much to say.
+        output: the last OUTPUT_LINES lines, enough for a backtrace of a debugger.
     """
 
     def __init__(self, process: Process, status: int) -> None:
@@ -43,7 +43,7 @@ class QemuDied(QapError):
 
     @property
     def fenced(self) -> bool:
-        """Whether it ended in good order, as a device refuses iommu_platform=on."""
+        """Whether it exited with status 1 because a device refuses iommu_platform=on."""
         return self.status == 1 and REFUSAL_PHRASE in self.said
 
 
@@ -61,7 +61,7 @@ class Machine:
 
     Attributes:
         qtest: the QTest session, there only if the spec asks for it.
-        serial: our end of the first serial line; `console` reads it, unless nobody asks it to.
+        serial: our end of the first serial line; `console` reads from it when it is used.
     """
 
     binary: Path
@@ -126,12 +126,12 @@ class Machine:
         """The error for a QEMU that has closed its monitor or console.
 
         Raises:
-            TimeoutError: it runs on.
+            TimeoutError: QEMU still runs.
         """
         return QemuDied(self.process, self.process.wait(timeout))
 
     def _lost(self, error: QapError) -> QapError:
-        """Why a session with QEMU was closed: its end, unless it runs on."""
+        """The error for a closed session: QemuDied if QEMU ended, or else `error`."""
         try:
             return self.died()
         except TimeoutError:
@@ -177,10 +177,10 @@ class Machine:
         return ""
 
     def unplug(self, device_id: str, timeout: float = 30.0) -> None:
-        """Ask the guest to let go of a device and wait until it is gone.
+        """Ask the guest to release a device and wait until it is gone.
 
         Raises:
-            TimeoutError: the guest didn't let go.
+            TimeoutError: the guest didn't release it.
             QemuDied: QEMU ended.
         """
         self.qmp.execute("device_del", id=device_id)
@@ -196,7 +196,7 @@ class Machine:
 
     def resident(self) -> int:
         """QEMU's private resident memory in bytes (RssAnon of /proc/PID/status)."""
-        # setpriv execs QEMU, so that the child's pid is QEMU's.
+        # setpriv execs QEMU, so that the process's pid is QEMU's.
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024

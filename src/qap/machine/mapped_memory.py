@@ -1,4 +1,4 @@
-"""Guest memory that is mapped here, too: what a driver does there costs QEMU nothing."""
+"""Guest memory mapped into this process, so that a driver's accesses cost QEMU nothing."""
 
 import mmap
 import os
@@ -19,9 +19,9 @@ BACKEND = "memfd:memory-backend-memfd"
 class MappedMemory(GuestMemory):
     """A range of guest RAM, read and written through a mapping of it.
 
-    Queues and buffers in it are used without a word to QEMU, which so does a device's work
-    and nothing else. `take_used` finds no more than another processor would: it does not
-    let QEMU's main loop turn, as a question over qtest does.
+    Queues and buffers in it are accessed without QTest, so that QEMU does a device's work and
+    nothing else. `take_used` does not run QEMU's main loop, as a QTest command does: it sees
+    what another processor would see.
 
     Args:
         ram: all of the machine's RAM, from guest physical address 0.

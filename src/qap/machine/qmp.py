@@ -1,4 +1,4 @@
-"""QMP, one call at a time: qemu.qmp behind a synchronous face."""
+"""A synchronous QMP client, built on qemu.qmp."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from qap.host.errors import QapError
 
 COMMAND_S = 60.0
 
-# The library logs a QEMU that ends before it greets as an error; here it is an answer.
+# The library logs an error if QEMU ends before its greeting; here that can be expected.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
 
@@ -36,7 +36,7 @@ class Qmp:
     """A QMP session on a connected socket.
 
     Args:
-        sock: the monitor's end of it; the session owns it from here on.
+        sock: our end of the monitor's socket; the session closes it.
         timeout: seconds to wait for the greeting: QEMU sends it once the machine
             is there, so for a cold-plugged device this includes realizing it.
         lost: what to raise where QEMU closes the connection; it is given a QmpLost.
@@ -120,8 +120,8 @@ class Qmp:
                 if event["event"] == name and matches(data):
                     return data
 
-        found: dict[str, Any] = self._run(next_match(), timeout, f"the QMP event {name}")
-        return found
+        data: dict[str, Any] = self._run(next_match(), timeout, f"the QMP event {name}")
+        return data
 
     async def _next_event(self) -> Message:
         """The next event; raises EOFError where QEMU ends before there is one."""

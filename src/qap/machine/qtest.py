@@ -1,7 +1,7 @@
 """QTest: QEMU's memory, ports, clock and interrupt lines driven over a socket.
 
 `-accel qtest` keeps the CPUs from running and gives the virtual clock to the client;
-beside another accelerator everything works but the clock.
+with another accelerator everything but the clock works.
 """
 
 import select
@@ -39,7 +39,7 @@ class QtestError(QapError):
 
 
 class QtestLost(QapError):
-    """The session is of no more use: QEMU closed it, or an answer stayed away."""
+    """The session can't be used any more: QEMU closed it, or an answer did not come."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Qtest:
     * TimeoutError: no answer in time; says which command is unanswered.
 
     Args:
-        sock: the client's end; the session owns it from here on.
+        sock: the client's end; the session closes it.
         timeout: seconds to wait for an answer.
         lost: what to raise where QEMU closes the session; it is given a QtestLost.
 
@@ -90,9 +90,9 @@ class Qtest:
         self._quoted: deque[str] = deque(maxlen=QUOTED)
         self.irqs: deque[IrqChange] = deque()
 
-    def run(self, one: QtestCommand[T]) -> T:
+    def run(self, command: QtestCommand[T]) -> T:
         """Send a command; returns its answer."""
-        return self.run_all([one])[0]
+        return self.run_all([command])[0]
 
     def run_all(self, commands: Sequence[QtestCommand[T]]) -> list[T]:
         """Send commands without waiting in between; returns their answers in order.
@@ -141,7 +141,7 @@ class Qtest:
             raise self._closed(QtestLost(CLOSED))
         if self._lost:
             raise QtestLost(self._lost)
-        left = memoryview("".join([f"{one.line}\n" for one in commands]).encode())
+        left = memoryview("".join([f"{sent.line}\n" for sent in commands]).encode())
         answers: list[str] = []
         deadline = time.monotonic() + self._timeout
         try:

@@ -1,4 +1,4 @@
-"""A QTest session that goes along when a VM moves from one QEMU to another."""
+"""A QTest session that follows a VM when it migrates to another QEMU."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -10,13 +10,13 @@ T = TypeVar("T")
 
 
 class MovingQtest(Qtest):
-    """The commands of a session with whichever QEMU has the VM now.
+    """Sends each command to the QEMU that has the VM now.
 
-    What was made with it, such as a transport or a queue, goes on at another QEMU as soon as
-    `now` is a session with that one. Interrupts are not intercepted.
+    An object that uses it, such as a transport or a queue, drives another QEMU as soon as
+    `now` is set to a session with that QEMU. Interrupts are not intercepted.
 
     Args:
-        now: a session, which stays its owner's.
+        now: a session; the caller closes it.
 
     Attributes:
         now: the session with the QEMU that has the VM.
@@ -29,4 +29,4 @@ class MovingQtest(Qtest):
         return self.now.run_all(commands)
 
     def close(self) -> None:
-        """Nothing: its owner ends the session."""
+        """Do nothing: the caller closes `now`."""

@@ -1,4 +1,4 @@
-"""What a QEMU holds at a moment, and what of that is more than it held before."""
+"""The resources that a QEMU holds, and what it has got since an earlier look."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from typing import Any
 
 from qap.machine.machine import Machine
 
-# Where QEMU keeps devices: named, without a name, and those nobody has claimed.
+# QOM containers: devices with an id, devices without one, objects without a parent, chardevs.
 PARENTS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached", "/chardevs")
 NUMBERED = re.compile(r":\[\d+\]$")
 ADDRESS_SPACE = re.compile(r"^address-space: (.*)$", re.MULTILINE)
@@ -20,7 +20,7 @@ class Footprint:
     """What a QEMU holds.
 
     Attributes:
-        fds: open file descriptors by what they are, such as “socket” or a path.
+        fds: open file descriptors by what they refer to, such as “socket” or a path.
         threads: how many there are.
         spaces: AddressSpaces by name.
         objects: QOM children by parent and type.
@@ -37,8 +37,8 @@ class Footprint:
     def of(cls, machine: Machine) -> "Footprint":
         """Look at a machine.
 
-        Not by `info mtree -f`, which QEMU 10.0 makes keep every FlatView that two
-        AddressSpaces share, with the devices in it.
+        It uses `info mtree` without -f: with -f, QEMU 10.0 keeps every FlatView that two
+        AddressSpaces share, and the devices in it.
 
         Raises:
             QmpLost, OSError: QEMU has ended.
@@ -59,19 +59,19 @@ class Footprint:
         )
 
     def beyond(self, before: "Footprint") -> list[str]:
-        """What there is more of than before, in words; memory is for the caller to judge."""
+        """What QEMU holds more of than `before`, in words; the caller compares the memory."""
         kinds = (
             ("file descriptor", self.fds, before.fds),
             ("AddressSpace", self.spaces, before.spaces),
             ("QOM", self.objects, before.objects),
         )
-        found = [
+        excess = [
             f"{count} more {kind} {name} (of {then[name]})"
             for kind, now, then in kinds
             for name, count in sorted((now - then).items())
         ]
         more = self.threads - before.threads
-        return [*found, *([f"{more} more threads (of {before.threads})"] if more > 0 else [])]
+        return [*excess, *([f"{more} more threads (of {before.threads})"] if more > 0 else [])]
 
     def as_dict(self) -> dict[str, Any]:
         """How many of each, and the memory in bytes."""
@@ -82,7 +82,7 @@ class Footprint:
 
 
 def _described(fd: Path) -> str:
-    """What an open file descriptor is, without the number that makes it one of its kind."""
+    """What an open file descriptor refers to, without its inode number."""
     try:
         return NUMBERED.sub("", os.readlink(fd))  # noqa: PTH115 # no file to make a Path of
     except FileNotFoundError:

@@ -20,7 +20,7 @@ USUAL = {"later": STAYS, "fence": FENCED}
 
 @dataclass(frozen=True)
 class Cell:
-    """A device as it is plugged, and a driver that meets it."""
+    """A device as it is plugged, and a driver for it."""
 
     config: Setup
     driver: str
@@ -44,21 +44,21 @@ class Cell:
 
     @property
     def expected(self) -> tuple[oracle.Expectation, oracle.ExpectedService | None]:
-        """What must happen at the plug, and then to the driver if it comes to that."""
+        """What must happen at the plug, and to the driver if the device is plugged."""
         plugged = self.config.plugging
         if plugged.outcome is oracle.Outcome.REFUSED:
             return plugged, None
-        found = oracle.service(
+        service = oracle.service(
             plugged,
             self.driver_row.conduct,
             exempt=self.config.is_exempt,
             demanded=self.config.fence_row.here,
         )
-        return plugged, found
+        return plugged, service
 
     @property
     def continuation(self) -> lifecycle.Continuation | None:
-        """What must come of the driver after that, if anything happens to its device."""
+        """What must happen to the driver later, if anything happens to its device."""
         plugged, service = self.expected
         conduct, fence = self.driver_row.conduct, self.config.fence_row
         if service is None:
@@ -123,7 +123,7 @@ def _of(plan: Plan) -> Iterator[Cell]:
 
 
 def _fits(plan: Plan, row: DeviceType, interface: str, viommu: str, order: str) -> bool:
-    """Whether there is such a thing at all; a device that the machine lacks is none."""
+    """Whether the machine has such a device, interface and order."""
     machine = machine_types()[plan.machine]
     if machine.transport not in row.transports or plan.machine not in (
         row.machines or [plan.machine]
@@ -142,7 +142,7 @@ def _exists(config: Setup) -> bool:
 
 
 def _lasts(config: Setup) -> bool:
-    """Whether the device gets as far as what happens to it later."""
+    """Whether the device works until `later` happens, and `later` can happen to it."""
     if config.later == STAYS:
         return True
     here, there = config, config.destination or config
@@ -150,7 +150,7 @@ def _lasts(config: Setup) -> bool:
         return False
     if config.later_row.leaves and config.backend_row.kind != "python":
         return False
-    return all(one.plugging.outcome is oracle.Outcome.WORKS for one in (here, there))
+    return all(setup.plugging.outcome is oracle.Outcome.WORKS for setup in (here, there))
 
 
 def _backends(plan: Plan, device: str) -> list[str]:
@@ -242,7 +242,7 @@ def matches_axes(axes: dict[str, str], patterns: dict[str, str]) -> bool:
     for axis, pattern in patterns.items():
         if axis not in axes:
             raise unknown_name("axis", axis, axes)
-        if not any(fnmatchcase(axes[axis], one) for one in pattern.split("|")):
+        if not any(fnmatchcase(axes[axis], alternative) for alternative in pattern.split("|")):
             return False
     return True
 

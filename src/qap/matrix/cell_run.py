@@ -1,4 +1,4 @@
-"""A driver meets a plugged device, and what is seen of that."""
+"""Run a driver on a plugged device, and record what is observed."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ COMBINED = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIV
 
 @dataclass
 class CellRun:
-    """One cell on a site where its config is plugged.
+    """One cell, on a testbed where its config is plugged.
 
     Args:
         patience: factor on the number of round trips that a buffer gets.
@@ -31,14 +31,14 @@ class CellRun:
     cell: Cell
     patience: int = 1
 
-    def run(self, seen: CellObservation) -> None:
-        """Carry it out and note what is seen.
+    def run(self, observation: CellObservation) -> None:
+        """Carry out the cell and note what is observed.
 
         Raises:
             QapError, TimeoutError: it could not be carried out.
         """
         row = self.cell.driver_row
-        transport = self.testbed.place.transport(
+        transport = self.testbed.slot.transport(
             legacy=row.legacy or self.cell.config.interface_row.legacy == "only"
         )
         backend = self.testbed.backend
@@ -47,81 +47,83 @@ class CellRun:
             backend.forget()
         try:
             try:
-                driving = self._drive(transport, row, seen)
+                driving = self._drive(transport, row, observation)
             finally:
                 if backend:
-                    self._ask(backend, seen)
-            self._go_on(driving, seen)
+                    self._ask(backend, observation)
+            self._go_on(driving, observation)
         finally:
             transport.reset()
 
-    def _drive(self, transport: Transport, row: DriverRow, seen: CellObservation) -> ProbeDriver:
+    def _drive(
+        self, transport: Transport, row: DriverRow, observation: CellObservation
+    ) -> ProbeDriver:
         size = self.cell.config.device_row.stable_config
         supports = self._supported(row)
         behaviour = Behaviour(supports, sets_features_ok=row.features_ok == "alone", obeys=False)
         driving = ProbeDriver(self.testbed, self.cell.config, transport, behaviour, self.patience)
-        seen.features = bits(driving.offered)
-        seen.addresses = "iova" if driving.memory is self.testbed.mapped else "gpa"
+        observation.features = bits(driving.offered)
+        observation.addresses = "iova" if driving.memory is self.testbed.mapped else "gpa"
         if row.reads_config:
-            seen.config_early = transport.config_read(0, size).hex()
+            observation.config_early = transport.config_read(0, size).hex()
         if row.kicks == "first":
             driving.set_up(others=False)
-            seen.served = driving.is_served_again()
-            seen.status = int(transport.status)
+            observation.served = driving.is_served_again()
+            observation.status = int(transport.status)
             return driving
         if row.again:
             refusing = behaviour.without(FeatureBit.ACCESS_PLATFORM)
             Driver(transport, driving.memory, refusing).negotiate()
         status = driving.driver.negotiate()
         if behaviour.sets_features_ok and not transport.legacy:
-            seen.features_ok = Status.FEATURES_OK in status
-        seen.status = int(status)
-        if row.obeys and seen.features_ok is False:
-            seen.served = False
+            observation.features_ok = Status.FEATURES_OK in status
+        observation.status = int(status)
+        if row.obeys and observation.features_ok is False:
+            observation.served = False
             return driving
         driving.set_up()
         if row.starts:
-            self._start(driving, status, row, seen)
+            self._start(driving, status, row, observation)
         if row.reads_config:
-            seen.config_late = transport.config_read(0, size).hex()
+            observation.config_late = transport.config_read(0, size).hex()
         return driving
 
     def _start(
-        self, driving: ProbeDriver, status: Status, row: DriverRow, seen: CellObservation
+        self, driving: ProbeDriver, status: Status, row: DriverRow, observation: CellObservation
     ) -> None:
-        """From a queue that is set up to one that is served, or not."""
+        """Offer a buffer, set DRIVER_OK, and note whether the buffer is served."""
         transport = driving.transport
         driving.offer()
         if row.kicks == "early":
             driving.notify()
-            seen.served_early = driving.is_served()
+            observation.served_early = driving.is_served()
         if row.features_ok == "with-driver-ok":
             transport.set_status(COMBINED)
-            seen.status = int(transport.status)
-        elif seen.features_ok is False:
+            observation.status = int(transport.status)
+        elif observation.features_ok is False:
             # It goes on from the status that it read back, as if nothing had been refused.
             transport.set_status(status | Status.DRIVER_OK)
-            seen.status = int(transport.status)
+            observation.status = int(transport.status)
         else:
-            seen.status = int(driving.driver.start())
-        if not seen.served_early:
+            observation.status = int(driving.driver.start())
+        if not observation.served_early:
             driving.notify()
-        seen.served = seen.served_early or driving.is_served()
+        observation.served = observation.served_early or driving.is_served()
 
-    def _go_on(self, driving: ProbeDriver, seen: CellObservation) -> None:
-        """What the cell has in store for a driver that has come so far."""
+    def _go_on(self, driving: ProbeDriver, observation: CellObservation) -> None:
+        """Then its back-end leaves or reconnects, or the VM migrates, if the cell says so."""
         config = self.cell.config
         if config.later_row.leaves:
-            Reconnect(driving, seen).depart()
+            Reconnect(driving, observation).depart()
         elif config.later_row.returns:
-            Reconnect(driving, seen).run(config.later_row.loses)
+            Reconnect(driving, observation).run(config.later_row.loses)
         elif config.destination:
             row = self.cell.driver_row
             proper = Behaviour(self._supported(row, proper=True), obeys=False)
-            Migration(driving, config.destination, proper, not row.starts, seen).run()
+            Migration(driving, config.destination, proper, not row.starts, observation).run()
 
     def _supported(self, row: DriverRow, *, proper: bool = False) -> int:
-        """The feature bits that the driver, or a proper one, knows what to do with."""
+        """The feature bits that the driver supports, or a proper driver for this device."""
         supports = 0
         if row.version_1 or proper:
             supports = mask([FeatureBit.VERSION_1]) | mask(self.cell.config.device_row.accepts)
@@ -131,14 +133,14 @@ class CellRun:
                 supports |= mask([FeatureBit.RING_PACKED])
         return supports
 
-    def _ask(self, backend: Backend, seen: CellObservation) -> None:
+    def _ask(self, backend: Backend, observation: CellObservation) -> None:
         """What a vhost back-end was told since the driver began."""
         given = backend.acked_features
         if given is not None:
-            seen.backend_features = bits(given)
-            seen.backend_unoffered = bits(given & ~backend.features)
-        seen.ring_started = bool(backend.requests(FrontendRequest.SET_VRING_ADDR))
-        seen.iotlb = len(backend.requests(FrontendRequest.IOTLB_MSG))
+            observation.backend_features = bits(given)
+            observation.backend_unoffered = bits(given & ~backend.features)
+        observation.ring_started = bool(backend.requests(FrontendRequest.SET_VRING_ADDR))
+        observation.iotlb = len(backend.requests(FrontendRequest.IOTLB_MSG))
         spaces = {touched.space for touched in backend.touched}
         if spaces:
-            seen.addresses = "iova" if "iova" in spaces else "gpa"
+            observation.addresses = "iova" if "iova" in spaces else "gpa"

@@ -9,7 +9,7 @@ from qap.machine.spec import Spec
 from qap.matrix.setup import Setup
 
 RAM_MIB = 128
-# What migrates is small, unless there are tables for an IOMMU.
+# A VM that migrates has little RAM, unless it needs tables for an IOMMU.
 MOVING_RAM_MIB = 32
 INSISTS = "x-require-iommu-platform"
 DUT = "dut"

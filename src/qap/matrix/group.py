@@ -20,7 +20,7 @@ from qap.matrix.setup import Setup
 from qap.matrix.testbed import Refused, Testbed
 from qap.oracle.fence import Outcome
 
-# Configs that one QEMU sees at most: what goes wrong in one must not weigh on many.
+# At most so many configs share a QEMU, so that a failure affects few others.
 MOST_CONFIGS = 24
 CONFIRMED_BY = 20
 DEBUGGER = (
@@ -41,7 +41,7 @@ Report = Callable[[CellResult], None]
 
 
 def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells by the QEMU they share: a hot-plugged device comes and goes, a cold one stays."""
+    """Cells by the QEMU that they share; each cold-plugged config has a QEMU of its own."""
     shared: dict[Any, list[list[Cell]]] = {}
     for config, members in groupby(cells, lambda cell: cell.config):
         key = (
@@ -59,7 +59,7 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
         if len({cell.config for cell in bins[-1]}) >= MOST_CONFIGS:
             bins.append([])
         bins[-1].extend(members)
-    return [one for bins in shared.values() for one in bins]
+    return [group for bins in shared.values() for group in bins]
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Group:
 
     Args:
         report: gets each result as soon as it is there.
-        debug: rerun a cell in which QEMU crashed under a debugger.
+        debug: if QEMU crashed in a cell, rerun that cell under a debugger.
     """
 
     build: Build
@@ -80,7 +80,7 @@ class Group:
     _owned: ExitStack = field(default_factory=ExitStack)
 
     def run(self) -> None:
-        """Carry out every cell. What goes wrong in one is its result, and the next goes on."""
+        """Carry out every cell. A failure is in that cell's result, and the next one still runs."""
         with self._owned:
             for config, members in groupby(self.cells, lambda cell: cell.config):
                 if config.skip:
@@ -102,102 +102,104 @@ class Group:
     def _attempt(self, config: Setup, cells: Sequence[Cell]) -> Iterator[CellResult]:
         """Results of cells until QEMU has to be started anew."""
         start = time.monotonic()
-        seen = CellObservation()
+        observation = CellObservation()
         fresh = self._testbed is None
         try:
             testbed = self._ready()
             testbed.plug(config)
         except (Refused, QemuDied) as refused:
-            first = self._refused(cells[0], refused, seen, start, fresh)
+            first = self._refused(cells[0], refused, observation, start, fresh)
             if isinstance(refused, QemuDied):
                 self._end()
             yield first
             for cell in cells[1:]:
-                yield self._result(cell, replace(seen, leftovers=[]), first.qemu, first.detail)
+                yield self._result(
+                    cell, replace(observation, leftovers=[]), first.qemu, first.detail
+                )
             return
         except (QapError, TimeoutError, OSError) as exc:
-            yield self._broken(cells[0], exc, seen, start)
+            yield self._broken(cells[0], exc, observation, start)
             return
         for cell in cells:
-            seen = CellObservation(outcome=Outcome.WORKS)
+            observation = CellObservation(outcome=Outcome.WORKS)
             final = cell.driver_row.unplugs or config.later_row.leaves
             try:
-                self._drive(testbed, cell, seen)
+                self._drive(testbed, cell, observation)
                 if final or cell is cells[-1]:
                     testbed.unplug(config)
                 if final:
-                    seen.leftovers = testbed.leftovers()
+                    observation.leftovers = testbed.leftovers()
             except (QapError, TimeoutError, OSError) as exc:
-                yield self._broken(cell, exc, seen, start)
+                yield self._broken(cell, exc, observation, start)
                 return
             now = time.monotonic()
-            yield self._result(cell, seen, self._lines(), "", now - start, fresh)
+            yield self._result(cell, observation, self._lines(), "", now - start, fresh)
             start, fresh = now, False
             if final:
                 break
         if config.plug == "cold":
             self._end()
 
-    def _drive(self, testbed: Testbed, cell: Cell, seen: CellObservation) -> None:
-        CellRun(testbed, cell).run(seen)
+    def _drive(self, testbed: Testbed, cell: Cell, observation: CellObservation) -> None:
+        CellRun(testbed, cell).run(observation)
         if any(
             problem.kind in (ProblemKind.UNSERVED, ProblemKind.LOST)
-            for problem in judge(cell, seen)
+            for problem in judge(cell, observation)
         ):
-            # A busy machine is slow; only patience tells that from a device that is.
-            CellRun(testbed, cell, CONFIRMED_BY).run(seen)
+            # A busy host is slow, too: wait longer before the device counts as not serving.
+            CellRun(testbed, cell, CONFIRMED_BY).run(observation)
 
     def _refused(
         self,
         cell: Cell,
         refused: Refused | QemuDied,
-        seen: CellObservation,
+        observation: CellObservation,
         start: float,
         fresh: bool,
     ) -> CellResult:
         if isinstance(refused, QemuDied) and (refused.status < 0 or cell.config.plug == "hot"):
-            return self._broken(cell, refused, seen, start)
-        seen.outcome = Outcome.REFUSED
+            return self._broken(cell, refused, observation, start)
+        observation.outcome = Outcome.REFUSED
         if isinstance(refused, QemuDied):
-            seen.exit_status = refused.status
-            seen.error = refused.said
+            observation.exit_status = refused.status
+            observation.error = refused.said
         else:
-            seen.error = str(refused)
+            observation.error = str(refused)
             assert self._testbed is not None
-            seen.leftovers = self._testbed.leftovers()
-        return self._result(cell, seen, self._lines(), "", time.monotonic() - start, fresh)
+            observation.leftovers = self._testbed.leftovers()
+        return self._result(cell, observation, self._lines(), "", time.monotonic() - start, fresh)
 
     def _result(
         self,
         cell: Cell,
-        seen: CellObservation,
+        observation: CellObservation,
         lines: Sequence[str] = (),
         detail: str = "",
         seconds: float = 0.0,
         fresh: bool = False,
     ) -> CellResult:
-        return CellResult(cell, seen, lines, detail, seconds, fresh, self.build.is_base)
+        return CellResult(cell, observation, lines, detail, seconds, fresh, self.build.is_base)
 
     def _broken(
-        self, cell: Cell, exc: Exception, seen: CellObservation, start: float
+        self, cell: Cell, exc: Exception, observation: CellObservation, start: float
     ) -> CellResult:
-        """The result of a cell that could not be carried out; its QEMU is of no more use."""
+        """The result of a cell that could not be carried out; its QEMU is ended."""
         lines = self._lines()
-        seen.outcome = ""
-        seen.error = str(exc)
+        observation.outcome = ""
+        observation.error = str(exc)
         if isinstance(exc, QemuDied):
-            seen.exit_status = exc.status
-            seen.error += ": " + (exc.said.splitlines() or ["it said nothing"])[-1]
+            observation.exit_status = exc.status
+            observation.error += ": " + (exc.said.splitlines() or ["it said nothing"])[-1]
         detail = getattr(exc, "detail", "")
         if self._testbed:
-            seen.error = self._testbed.nameless(seen.error)
+            observation.error = self._testbed.nameless(observation.error)
         self._end()
         if self.debug and isinstance(exc, QemuDied) and exc.status < 0:
             detail = f"{detail}\n{self._traced(cell, exc)}"
-        return self._result(cell, seen, lines, detail, time.monotonic() - start, True)
+        return self._result(cell, observation, lines, detail, time.monotonic() - start, True)
 
     def _traced(self, cell: Cell, exc: QemuDied) -> str:
-        """Where QEMU crashed; of a failed assertion once, for it says that itself."""
+        """Where QEMU crashed; for a failed assertion only once, as its message has the place."""
         words = exc.said.splitlines()[-1:] if exc.status == -signal.SIGABRT else []
         for word in words:
             first = self._crashes.setdefault(word, cell)

@@ -65,8 +65,8 @@ class Journal:
         if not text.endswith("\n"):
             self.path.write_text("".join(f"{line}\n" for line in [head, *lines] if _whole(line)))
         wanted = {cell.name for cell in cells}
-        found = [one for one in map(_whole, lines) if one and one["cell"] in wanted]
-        return [restored(one, is_base=self.build.is_base) for one in found]
+        records = [record for record in map(_whole, lines) if record and record["cell"] in wanted]
+        return [restored(record, is_base=self.build.is_base) for record in records]
 
     def results(self) -> list[CellResult]:
         """What is there, of whatever build and matrix it was; empty if nothing is."""
@@ -76,7 +76,7 @@ class Journal:
         return [result for line in lines if (result := self._of_now(line))]
 
     def _of_now(self, line: str) -> CellResult | None:
-        """A result, unless its cell or what was looked at is no more."""
+        """A result, or None if its cell or a field of its observation no longer exists."""
         whole = _whole(line)
         try:
             return restored(whole, is_base=self.build.is_base) if whole else None
@@ -87,7 +87,7 @@ class Journal:
 def _whole(line: str) -> dict[str, Any] | None:
     """A line, unless it was cut off where the run was interrupted."""
     try:
-        found: dict[str, Any] = json.loads(line)
+        record: dict[str, Any] = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return found
+    return record

@@ -1,4 +1,4 @@
-"""Beside what must happen, what did: the differences, each of a kind that can be listed."""
+"""Compare a cell's observation with its expectation; each difference has a kind."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -43,156 +43,165 @@ class Problem:
     text: str
 
 
-def judge(cell: Cell, seen: CellObservation) -> list[Problem]:
-    """Every difference between a cell's expectation and what was seen; empty if none."""
+def judge(cell: Cell, observation: CellObservation) -> list[Problem]:
+    """Every difference between a cell's expectation and its observation; empty if none."""
     plugged, service = cell.expected
-    if not seen.outcome:
-        return [Problem(ProblemKind.ERROR, seen.error or "it could not be carried out")]
-    if seen.outcome != plugged.outcome:
-        if seen.outcome == Outcome.REFUSED:
-            return [Problem(ProblemKind.REFUSED, f"refused, but must plug: {seen.error}")]
+    if not observation.outcome:
+        return [Problem(ProblemKind.ERROR, observation.error or "it could not be carried out")]
+    if observation.outcome != plugged.outcome:
+        if observation.outcome == Outcome.REFUSED:
+            return [Problem(ProblemKind.REFUSED, f"refused, but must plug: {observation.error}")]
         return [
             Problem(ProblemKind.PLUGGED, "plugged, but must be refused"),
-            *_leftovers(seen),
-            *_backend(seen, fence.ExpectedService(None, None, False, "", "")),
+            *_leftovers(observation),
+            *_backend(observation, fence.ExpectedService(None, None, False, "", "")),
         ]
     if service is None:
-        return [*_message(cell, plugged, seen), *_leftovers(seen)]
+        return [*_message(cell, plugged, observation), *_leftovers(observation)]
     return [
-        *([] if cell.driver_row.legacy else _offer(plugged, seen)),
-        *_status(service, seen),
-        *_service(service, seen),
-        *_backend(seen, service),
-        *_config(cell, seen),
-        *_continuation(cell.continuation, seen),
-        *_leftovers(seen),
+        *([] if cell.driver_row.legacy else _offer(plugged, observation)),
+        *_status(service, observation),
+        *_service(service, observation),
+        *_backend(observation, service),
+        *_config(cell, observation),
+        *_continuation(cell.continuation, observation),
+        *_leftovers(observation),
     ]
 
 
-def _message(cell: Cell, plugged: fence.Expectation, seen: CellObservation) -> list[Problem]:
-    if cell.config.plug == "cold" and seen.exit_status != 1:
-        text = f"QEMU ended with status {seen.exit_status}, not 1"
+def _message(cell: Cell, plugged: fence.Expectation, observation: CellObservation) -> list[Problem]:
+    if cell.config.plug == "cold" and observation.exit_status != 1:
+        text = f"QEMU ended with status {observation.exit_status}, not 1"
         return [Problem(ProblemKind.MESSAGE, text)]
     config = cell.config
     for_the_bus = config.backend_row.version_1 and not config.interface_row.legacy
-    if for_the_bus and REFUSAL_PHRASE not in seen.error:
-        return [Problem(ProblemKind.MESSAGE, f"the error is another one: {seen.error}")]
+    if for_the_bus and REFUSAL_PHRASE not in observation.error:
+        return [Problem(ProblemKind.MESSAGE, f"the error is another one: {observation.error}")]
     return []
 
 
-def _offer(plugged: fence.Expectation, seen: CellObservation) -> list[Problem]:
-    if seen.features is None or (ACCESS_PLATFORM in seen.features) == plugged.offered:
+def _offer(plugged: fence.Expectation, observation: CellObservation) -> list[Problem]:
+    if observation.features is None or (ACCESS_PLATFORM in observation.features) == plugged.offered:
         return []
     said = "is not offered to" if plugged.offered else "is offered unasked to"
     return [Problem(ProblemKind.OFFERED, f"ACCESS_PLATFORM {said} the driver")]
 
 
-def _status(service: fence.ExpectedService, seen: CellObservation) -> list[Problem]:
-    if not _differ(service.features_ok, seen.features_ok):
+def _status(service: fence.ExpectedService, observation: CellObservation) -> list[Problem]:
+    if not _differ(service.features_ok, observation.features_ok):
         return []
     return [
         Problem(
-            ProblemKind.FEATURES_OK, "FEATURES_OK " + ("stays" if seen.features_ok else "is lost")
+            ProblemKind.FEATURES_OK,
+            "FEATURES_OK " + ("stays" if observation.features_ok else "is lost"),
         )
     ]
 
 
-def _service(service: fence.ExpectedService, seen: CellObservation) -> list[Problem]:
-    if not _differ(service.served, seen.served):
+def _service(service: fence.ExpectedService, observation: CellObservation) -> list[Problem]:
+    if not _differ(service.served, observation.served):
         return []
-    if seen.served:
+    if observation.served:
         return [Problem(ProblemKind.SERVED, f"served, though {service.why}")]
     return [Problem(ProblemKind.UNSERVED, f"not served, though {service.why}")]
 
 
-def _backend(seen: CellObservation, service: fence.ExpectedService) -> list[Problem]:
+def _backend(observation: CellObservation, service: fence.ExpectedService) -> list[Problem]:
     """What a vhost back-end was told; nothing to judge where it was told nothing."""
-    found = []
-    if seen.ring_started and service.served is False:
-        found.append(Problem(ProblemKind.RING, "the back-end was told where the ring is"))
-    if seen.backend_unoffered:
-        told = ", ".join(names(seen.backend_unoffered))
-        found.append(
+    problems = []
+    if observation.ring_started and service.served is False:
+        problems.append(Problem(ProblemKind.RING, "the back-end was told where the ring is"))
+    if observation.backend_unoffered:
+        told = ", ".join(names(observation.backend_unoffered))
+        problems.append(
             Problem(ProblemKind.UNOFFERED, f"the back-end was given what it never offered: {told}")
         )
-    if seen.ring_started and seen.backend_features is not None:
-        given = ACCESS_PLATFORM in seen.backend_features
+    if observation.ring_started and observation.backend_features is not None:
+        given = ACCESS_PLATFORM in observation.backend_features
         if given != service.translating:
             verb = "was given" if given else "was not given"
-            found.append(Problem(ProblemKind.BACKEND_BIT, f"the back-end {verb} ACCESS_PLATFORM"))
-    if seen.iotlb is not None and seen.iotlb > 0 and not service.translating:
-        found.append(Problem(ProblemKind.IOTLB, "the back-end got IOTLB messages"))
-    if seen.iotlb == 0 and seen.served and service.translating:
-        found.append(Problem(ProblemKind.IOTLB, "the back-end got no IOTLB message"))
-    return found
+            problems.append(
+                Problem(ProblemKind.BACKEND_BIT, f"the back-end {verb} ACCESS_PLATFORM")
+            )
+    if observation.iotlb is not None and observation.iotlb > 0 and not service.translating:
+        problems.append(Problem(ProblemKind.IOTLB, "the back-end got IOTLB messages"))
+    if observation.iotlb == 0 and observation.served and service.translating:
+        problems.append(Problem(ProblemKind.IOTLB, "the back-end got no IOTLB message"))
+    return problems
 
 
-def _config(cell: Cell, seen: CellObservation) -> list[Problem]:
-    """Both reads were a modern driver's, and so in the same order."""
-    if seen.config_early == seen.config_late:
+def _config(cell: Cell, observation: CellObservation) -> list[Problem]:
+    """Both reads were a modern driver's, and so in the same byte order."""
+    if observation.config_early == observation.config_late:
         return []
-    text = f"configuration reads {seen.config_early} early and {seen.config_late} late"
+    text = (
+        f"configuration reads {observation.config_early} early and {observation.config_late} late"
+    )
     return [Problem(ProblemKind.CONFIG, text)]
 
 
-def _continuation(continuation: Continuation | None, seen: CellObservation) -> list[Problem]:
+def _continuation(continuation: Continuation | None, observation: CellObservation) -> list[Problem]:
     """What became of a driver whose device got another back-end or another host."""
     if continuation is None:
         return []
-    found = [*_arrival(continuation, seen), *_comeback(continuation, seen)]
-    if _differ(continuation.served, seen.later_served):
-        if seen.later_served:
-            found.append(
+    problems = [*_arrival(continuation, observation), *_reconnect(continuation, observation)]
+    if _differ(continuation.served, observation.later_served):
+        if observation.later_served:
+            problems.append(
                 Problem(ProblemKind.SERVED, f"served afterwards, though {continuation.why}")
             )
         else:
-            found.append(
+            problems.append(
                 Problem(ProblemKind.UNSERVED, f"not served afterwards, though {continuation.why}")
             )
-    if _differ(continuation.recovers, seen.recovered):
-        if seen.recovered:
-            found.append(
+    if _differ(continuation.recovers, observation.recovered):
+        if observation.recovered:
+            problems.append(
                 Problem(ProblemKind.SERVED, f"served in the end, though {continuation.why}")
             )
         else:
             text = "not served in the end, when all is as it should be"
-            found.append(Problem(ProblemKind.LOST, text))
-    return found
+            problems.append(Problem(ProblemKind.LOST, text))
+    return problems
 
 
-def _arrival(continuation: Continuation, seen: CellObservation) -> list[Problem]:
+def _arrival(continuation: Continuation, observation: CellObservation) -> list[Problem]:
     """Whether the destination took the VM, and what it said if not."""
-    if _differ(continuation.arrives, seen.arrived):
-        if seen.arrived:
+    if _differ(continuation.arrives, observation.arrived):
+        if observation.arrived:
             return [Problem(ProblemKind.ARRIVED, f"the VM arrives, though {continuation.why}")]
-        text = f"the VM can't move in, though {continuation.why}: {seen.later_error}"
+        text = f"the VM can't move in, though {continuation.why}: {observation.later_error}"
         return [Problem(ProblemKind.TURNED_AWAY, text)]
-    if seen.arrived is False and continuation.names not in seen.later_error:
-        text = f"the destination's error does not name {continuation.names}: {seen.later_error}"
+    if observation.arrived is False and continuation.names not in observation.later_error:
+        text = (
+            f"the destination's error does not name {continuation.names}: {observation.later_error}"
+        )
         return [Problem(ProblemKind.MESSAGE, text)]
     return []
 
 
-def _comeback(continuation: Continuation, seen: CellObservation) -> list[Problem]:
-    """What the back-end that came back was told."""
-    found = []
-    if seen.later_unoffered:
-        told = ", ".join(names(seen.later_unoffered))
+def _reconnect(continuation: Continuation, observation: CellObservation) -> list[Problem]:
+    """What the back-end was told after the reconnect."""
+    problems = []
+    if observation.later_unoffered:
+        told = ", ".join(names(observation.later_unoffered))
         text = f"the back-end that came back was given what it does not offer: {told}"
-        found.append(Problem(ProblemKind.UNOFFERED, text))
-    if _differ(continuation.started, seen.later_started):
-        told = "was told" if seen.later_started else "was not told"
+        problems.append(Problem(ProblemKind.UNOFFERED, text))
+    if _differ(continuation.started, observation.later_started):
+        told = "was told" if observation.later_started else "was not told"
         text = f"the back-end that came back {told} where the ring is, though {continuation.why}"
-        found.append(Problem(ProblemKind.RING if seen.later_started else ProblemKind.LOST, text))
-    return found
+        problems.append(
+            Problem(ProblemKind.RING if observation.later_started else ProblemKind.LOST, text)
+        )
+    return problems
 
 
-def _differ(expected: bool | None, seen: bool | None) -> bool:
-    """Whether it is not as it must be, where either matters."""
-    return None not in (expected, seen) and expected != seen
+def _differ(expected: bool | None, observed: bool | None) -> bool:
+    """Whether both are known and differ."""
+    return None not in (expected, observed) and expected != observed
 
 
-def _leftovers(seen: CellObservation) -> list[Problem]:
-    return [Problem(ProblemKind.LEFTOVERS, f"left behind: {', '.join(seen.leftovers)}")] * bool(
-        seen.leftovers
-    )
+def _leftovers(observation: CellObservation) -> list[Problem]:
+    return [
+        Problem(ProblemKind.LEFTOVERS, f"left behind: {', '.join(observation.leftovers)}")
+    ] * bool(observation.leftovers)

@@ -22,10 +22,10 @@ class Migration:
 
     Args:
         driving: the driver, as far as it has come.
-        there: its device at the destination.
-        proper: how one negotiates that resets the device there and accepts what it should.
+        there: the config of its device at the destination.
+        proper: a driver that resets the device there and accepts the features that it should.
         waits: the driver has not set DRIVER_OK yet, and does so there.
-        seen: gets what becomes of that.
+        seen: gets what is observed.
     """
 
     driving: ProbeDriver
@@ -35,7 +35,7 @@ class Migration:
     seen: CellObservation
 
     def run(self) -> None:
-        """Migrate, look at the destination, and end it; the site is as before then.
+        """Migrate, test the destination, and end it; the testbed is as before then.
 
         Raises:
             QapError: the VM can't leave, or a QEMU ended.
@@ -69,7 +69,7 @@ class Migration:
             seen.later_error = testbed.nameless("; ".join(machine.process.tail().splitlines()))
 
     def _drive_on(self) -> None:
-        """The driver goes on as if nothing had happened; and then a proper one comes."""
+        """Let the driver go on at the destination, and then a proper driver."""
         driving, seen = self.driving, self.seen
         if driving.has_queue:
             if self.waits:

@@ -28,9 +28,9 @@ class CellObservation:
         later_error: what it said if not.
         later_started: whether the back-end that came back was told where a ring is.
         later_unoffered: bits that it was given and did not offer.
-        later_served: whether everything is used then, by it, or at the destination.
-        recovered: whether it is in the end: with a back-end that offers everything again,
-            or by a driver that has reset the device at the destination.
+        later_served: whether all buffers are used then, by it, or at the destination.
+        recovered: whether all buffers are used in the end: with a back-end that offers all
+            features again, or by a driver that has reset the device at the destination.
         leftovers: what an unplugged or refused device left behind.
     """
 

@@ -29,7 +29,7 @@ def carry_out(
     Raises:
         QapError: a process ended without having been told to.
     """
-    # The longest first, so that no process has one left when the others are done.
+    # The longest first, so that all processes end at about the same time.
     work = [GroupJob(build, group) for group in sorted(groups(cells), key=len, reverse=True)]
     done: set[str] = set()
 

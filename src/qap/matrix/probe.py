@@ -1,4 +1,4 @@
-"""A driver of the device under test, and the buffers by which it finds out if it is served."""
+"""A driver of the device under test, and the buffers that show whether it is served."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ FILLER = b"\xa5"
 
 @dataclass
 class ProbeDriver:
-    """A driver at the start of its life, on a site where the config is plugged.
+    """A driver that has not negotiated yet, on a testbed where the config is plugged.
 
     Args:
         patience: factor on the number of round trips that a buffer gets.
@@ -67,7 +67,7 @@ class ProbeDriver:
         self._queue = self.driver.queue(probe.queue)
 
     def offer(self) -> None:
-        """Make the device's probe (configs/matrix.toml) available; nobody is notified."""
+        """Make the device's probe (configs/matrix.toml) available, without a notification."""
         probe = self.config.device_row.probe
         assert probe is not None
         assert self._queue is not None

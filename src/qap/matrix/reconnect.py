@@ -1,4 +1,4 @@
-"""A driven device loses its back-end, and gets another one."""
+"""A device in use loses its back-end, and gets another one."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -19,11 +19,11 @@ GREETED_S = 0.1
 
 @dataclass
 class Reconnect:
-    """A back-end that goes while its device is driven, and comes back.
+    """A back-end that disconnects while its device is in use, and reconnects.
 
     Args:
-        driving: the driver, which goes on and knows nothing of it.
-        seen: gets what becomes of that.
+        driving: the driver, which goes on and is not told.
+        seen: gets what is observed.
     """
 
     driving: ProbeDriver
@@ -31,12 +31,12 @@ class Reconnect:
 
     @property
     def backend(self) -> Backend:
-        found = self.driving.testbed.backend
-        assert found is not None
-        return found
+        backend = self.driving.testbed.backend
+        assert backend is not None
+        return backend
 
     def run(self, lost: Collection[Feature]) -> None:
-        """Let it come back without what is lost, and then, if anything is, as it was.
+        """Reconnect without the lost features, and then, if there are any, with all features.
 
         Raises:
             QapError: QEMU ended.
@@ -61,7 +61,7 @@ class Reconnect:
             seen.recovered = seen.later_served
 
     def depart(self) -> None:
-        """Let it go for good, and the driver go on.
+        """Close the back-end for good, and let the driver go on.
 
         Raises:
             QapError: QEMU ended.
@@ -79,12 +79,12 @@ class Reconnect:
         return driving.is_served_again() and bool(self.backend.served)
 
     def _settle(self) -> None:
-        """Wait until it has dealt with what came before, unless it has lost its connection."""
+        """Wait until it has handled all earlier messages, unless it is disconnected."""
         with suppress(NoAnswer, Disconnected):
             self.backend.settle()
 
     def _leave(self) -> int:
-        """Go; returns how many connections there were until then."""
+        """Disconnect; returns how many connections there were until then."""
         self._settle()
         self.backend.forget()
         before = self.backend.connections
@@ -94,8 +94,8 @@ class Reconnect:
     def _is_kept(self, before: int) -> bool:
         """Whether QEMU keeps the connection that comes next, or hangs up and connects again.
 
-        QEMU decides while it deals with the news of the connection, and its monitor says
-        that there is one only once that is done.
+        QEMU decides while it handles the event of the new connection. Its monitor shows the
+        connection only after that.
         """
 
         self._wait_greeted()
@@ -112,7 +112,7 @@ class Reconnect:
         return kept
 
     def _wait_greeted(self) -> None:
-        """Wait for a connection's first question, as long as there is a QEMU to ask it."""
+        """Wait for the first request on a connection; raises QapError if QEMU has ended."""
 
         def greeted() -> bool | None:
             try:
@@ -126,7 +126,10 @@ class Reconnect:
         poll_until(greeted, BACK_S, lambda: "QEMU to connect to the back-end again")
 
     def _stay(self, kept: bool) -> None:
-        """Come back for good: one that QEMU kept leaves, as QEMU would not ask it again."""
+        """Reconnect for good.
+
+        A connection that QEMU kept is closed first, as QEMU would not ask it for features again.
+        """
         before = 0
         if kept:
             before = self._leave()

@@ -14,7 +14,7 @@ from qap.oracle.lifecycle import Continuation
 
 
 class Verdict(StrEnum):
-    """What became of a cell; an error is one that could not be carried out."""
+    """The verdict on a cell; an error is a cell that could not be carried out."""
 
     MATCH = "match"
     MISMATCH = "mismatch"
@@ -58,7 +58,7 @@ class CellResult:
 
     @property
     def verdict(self) -> Verdict:
-        """What all of it comes to."""
+        """The verdict, from problems and gaps."""
         if self.cell.config.skip:
             return Verdict.SKIP
         if not self.problems:
@@ -70,7 +70,7 @@ class CellResult:
 
     @property
     def wrong(self) -> bool:
-        """Whether it is neither as it must be nor known."""
+        """Whether it is an error or a mismatch that is not known."""
         return self.verdict in (Verdict.MISMATCH, Verdict.ERROR)
 
     @property
@@ -97,7 +97,7 @@ class CellResult:
             "skip": self.cell.config.skip,
             "expected": self.expected,
             "seen": asdict(self.seen),
-            "problems": [{"kind": one.kind, "text": one.text} for one in self.problems],
+            "problems": [{"kind": problem.kind, "text": problem.text} for problem in self.problems],
             "gaps": self.gaps,
             "qemu": list(self.qemu),
             "repro": self.cell.repro(is_base=self.is_base),
@@ -107,8 +107,8 @@ class CellResult:
         }
 
 
-# The fields of qap.oracle.lifecycle.Continuation, called as they are among what was seen.
-SEQUEL = {
+# The fields of qap.oracle.lifecycle.Continuation, by their names in the JSON.
+CONTINUATION_FIELDS = {
     "arrives": "arrived",
     "names": "later_names",
     "started": "later_started",
@@ -120,7 +120,7 @@ SEQUEL = {
 
 
 def _shown(continuation: Continuation) -> dict[str, Any]:
-    said = {shown: getattr(continuation, name) for name, shown in SEQUEL.items()}
+    said = {shown: getattr(continuation, name) for name, shown in CONTINUATION_FIELDS.items()}
     return {shown: value for shown, value in said.items() if value != ""}
 
 

@@ -1,4 +1,4 @@
-"""`qap matrix`: every cell beside what must happen."""
+"""`qap matrix`: run cells, and compare what happens with what must happen."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from qap.matrix.journal import Journal
 from qap.matrix.result import CellResult
 from qap.matrix.summary import explain, summary
 
-# A hot-unplug waits for QEMU's RCU most of the time, so more than the processors can work.
+# For each processor: a hot-unplug waits for QEMU's RCU most of the time.
 JOBS_EACH = 3
 
 
@@ -33,7 +33,7 @@ class MatrixRun:
 
     Attributes:
         results: in the order of the cells.
-        stale: gaps that the fork is said to have, and that no cell shows, though all were run.
+        stale: known gaps of the fork that no cell shows, though all their cells were run.
     """
 
     results: Sequence[CellResult]
@@ -42,7 +42,7 @@ class MatrixRun:
 
     @property
     def ok(self) -> bool:
-        """Whether all is as it must be, or known, and nothing known is no more."""
+        """Whether every result is as expected or known, and every known gap still occurs."""
         return not self.stale and not any(result.wrong for result in self.results)
 
     @property

@@ -1,4 +1,4 @@
-"""What is plugged into what, without the driver that meets it."""
+"""How a device is plugged, without its driver."""
 
 from dataclasses import dataclass, replace
 
@@ -30,7 +30,7 @@ class Setup:
 
     Attributes:
         order: the vIOMMU's place on the command line, seen from a cold-plugged device.
-        later: what becomes of it while it is driven.
+        later: what happens to it while a driver uses it.
         fence: whether it insists on ACCESS_PLATFORM.
     """
 
@@ -98,7 +98,7 @@ class Setup:
 
     @property
     def between(self) -> Between | None:
-        """What stands between its chardev and it."""
+        """The object between its chardev and it, if it needs one."""
         vhost_user = self.device_row.vhost_user
         return vhost_user.between if vhost_user else None
 

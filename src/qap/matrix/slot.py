@@ -44,16 +44,16 @@ class Slot(ABC):
         """The device was unplugged: forget it."""
 
     def follow(self, machine: Machine) -> None:
-        """Go on at another QEMU, which the VM has moved to with all its state.
+        """Use another QEMU, to which the VM has migrated.
 
-        The QTest session goes along by itself.
+        The QTest session is a MovingQtest, which the testbed moves.
         """
         if self._cpu:
             self._cpu.move(machine.serial)
 
     @abstractmethod
     def transport(self, *, legacy: bool) -> Transport:
-        """The way to the device, by its legacy interface or by the modern one.
+        """The transport to the device, for its legacy or its modern interface.
 
         Raises:
             QapError: it has no such interface.
@@ -61,30 +61,34 @@ class Slot(ABC):
 
 
 class PciSlot(Slot):
-    """A PCI slot; a device is looked for once and then expected there again."""
+    """A PCI slot; a device is searched for once and later expected at the same address."""
 
     def __init__(self, config: Setup, qtest: Qtest) -> None:
         self.bus = PciBus(qtest)
         self._function: Function | None = None
         self._transports: dict[bool, Transport] = {}
         self._name = config.device
-        self._besides = [one.bdf for one in self.bus.scan()] if config.plug == "hot" else []
+        self._besides = (
+            [function.bdf for function in self.bus.scan()] if config.plug == "hot" else []
+        )
 
     def appeared(self, config: Setup) -> None:
         if self._function is not None and self._function.vendor_id == VENDOR_ID:
             self.bdf = self._function.bdf
             return
         assert self.bus is not None
-        found = [
-            one
-            for one in self.bus.scan()
-            if one.vendor_id == VENDOR_ID and one.bdf not in self._besides
+        functions = [
+            function
+            for function in self.bus.scan()
+            if function.vendor_id == VENDOR_ID and function.bdf not in self._besides
         ]
-        # The vIOMMU, where it is a virtio device itself, is the one on the root bus at 1e.
-        found = [one for one in found if one.bdf.device != VIOMMU_SLOT]
-        if len(found) != 1:
-            raise QapError(f"{len(found)} virtio functions are on the bus, not one {self._name}")
-        self._function = found[0]
+        # A vIOMMU that is a virtio device itself is in slot 1e of the root bus.
+        functions = [function for function in functions if function.bdf.device != VIOMMU_SLOT]
+        if len(functions) != 1:
+            raise QapError(
+                f"{len(functions)} virtio functions are on the bus, not one {self._name}"
+            )
+        self._function = functions[0]
         self.bdf = self._function.bdf
 
     def vanished(self) -> None:
@@ -107,21 +111,21 @@ class MmioSlot(Slot):
 
     def __init__(self, qtest: Qtest) -> None:
         self._qtest = qtest
-        self._found: Mmio | None = None
+        self._device: Mmio | None = None
 
     def appeared(self, config: Setup) -> None:
-        self._found = next(iter(mmio_slots(self._qtest)), None)
-        if self._found is None:
+        self._device = next(iter(mmio_slots(self._qtest)), None)
+        if self._device is None:
             raise QapError("no virtio-mmio slot is occupied")
 
     def vanished(self) -> None:
-        self._found = None
+        self._device = None
 
     def transport(self, *, legacy: bool) -> Transport:
-        assert self._found is not None
-        if self._found.legacy != legacy:
+        assert self._device is not None
+        if self._device.legacy != legacy:
             raise QapError(f"the virtio-mmio device is {'modern' if legacy else 'legacy'}")
-        return self._found
+        return self._device
 
 
 class CcwSlot(Slot):
@@ -133,10 +137,10 @@ class CcwSlot(Slot):
         self._revision = 0
 
     def appeared(self, config: Setup) -> None:
-        found = self._subsystem.scan()
-        if len(found) != 1:
-            raise QapError(f"{len(found)} subchannels have a virtio device, not one")
-        (self._subchannel,) = found
+        subchannels = self._subsystem.scan()
+        if len(subchannels) != 1:
+            raise QapError(f"{len(subchannels)} subchannels have a virtio device, not one")
+        (self._subchannel,) = subchannels
         self._subchannel.enable()
         self._revision = CCW_REVISIONS[config.interface]
 
@@ -148,11 +152,11 @@ class CcwSlot(Slot):
 
 
 def slot_for(config: Setup, qtest: Qtest, machine: Machine) -> Slot:
-    """The place where the config's device goes.
+    """The slot that the config's device is plugged into.
 
     Args:
         qtest: the session by which it is driven.
-        machine: which it is on now.
+        machine: the one that has the slot now.
     """
     transport = config.machine_row.transport
     if transport == "pci":

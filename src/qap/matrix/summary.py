@@ -24,7 +24,7 @@ TITLE = "qap matrix: VIRTIO_F_ACCESS_PLATFORM"
 
 
 def explain(result: CellResult, build: Build, seconds: float) -> None:
-    """Print one result: what had to happen, what did, and the lines to do it by hand."""
+    """Print one result: what was expected, what was seen, and the lines to repeat it by hand."""
     console = Console()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
@@ -71,7 +71,9 @@ def write_page(path: Path, build: Build, results: Sequence[CellResult], seconds:
         "run": f"{build.name}, {len(results)} cells in {seconds:.0f} s",
         "queue": ", ".join(patch.name.partition("-")[0] for patch in series.patches(build.project)),
     }
-    shown = {name: [_line(one) for one in sides[name]] for name in ("fork", "base") if sides[name]}
+    shown = {
+        name: [_line(result) for result in sides[name]] for name in ("fork", "base") if sides[name]
+    }
     path.write_text(render(shown, title=TITLE, facts=facts))
 
 
@@ -84,7 +86,7 @@ def _line(result: CellResult) -> dict[str, Any]:
 def summary(
     results: Sequence[CellResult], stale: Sequence[Gap], build: Build, seconds: float
 ) -> None:
-    """Print what came of it: verdicts by machine, gaps by name, and what nothing explains."""
+    """Print the results: verdicts by machine, gaps by name, and problems that no gap explains."""
     by_machine: dict[str, Counter[Verdict]] = defaultdict(Counter)
     for result in results:
         by_machine[result.cell.config.machine][result.verdict] += 1

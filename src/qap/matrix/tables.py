@@ -13,17 +13,17 @@ from qap.oracle import lifecycle
 
 PATH = data() / "matrix.toml"
 EVERY = "*"
-# What is so unless a cell's name says otherwise.
+# The usual values of `later` and `fence`, which a cell's name leaves out.
 STAYS = "stays"
 FENCED = "fenced"
 
 
 class ViommuRow(Model):
-    """What stands between a device and memory.
+    """The vIOMMU between a device and memory.
 
     Attributes:
         type: a name of configs/viommus.toml.
-        bypassed: the root bus passes it by.
+        bypassed: the root bus bypasses it.
         programmed: a driver of it (qap.iommu) maps I/O virtual addresses for the device.
     """
 
@@ -78,7 +78,7 @@ class DriverRow(Model):
 
     @property
     def conduct(self) -> oracle.Conduct:
-        """The part that decides what it is to get."""
+        """The part on which the expectation depends."""
         return oracle.Conduct(
             legacy=self.legacy,
             version_1=self.version_1,
@@ -91,12 +91,12 @@ class DriverRow(Model):
 
 
 class LaterRow(Model):
-    """What becomes of a device while it is driven.
+    """What happens to a device while a driver uses it.
 
     Attributes:
-        leaves: its back-end goes for good.
-        returns: its back-end goes, and one comes back.
-        loses: what that one doesn't offer any more, by name.
+        leaves: its back-end disconnects for good.
+        returns: its back-end disconnects, and one reconnects.
+        loses: features that the one that reconnects no longer offers, by name.
         moves_to: iommu_platform where its VM migrates to; "" if it stays.
     """
 
@@ -124,7 +124,7 @@ class FenceRow(Model):
 
 
 class Plan(Model):
-    """A product of axes; "*" stands for everything that fits."""
+    """A product of axes; "*" means everything that fits."""
 
     machine: str
     interface: tuple[str, ...]
@@ -157,17 +157,17 @@ def tables() -> MatrixTables:
     Raises:
         UsageError: the file is wrong.
     """
-    found = checked(MatrixTables, read(PATH), PATH)
-    for number, plan in enumerate(found.plan, 1):
+    matrix_tables = checked(MatrixTables, read(PATH), PATH)
+    for number, plan in enumerate(matrix_tables.plan, 1):
         _known(number, "machine", (plan.machine,), machine_types())
         _known(number, "interface", plan.interface, machine_types()[plan.machine].interface)
-        _known(number, "viommu", plan.viommu, found.viommu)
+        _known(number, "viommu", plan.viommu, matrix_tables.viommu)
         _known(number, "device", plan.device, device_types())
-        _known(number, "backend", plan.backend, found.backend)
-        _known(number, "driver", plan.driver, found.driver)
-        _known(number, "later", plan.later, found.later)
-        _known(number, "fence", plan.fence, found.fence)
-    return found
+        _known(number, "backend", plan.backend, matrix_tables.backend)
+        _known(number, "driver", plan.driver, matrix_tables.driver)
+        _known(number, "later", plan.later, matrix_tables.later)
+        _known(number, "fence", plan.fence, matrix_tables.fence)
+    return matrix_tables
 
 
 def _known(number: int, axis: str, names: tuple[str, ...], valid: object) -> None:

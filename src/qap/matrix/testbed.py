@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
-from qap.host.wait import poll_until
 from qap.hw.acpi_hotplug import BASES, AcpiHotplug
 from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
@@ -22,9 +21,8 @@ from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.machine.qtest_follow import MovingQtest
 from qap.machine.resources import Footprint
+from qap.matrix.chardev import QMP_FOR, Chardev
 from qap.matrix.command_line import (
-    BETWEEN,
-    CHARDEV,
     DUT,
     INSISTS,
     backend_args,
@@ -35,10 +33,11 @@ from qap.matrix.command_line import (
 from qap.matrix.programs import real_backend
 from qap.matrix.setup import Setup
 from qap.matrix.slot import Slot, slot_for
-from qap.matrix.tables import STAYS
 from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import Misbehaviour
+
+__all__ = ["QMP_FOR", "Refused", "Testbed"]
 
 RING_BASE = 16 * MIB
 RING_SIZE = 8 * MIB
@@ -48,13 +47,6 @@ TABLES_SIZE = 32 * MIB
 IOVA = 1 << 32
 LOG = "qemu.log"
 GONE_S = 10.0
-CONNECTED_S = 10.0
-RECONNECT_MS = 10
-# Options as QMP has them: to add, to take away, and what the type is called.
-QMP_FOR = {
-    "-netdev": ("netdev_add", "netdev_del", "type"),
-    "-object": ("object-add", "object-del", "qom_type"),
-}
 
 
 class Refused(QapError):
@@ -89,7 +81,7 @@ class Testbed:
     said: str = field(init=False, default="")
     machine: Machine = field(init=False)
     session: MovingQtest = field(init=False)
-    place: Slot = field(init=False)
+    slot: Slot = field(init=False)
     memory: GuestMemory = field(init=False)
     mapped: GuestMemory | None = field(init=False, default=None)
     iommu: Iommu | None = field(init=False, default=None)
@@ -131,12 +123,12 @@ class Testbed:
         machine = Machine(binary, spec, log=self.folder / LOG, wrapper=self.wrapper)
         self.machine = self._owned.enter_context(machine)
         qtest = self.session = MovingQtest(machine.qtest)
-        self.place = slot_for(self.first, qtest, machine)
+        self.slot = slot_for(self.first, qtest, machine)
         self.memory = GuestMemory(qtest, RING_BASE, RING_SIZE)
         if self.first.viommu_row.programmed:
-            assert self.place.bus is not None
+            assert self.slot.bus is not None
             tables = GuestMemory(qtest, TABLES_BASE, TABLES_SIZE)
-            self.iommu = find_iommu(self.place.bus, tables)
+            self.iommu = find_iommu(self.slot.bus, tables)
             self.mapped = GuestMemory(qtest, RING_BASE, RING_SIZE, iova=IOVA)
         if self.first.viommu_row.device and not cold:
             self._warm_up()
@@ -153,22 +145,22 @@ class Testbed:
         self._remove(row.acpi)
 
     def device(self, config: Setup, *, insists: bool = True) -> Device:
-        """The device under test, as device_add takes it, with what spoils it.
+        """The device under test, as device_add takes it, with the `spoilt` properties.
 
         Args:
-            insists: on ACCESS_PLATFORM, as is the default where QEMU knows of that.
+            insists: on ACCESS_PLATFORM: the default of a QEMU that has a property for it.
         """
         lenient = not insists and not config.fence_row.version
         lenient = lenient and self._knows(config.device_type, INSISTS)
         return {**device_under_test(config, lenient=lenient), **self.spoilt}
 
     def _knows(self, device_type: str, name: str) -> bool:
-        """Whether QEMU's device has such a property; one that has not lets any driver pass."""
-        listed = self.machine.qmp.execute("device-list-properties", typename=device_type)
-        return any(one["name"] == name for one in listed)
+        """Whether QEMU's device has such a property."""
+        properties = self.machine.qmp.execute("device-list-properties", typename=device_type)
+        return any(entry["name"] == name for entry in properties)
 
     def _listen(self, config: Setup) -> Path:
-        """A back-end for it; returns its socket."""
+        """Start a back-end for the device; returns its socket."""
         self._plugs += 1
         offer = config.backend_row
         if offer.kind == "real":
@@ -191,7 +183,7 @@ class Testbed:
         return in_slot(config, self.device(config)), args
 
     def destination(self, config: Setup) -> Machine:
-        """Another QEMU, not started yet, that waits for this one's VM with this device."""
+        """The QEMU to which the VM with this device migrates; it is not started yet."""
         device = in_slot(config, self.device(config, insists=config.fence_row.there))
         spec = machine_spec(self.configs, self.folder, device, ["-incoming", "defer"])
         binary = self.build.path(f"qemu-system-{config.machine_row.qemu}")
@@ -199,19 +191,21 @@ class Testbed:
         return Machine(binary, spec, log=self.folder / "destination.log")
 
     def follow(self, machine: Machine) -> None:
-        """Go on at the QEMU that has the VM now; drivers and memory go along."""
+        """Use the QEMU that has the VM now, also for drivers and memory."""
         self.session.now = machine.qtest
-        self.place.follow(machine)
+        self.slot.follow(machine)
 
     @property
     def is_connected(self) -> bool:
-        """Whether QEMU has a connection to the back-end, and means to keep it."""
-        listed = self.machine.qmp.execute("query-chardev")
-        (name,) = [one["filename"] for one in listed if one["label"] == CHARDEV]
-        return not name.startswith("disconnected:")
+        """Whether QEMU is connected to the back-end and keeps the connection."""
+        return self._chardev.is_connected
+
+    @property
+    def _chardev(self) -> Chardev:
+        return Chardev(self.machine.qmp, self.say)
 
     def plug(self, config: Setup) -> None:
-        """Hot-plug it, back-end and all; for a cold-plugged one it is there already.
+        """Hot-plug the device and its back-end; a cold-plugged device is there already.
 
         Raises:
             Refused: QEMU refused the device; its back-end is gone again.
@@ -223,23 +217,7 @@ class Testbed:
         del self.lines[1:]
         self._before = Footprint.of(self.machine) if self.census else None
         if config.device_row.vhost_user:
-            address = {"type": "unix", "data": {"path": str(self._listen(config))}}
-            data: dict[str, Any] = {"addr": address, "server": False}
-            reconnects = config.reconnects and config.later != STAYS
-            if reconnects:
-                data["reconnect-ms"] = RECONNECT_MS
-            self._qmp("chardev-add", id=CHARDEV, backend={"type": "socket", "data": data})
-            if reconnects:
-                # Such a chardev connects on its own time.
-                poll_until(
-                    lambda: self.is_connected or None,
-                    CONNECTED_S,
-                    lambda: "QEMU to connect to the back-end",
-                )
-            between = config.between
-            if between:
-                add, _, key = QMP_FOR[between.option]
-                self._qmp(add, **{key: between.type, "id": BETWEEN, "chardev": CHARDEV})
+            self._chardev.add(config, self._listen(config))
         device = self.device(config, insists=config.fence_row.here)
         self._say(f"device_add {json.dumps(device)}")
         try:
@@ -249,40 +227,31 @@ class Testbed:
             raise Refused(refused.said) from None
         self._attach(config)
 
-    def _qmp(self, command: str, **arguments: object) -> None:
-        self.say(command, **arguments)
-        self.machine.qmp.execute(command, **arguments)
-
     def say(self, command: str, **arguments: object) -> None:
-        """Keep a command of the monitor for whoever repeats it."""
+        """Record a QMP command for those who repeat the cell by hand."""
         self._say(f"{command} {json.dumps(arguments)}")
 
     def nameless(self, text: str) -> str:
-        """A text with a name that stays the same for the folder that was made up."""
+        """A text with $DIR for the temporary folder, so that it is the same in each run."""
         return text.replace(str(self.folder), "$DIR")
 
     def _say(self, line: str) -> None:
-        """Keep a line for whoever repeats it; once, for all drivers of the device do it."""
+        """Record a line for those who repeat the cell by hand; once for all drivers of a device."""
         line = self.nameless(line)
         if line not in self.lines:
             self.lines.append(line)
 
     def _attach(self, config: Setup) -> None:
-        self.place.appeared(config)
-        if self.iommu and self.mapped and self.place.bdf:
-            self.iommu.attach(self.place.bdf)
-            self.iommu.map_memory(self.place.bdf, self.mapped)
+        self.slot.appeared(config)
+        if self.iommu and self.mapped and self.slot.bdf:
+            self.iommu.attach(self.slot.bdf)
+            self.iommu.map_memory(self.slot.bdf, self.mapped)
             self.iommu.enable()
 
     def _clear(self, config: Setup) -> None:
         if not config.device_row.vhost_user:
             return
-        between = config.between
-        if between:
-            self.machine.qmp.execute(QMP_FOR[between.option][1], id=BETWEEN)
-        if between is None or between.option != "-netdev":
-            # A vhost-user netdev takes its chardev along.
-            self.machine.qmp.execute("chardev-remove", id=CHARDEV)
+        self._chardev.remove(config)
         self.backend = None
         self._backend.close()
 
@@ -290,14 +259,14 @@ class Testbed:
         """Unplug what was hot-plugged, and wait until it is gone.
 
         Raises:
-            TimeoutError: it stays.
+            TimeoutError: the device is still there.
         """
         if config.plug == "cold":
             return
-        if self.iommu and self.place.bdf:
-            self.iommu.detach(self.place.bdf)
+        if self.iommu and self.slot.bdf:
+            self.iommu.detach(self.slot.bdf)
         self._remove(config.machine_row.acpi)
-        self.place.vanished()
+        self.slot.vanished()
         self._clear(config)
 
     def _remove(self, acpi: str | None) -> None:
@@ -309,7 +278,7 @@ class Testbed:
         )
 
     def leftovers(self) -> list[str]:
-        """What there is now that was not there before the last plug, in words."""
+        """What QEMU holds now and did not hold before the last plug, in words."""
         if self._before is None:
             return []
         return Footprint.of(self.machine).beyond(self._before)

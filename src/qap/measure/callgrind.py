@@ -13,7 +13,7 @@ from qap.host.errors import MissingError, QapError
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
 
-# What QEMU runs, and nothing else does, when it is asked for its name over QMP.
+# A QMP command, and the function that QEMU runs for it and for nothing else.
 MARK_COMMAND = "query-name"
 MARK_FUNCTION = "qmp_query_name"
 TOTALS = "totals:"
@@ -54,7 +54,7 @@ class Counted:
     def mark(self) -> int:
         """Instructions since the last mark, or since the start, in all of QEMU's threads.
 
-        What the mark itself costs is in it, where it is inside, and the same each time.
+        The cost of the mark itself is included if it is within `inside`; it is always the same.
 
         Raises:
             QapError: callgrind wrote nothing, or not what it writes otherwise, or QEMU has not
@@ -90,7 +90,7 @@ def valgrind_argv(dump: Path, inside: Sequence[str]) -> list[str]:
     if shutil.which("valgrind") is None:
         raise MissingError("valgrind is missing: install valgrind")
     return [
-        # It begins with a temporary file, which a kill would leave where it is.
+        # valgrind makes a temporary file, which stays if it is killed.
         "env",
         f"TMPDIR={dump.parent}",
         "valgrind",

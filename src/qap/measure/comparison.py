@@ -14,18 +14,18 @@ UNITS: dict[Measure, str] = {
 }
 MOST_INSTRUCTIONS = 1.01
 LEAST_RATE = 0.95
-# Of the processors' time: with more of it gone to others, a rate tells little.
+# Share of the processors' time that others use: with more than that, a rate says little.
 QUIET = 0.1
 
 
 class CostVerdict(StrEnum):
-    """What a comparison came to."""
+    """The result of a comparison."""
 
     OK = "ok"
     WORSE = "worse"
-    # Worse or not: the interval, or what others did to the machine, does not tell.
+    # Undecided: the interval is too wide, or others kept the machine busy.
     UNSURE = "unsure"
-    # Worse, and not by what the fork does.
+    # Worse, but the property costs as much on the base.
     EXPLAINED = "explained"
     # Nothing is asked, or there is nothing to compare.
     NOTHING = "nothing asked"
@@ -59,7 +59,7 @@ class Comparison:
     Attributes:
         of, to: names of the variants; the ratio is of the one to the other.
         ratio: None where one of them did not run.
-        verdict, reason: what it came to, and why that is no fault where it looks like one.
+        verdict, reason: the result, and why it is no fault where it looks like one.
     """
 
     of: str
@@ -78,7 +78,7 @@ class WorkloadRow:
         measure: what is counted: instructions, of which less is better, or a rate.
         samples: by variant, a value each round; all have as many.
         refused: why a variant did not run.
-        others: how much of the machine somebody else used meanwhile, from 0 to 1.
+        others: share of the processors' time that other processes used, from 0 to 1.
     """
 
     name: str
@@ -88,7 +88,7 @@ class WorkloadRow:
     others: float = 0.0
 
     def add(self, variant: Variant, value: float) -> None:
-        """A variant's value in the round that is on."""
+        """Add a variant's value of the current round."""
         self.samples.setdefault(str(variant), []).append(value)
 
     def refuse(self, variant: Variant) -> None:
@@ -106,12 +106,16 @@ class WorkloadRow:
 
     def compared(self, of: str, to: str) -> Comparison:
         """One of the comparisons."""
-        return next(one for one in self._comparisons() if (one.of, one.to) == (of, to))
+        return next(
+            comparison
+            for comparison in self._comparisons()
+            if (comparison.of, comparison.to) == (of, to)
+        )
 
     @property
     def ok(self) -> bool:
         """Whether nothing is worse than is asked."""
-        return all(one.verdict != CostVerdict.WORSE for one in self._comparisons())
+        return all(comparison.verdict != CostVerdict.WORSE for comparison in self._comparisons())
 
     def _comparisons(self) -> Iterator[Comparison]:
         for state in ("off", "on"):
@@ -127,39 +131,39 @@ class WorkloadRow:
         return ratio(self.samples[of], self.samples[to])
 
     def _fork_to_base(self, of: str, to: str) -> Comparison:
-        found = self._ratio(of, to)
-        if found is None:
+        estimate = self._ratio(of, to)
+        if estimate is None:
             reason = "; ".join(self.refused[name] for name in (of, to) if name in self.refused)
             return Comparison(of, to, None, CostVerdict.NOTHING, reason)
         if self.measure == "instructions":
             # Counts hardly vary, so that the median alone decides.
-            within = found.value <= MOST_INSTRUCTIONS
-            return Comparison(of, to, found, CostVerdict.OK if within else CostVerdict.WORSE)
-        return Comparison(of, to, found, *self._rate_verdict(found))
+            within = estimate.value <= MOST_INSTRUCTIONS
+            return Comparison(of, to, estimate, CostVerdict.OK if within else CostVerdict.WORSE)
+        return Comparison(of, to, estimate, *self._rate_verdict(estimate))
 
     def _on_to_off(self) -> Comparison:
         of, to = "fork on", "fork off"
-        found = self._ratio(of, to)
+        estimate = self._ratio(of, to)
         if of in self.refused:
-            return Comparison(of, to, found, CostVerdict.WORSE, self.refused[of])
-        if found is None or self.measure == "instructions":
-            return Comparison(of, to, found, CostVerdict.NOTHING)
-        verdict, reason = self._rate_verdict(found)
+            return Comparison(of, to, estimate, CostVerdict.WORSE, self.refused[of])
+        if estimate is None or self.measure == "instructions":
+            return Comparison(of, to, estimate, CostVerdict.NOTHING)
+        verdict, reason = self._rate_verdict(estimate)
         stock = self._ratio("base on", "base off")
-        if verdict == CostVerdict.WORSE and stock is not None and stock.meets(found):
+        if verdict == CostVerdict.WORSE and stock is not None and stock.meets(estimate):
             reason = f"the property costs as much on the base: {stock.value:.3f}"
-            return Comparison(of, to, found, CostVerdict.EXPLAINED, reason)
-        return Comparison(of, to, found, verdict, reason)
+            return Comparison(of, to, estimate, CostVerdict.EXPLAINED, reason)
+        return Comparison(of, to, estimate, verdict, reason)
 
-    def _rate_verdict(self, found: Estimate) -> tuple[CostVerdict, str]:
-        if found.low >= LEAST_RATE:
+    def _rate_verdict(self, estimate: Estimate) -> tuple[CostVerdict, str]:
+        if estimate.low >= LEAST_RATE:
             return CostVerdict.OK, ""
-        if found.below(LEAST_RATE) and self.others <= QUIET:
+        if estimate.below(LEAST_RATE) and self.others <= QUIET:
             return CostVerdict.WORSE, ""
         why = "look closer with --times"
         if self.others > QUIET:
             why = f"others kept {self.others:.0%} of the machine busy"
-        return CostVerdict.UNSURE, f"from {found.low:.2f} to {found.high:.2f}; {why}"
+        return CostVerdict.UNSURE, f"from {estimate.low:.2f} to {estimate.high:.2f}; {why}"
 
     def as_dict(self) -> dict[str, Any]:
         """For --json; docs/json.md has what is in it."""
@@ -174,13 +178,13 @@ class WorkloadRow:
             "others": self.others,
             "comparisons": [
                 {
-                    "of": one.of,
-                    "to": one.to,
-                    "ratio": one.ratio and vars(one.ratio),
-                    "verdict": one.verdict,
-                    "reason": one.reason,
+                    "of": comparison.of,
+                    "to": comparison.to,
+                    "ratio": comparison.ratio and vars(comparison.ratio),
+                    "verdict": comparison.verdict,
+                    "reason": comparison.reason,
                 }
-                for one in self._comparisons()
+                for comparison in self._comparisons()
             ],
             "ok": self.ok,
         }

@@ -78,7 +78,7 @@ class ConfidentialGuest:
         return confidential.bounced(spec) if self.bounces else spec
 
 
-# Linux on s390x makes no bounce buffers in a guest that is not protected, whatever it is told.
+# Linux on s390x makes no bounce buffers in a guest that is not protected, even with swiotlb=force.
 GUESTS = (
     ConfidentialGuest("SEV", "x86_64", bounces=True),
     ConfidentialGuest("SE", "s390x", bounces=False),
@@ -102,8 +102,8 @@ def bench(build: Build, parts: Sequence[Part]) -> Report:
             gauges += on(guest, build)
     seconds = time.monotonic() - start
     _print(gauges, seconds)
-    ok = not any(one.verdict == CostVerdict.WORSE for one in gauges)
-    return Report("bench", ok, seconds, [one.as_dict() for one in gauges])
+    ok = not any(gauge.verdict == CostVerdict.WORSE for gauge in gauges)
+    return Report("bench", ok, seconds, [gauge.as_dict() for gauge in gauges])
 
 
 def off(build: Build) -> list[Gauge]:
@@ -118,7 +118,7 @@ def off(build: Build) -> list[Gauge]:
                 gauge.without.append(Walks(before, words).sample())
                 done += 1
                 progress(done, 2 * COUNTS, gauge.name)
-            # What is left of a disturbance is not the code's.
+            # The least count is the least disturbed.
             gauge.with_it, gauge.without = [min(gauge.with_it)], [min(gauge.without)]
     return [sweep, walk]
 
@@ -146,7 +146,7 @@ def on(guest: ConfidentialGuest, build: Build) -> list[Gauge]:
     boots = Gauge(f"{guest.name}: a boot", "seconds", MOST_BOOT)
     least = LEAST_READ if guest.bounces else None
     reads = Gauge(f"{guest.name}: reads of 64 KiB", "MiB a second", least)
-    with bar(guest.name) as progress, others() as found:
+    with bar(guest.name) as progress, others() as usage:
         for turn in range(BOOTS):
             taken = {}
             for protected in _order(turn):
@@ -165,12 +165,12 @@ def on(guest: ConfidentialGuest, build: Build) -> list[Gauge]:
                 _add(reads, {key: _rate(machines[key]) for key in _order(turn)})
                 progress(BOOTS + turn + 1, BOOTS + READS, reads.name)
             confidential.prove(machines[True], catalog.guest(guest.guest).qemu)
-    boots.others = reads.others = found.share
+    boots.others = reads.others = usage.share
     return [boots, reads]
 
 
 def _order(turn: int) -> list[bool]:
-    """Whoever comes before leaves its traces: chance decides, the same way each time."""
+    """A turn affects the next one: the order is random, but the same in each run."""
     return random.Random(turn).sample([True, False], 2)
 
 
@@ -207,18 +207,25 @@ def _rate(machine: Machine) -> float:
 
 def _print(gauges: Sequence[Gauge], seconds: float) -> None:
     lines = []
-    for one in gauges:
-        mark = bad if one.verdict == CostVerdict.WORSE else good
-        decimals = 4 if one.exact else 2
-        values = (f"{median(values).value:,.1f}" for values in (one.with_it, one.without))
+    for gauge in gauges:
+        mark = bad if gauge.verdict == CostVerdict.WORSE else good
+        decimals = 4 if gauge.exact else 2
+        values = (f"{median(values).value:,.1f}" for values in (gauge.with_it, gauge.without))
         lines.append(
-            [one.name, *values, one.unit, mark(shown(one.ratio, decimals)), one.asked, one.verdict]
+            [
+                gauge.name,
+                *values,
+                gauge.unit,
+                mark(shown(gauge.ratio, decimals)),
+                gauge.asked,
+                gauge.verdict,
+            ]
         )
     columns = ["", "with", "without", "", "ratio", "asked", ""]
     table(f"x-confidential-sim ({seconds:.0f} s)", columns, lines)
-    for one in gauges:
-        if one.verdict == CostVerdict.UNSURE:
-            busy = f"others kept {one.others:.0%} of the machine busy: try again"
+    for gauge in gauges:
+        if gauge.verdict == CostVerdict.UNSURE:
+            busy = f"others kept {gauge.others:.0%} of the machine busy: try again"
             wide = "the interval goes to either side of what is asked: try again"
-            said = f"{one.name}: {busy if one.others > QUIET else wide}"
+            said = f"{gauge.name}: {busy if gauge.others > QUIET else wide}"
             Console().print(escape(said), highlight=False)

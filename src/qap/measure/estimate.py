@@ -1,4 +1,4 @@
-"""Medians, ratios of what was measured in turns, and intervals that say how sure both are."""
+"""Medians, ratios of values measured in turns, and confidence intervals of both."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A median and where the true one lies.
+    """A median and its confidence interval.
 
     Attributes:
         value: the median of the sample.
@@ -63,10 +63,10 @@ def ratio(of: Sequence[float], to: Sequence[float]) -> Estimate:
     What slows the machine down for a while slows both down, and cancels out.
 
     Raises:
-        ValueError: there are not as many of the ones as of the others, or none.
-        ZeroDivisionError: one to divide by is 0.
+        ValueError: `of` and `to` have different lengths, or no values.
+        ZeroDivisionError: a value of `to` is 0.
     """
-    return median([one / other for one, other in zip(of, to, strict=True)])
+    return median([value / other for value, other in zip(of, to, strict=True)])
 
 
 def _coverage(count: int, k: int) -> float:

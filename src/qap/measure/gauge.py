@@ -18,7 +18,7 @@ class Gauge:
             1 or more, at least this where it is less; None for a ratio that is only shown.
         exact: the values are counts that hardly vary, so that the median alone decides.
         with_it, without: the values, a pair a turn.
-        others: how much of the machine somebody else used meanwhile, from 0 to 1.
+        others: share of the processors' time that other processes used, from 0 to 1.
     """
 
     name: str
@@ -36,15 +36,15 @@ class Gauge:
 
     @property
     def verdict(self) -> CostVerdict:
-        """Worse than the limit only if that is sure, and the machine was ours."""
-        found = self.ratio
+        """Worse only if the whole interval misses the limit, and others left the machine idle."""
+        estimate = self.ratio
         if self.limit is None:
             return CostVerdict.NOTHING
-        if self._within(found.value):
+        if self._within(estimate.value):
             return CostVerdict.OK
         if self.exact:
             return CostVerdict.WORSE
-        sure = not self._within(found.low) and not self._within(found.high)
+        sure = not self._within(estimate.low) and not self._within(estimate.high)
         return CostVerdict.WORSE if sure and self.others <= QUIET else CostVerdict.UNSURE
 
     def _within(self, value: float) -> bool:

@@ -29,11 +29,11 @@ from qap.virtio.transport import Transport
 from qap.virtio.transports import TRANSPORTS, TransportVariant
 
 BACKEND = "backend"
-# Of GLib: calls what handles the events that have come. Outside of it the main loop looks for
-# events, of which it takes more or fewer turns as time goes by.
+# GLib's function that calls the handlers of events. Outside of it the main loop polls for
+# events, and how often it does so depends on timing.
 DISPATCH = ("g_main_context_dispatch",)
-# A notification that becomes a kick, and a call that becomes an interrupt, without the words of
-# qtest, which cost several times as much.
+# A notification that becomes a kick, and a call that becomes an interrupt, without the handling
+# of QTest commands, which costs several times as much.
 RELAY = ("memory_region_dispatch_write", "virtio_queue_guest_notifier_read")
 
 
@@ -102,11 +102,13 @@ class Case:
         Raises:
             QapError: what was negotiated is something else.
         """
-        drivers = [requests.driver(found, memory, self.packed) for found in self._find(machine)]
-        for one in drivers:
-            if one.has(FeatureBit.ACCESS_PLATFORM) != iommu_platform:
+        drivers = [
+            requests.driver(transport, memory, self.packed) for transport in self._find(machine)
+        ]
+        for driver in drivers:
+            if driver.has(FeatureBit.ACCESS_PLATFORM) != iommu_platform:
                 raise QapError(f"{self.name}: ACCESS_PLATFORM is not what iommu_platform says")
-            if one.has(FeatureBit.RING_PACKED) != self.packed:
+            if driver.has(FeatureBit.RING_PACKED) != self.packed:
                 raise QapError(f"{self.name}: the rings are not what was asked for")
         return self.load(*drivers, *backends)
 
@@ -114,7 +116,7 @@ class Case:
         if len(self.devices) == 1:
             return [self.reached.connect(machine)]
         functions = PciBus(machine.qtest).scan()
-        return [PciModern(one) for one in functions if one.vendor_id == VENDOR_ID]
+        return [PciModern(function) for function in functions if function.vendor_id == VENDOR_ID]
 
 
 def _blk(transport: str, packed: bool) -> Case:
@@ -163,10 +165,10 @@ class _Counter:
     def sample(self) -> float:
         """Instructions a request.
 
-        The difference of a run and one twice as long has neither the mark in it nor what
-        else there is once a run.
+        It is the difference of two runs, one twice as long as the other: costs that occur
+        once in a run, such as the mark, cancel out.
         """
-        # What QEMU did while it was another one's turn, and then what is slow after a pause.
+        # This run takes what QEMU did during the pause, and what is slow after a pause.
         self._run(1)
         once, twice = self._run(1), self._run(2)
         return (twice - once) / self.load.requests
@@ -198,28 +200,28 @@ def count(
     """
     row = WorkloadRow(case.name, "instructions")
     for iommu_platform in (False, True):
-        chosen = [one for one in variants if one.iommu_platform == iommu_platform]
+        chosen = [variant for variant in variants if variant.iommu_platform == iommu_platform]
         with ExitStack() as owned:
             counters = {}
-            for one in chosen:
+            for variant in chosen:
                 try:
-                    counters[one] = _counter(owned, case, builds[one.build], one)
+                    counters[variant] = _counter(owned, case, builds[variant.build], variant)
                 except QemuDied as died:
                     if not died.fenced:
                         raise
-                    row.refuse(one)
+                    row.refuse(variant)
             for number in range(rounds):
-                # Whoever was last is first.
-                for one in chosen if number % 2 else chosen[::-1]:
-                    if one in counters:
-                        row.add(one, counters[one].sample())
-                    done(f"{case.name}, {one}")
+                # The last variant of a round is the first of the next.
+                for variant in chosen if number % 2 else chosen[::-1]:
+                    if variant in counters:
+                        row.add(variant, counters[variant].sample())
+                    done(f"{case.name}, {variant}")
     return row
 
 
 def _counter(owned: ExitStack, case: Case, build: Build, variant: Variant) -> _Counter:
     backends = [_backend(owned, case)] if case.vhost_user else []
-    spec = case.spec(variant.iommu_platform, [one.path for one in backends])
+    spec = case.spec(variant.iommu_platform, [backend.path for backend in backends])
     binary = build.path(case.reached.emulator)
     counted = owned.enter_context(Counted(binary, spec, case.inside))
     memory = owned.enter_context(MappedMemory.of(counted.machine))

@@ -92,10 +92,10 @@ def _print(title: str, rows: Sequence[WorkloadRow]) -> None:
     columns = ["iommu_platform", "", "base", "fork", "fork/base", "on/off"]
     table(title, columns, [line for row in rows for line in _lines(row)])
     for row in rows:
-        for one in row.comparisons():
-            if one.reason or one.verdict == CostVerdict.WORSE:
-                reason = one.reason or "worse than is asked"
-                said = f"{row.name}: {one.of}/{one.to}: {escape(reason)}"
+        for comparison in row.comparisons():
+            if comparison.reason or comparison.verdict == CostVerdict.WORSE:
+                reason = comparison.reason or "worse than is asked"
+                said = f"{row.name}: {comparison.of}/{comparison.to}: {escape(reason)}"
                 Console(soft_wrap=True).print(said, highlight=False)
 
 
@@ -105,19 +105,19 @@ def _lines(row: WorkloadRow) -> Iterator[list[str]]:
         yield [
             name,
             state,
-            *(f"{one.value:,.0f}" if one else "none" for one in typical),
+            *(f"{estimate.value:,.0f}" if estimate else "none" for estimate in typical),
             _ratio(row, row.compared(f"fork {state}", f"base {state}")),
             _ratio(row, row.compared("fork on", "fork off")) if state == "on" else "",
         ]
 
 
-def _ratio(row: WorkloadRow, one: Comparison) -> str:
-    if one.ratio is None:
+def _ratio(row: WorkloadRow, comparison: Comparison) -> str:
+    if comparison.ratio is None:
         return "none"
-    text = shown(one.ratio, DECIMALS[row.measure])
-    if one.verdict == CostVerdict.UNSURE:
+    text = shown(comparison.ratio, DECIMALS[row.measure])
+    if comparison.verdict == CostVerdict.UNSURE:
         return f"{text} ?"
-    return bad(text) if one.verdict == CostVerdict.WORSE else good(text)
+    return bad(text) if comparison.verdict == CostVerdict.WORSE else good(text)
 
 
 def shown(ratio: Estimate, decimals: int) -> str:

@@ -81,13 +81,13 @@ def shared() -> list[Cell]:
 
 def alone() -> list[Cell]:
     """Cells of cold-plugged devices, one of each device: each starts a QEMU."""
-    found = {
+    by_config = {
         cell.config: cell
         for cell in reversed(cells())
         if cell.config.plug == "cold" and not cell.config.skip
     }
-    step = max(1, len(found) // OWN_CELLS)
-    return list(found.values())[::step]
+    step = max(1, len(by_config) // OWN_CELLS)
+    return list(by_config.values())[::step]
 
 
 def _row(

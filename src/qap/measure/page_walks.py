@@ -26,14 +26,14 @@ PHYSICAL = 1 << 22
 PAGES = 512
 ROUNDS = 100
 RUN_S = 300.0
-# Of QEMU: what the guest's code and its faults go on in, and nothing else does.
+# QEMU's function in which the guest's code and its faults run, and nothing else does.
 EXECUTE_FUNCTION = "tcg_cpu_exec"
 
 
 def _code(words: int) -> bytes:
-    """Rounds in which each page's translation is forgotten and made anew.
+    """Code of rounds in which each page's translation is flushed (INVLPG) and walked again.
 
-    Not by a write to CR3: after it, QEMU sizes its TLB by the time that has passed.
+    The code does not write CR3: after that, QEMU resizes its TLB depending on elapsed time.
 
     Args:
         words: of 8 bytes, how many are then read from the page.
@@ -52,7 +52,7 @@ def _code(words: int) -> bytes:
         "75dc"  # jnz 1b
         f"b0{EXIT_VALUE:02x}"  # mov $EXIT_VALUE, %al
         f"e6{EXIT_PORT:02x}"  # out %al, $EXIT_PORT
-        # QEMU's main loop ends it some time later: nothing is to be counted until then.
+        # QEMU's main loop ends it some time later: until then, nothing may be counted.
         "f4"  # hlt
     )
 
@@ -112,12 +112,12 @@ class Walks:
         )
 
     def _load(self, machine: Machine) -> None:
-        """Everything that the firmware waits for stands there before it starts."""
+        """Write all that the firmware waits for before it starts."""
         tables = X86PageTables(machine.qtest, Mode.LONG, TABLES_AT)
         cpu = x86_cpu.Cpu(machine.qtest, Mode.LONG)
         cpu.start(tables.home())
         lowest = tables.at
         shapes = [Shape(VIRTUAL + at, PHYSICAL + at) for at in range(0, PAGES * PAGE, PAGE)]
         cr3 = tables.map(shapes[0])
-        machine.qtest.write(lowest, b"".join(struct.pack("<Q", one.entry) for one in shapes))
+        machine.qtest.write(lowest, b"".join(struct.pack("<Q", shape.entry) for shape in shapes))
         cpu.begin(_code(self.words), cr3, {"rbx": VIRTUAL, "rdx": self.rounds})

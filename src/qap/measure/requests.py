@@ -1,4 +1,4 @@
-"""What a device is given to do while its QEMU's instructions are counted."""
+"""Work for a device, done while its QEMU's instructions are counted."""
 
 import struct
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ DEPTH = 64
 # A chain is one descriptor, in a table of its own, as Linux does it.
 ENTRIES = 64
 RANDOM_BYTES = 16
-# Of a request that is a back-end's to read and to answer, in bytes.
+# Bytes of a request that a back-end reads, and that it writes.
 READABLE = ROOM = 64
 # What an interrupt writes.
 MESSAGE = (1).to_bytes(4, "little")
-# Sectors between two reads, so that a device does not make one of them.
+# Sectors between two reads, so that a device does not merge them.
 STRIDE = 1001 * PAGE // blk.SECTOR
 FRAME = bytes.fromhex("ffffffffffff 525400000001 88b5") + bytes(1486)
 
@@ -42,13 +42,13 @@ class Part:
     writes: int
 
     def hand_over(self) -> None:
-        """Make the chains available, and tell the device of them at once."""
+        """Make all chains available, and notify the device once."""
         for chain in self.chains:
             self.queue.add(chain)
         self.notify()
 
     def notify(self) -> None:
-        """Tell the device of what is available, if it wants to hear of it."""
+        """Notify the device of what is available, unless it has suppressed notifications."""
         if self.queue.wants_notification():
             self.driver.transport.notify(self.queue.index)
 
@@ -62,7 +62,7 @@ class Part:
 
         Raises:
             TimeoutError: it was not.
-            VirtioError: the device wrote more or less than a request well done has.
+            VirtioError: the device wrote more or less than it does for a successful request.
         """
         used = self.queue.wait_used(SERVED_S)
         if used.length != self.writes:
@@ -96,7 +96,7 @@ class Load:
 
     @staticmethod
     def _settle(part: Part) -> None:
-        """A round trip, which QEMU's main loop takes after what it is at."""
+        """A QTest round trip: QEMU's main loop answers after its current work."""
         part.driver.transport.qtest.endianness()
 
 
@@ -104,8 +104,8 @@ class Load:
 class Relayed(Load):
     """Work for a back-end, of which QEMU passes on a kick and a call for each request.
 
-    They are handed over one by one: how many calls become one interrupt would depend on how
-    fast the back-end is.
+    The requests are handed over one by one. Otherwise the number of calls for an interrupt
+    would depend on how fast the back-end is.
 
     Attributes:
         backend: serves the queue.
@@ -188,7 +188,7 @@ def frames(sender: Driver, receiver: Driver) -> Load:
 
 
 def relayed(made: Driver, backend: Backend, index: int) -> Load:
-    """Requests of no meaning on one of a device's queues, which a back-end fills."""
+    """Requests without a meaning on one of a device's queues, which a back-end fills."""
     memory = made.memory
     message = memory.take(len(MESSAGE), len(MESSAGE))
     (queue,) = _started(made, [index], message)
@@ -208,7 +208,7 @@ def _started(made: Driver, indices: Sequence[int], message: int | None = None) -
     queues = [made.queue(index, ENTRIES) for index in indices]
     transport = made.transport
     if isinstance(transport, PciModern):
-        # RAM: as far as an interrupt goes without an interrupt controller.
+        # In RAM: without an interrupt controller, an interrupt is just a write to memory.
         if message is None:
             message = made.memory.take(len(MESSAGE), len(MESSAGE))
         vector = (made.memory.physical(message), int.from_bytes(MESSAGE, "little"))

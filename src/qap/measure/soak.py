@@ -16,7 +16,7 @@ from qap.host.progress import bar
 from qap.host.report import Report, bad, table
 from qap.measure.soak_cycle import Soak, SoakStep, rotation
 
-# A hot-unplug waits for QEMU's RCU most of the time, so more than the processors can work.
+# For each processor: a hot-unplug waits for QEMU's RCU most of the time.
 JOBS_EACH = 4
 # Of a sanitizer's report or of a crash; --json has more.
 SHOWN_LINES = 40
@@ -41,7 +41,7 @@ class Order:
     steps: tuple[SoakStep, ...] = field(default_factory=rotation)
 
     def carry_out(self, progress: Advanced) -> Share:
-        """Do it; returns what came of it."""
+        """Do it; returns the result of `Soak.run`."""
         if not self.bounded:
             # GLib has no frame pointers: without this a leak has no stack.
             os.environ.setdefault("ASAN_OPTIONS", "fast_unwind_on_malloc=0")

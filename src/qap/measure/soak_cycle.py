@@ -25,7 +25,7 @@ from qap.vhost_user.protocol import FrontendRequest
 
 IN_QEMU = ("blk", "net", "rng", "scsi", "serial", "balloon", "9p", "crypto")
 VHOST_USER = ("blk", "fs", "rng", "net", "vsock", "scsi")
-# No power of two, below the least, or none at all: each of them has its own check.
+# No power of two, too small, or 0: QEMU has a check of its own for each.
 BAD_SIZES: Mapping[str, Mapping[str, int]] = {
     "virtio-blk": {"queue-size": 3},
     "virtio-net": {"rx_queue_size": 3},
@@ -40,13 +40,13 @@ LEAVES_AT = {
     "vhost-user-scsi": FrontendRequest.GET_PROTOCOL_FEATURES,
     "vhost-user-vsock": FrontendRequest.GET_QUEUE_NUM,
 }
-# What has to be plugged before nothing new is kept for a slot: each failure twice.
+# Rotations until QEMU keeps nothing new for a slot: each failure occurs twice.
 WARM_UP_ROTATIONS = 2
 # Samples at each end whose middle value is what the memory is.
 ENDS = 3
-# Memory that QEMU may grow by: glibc's heap of a QEMU that leaks nothing wavers by less.
+# Memory that QEMU may grow by: without a leak, glibc's heap varies by less.
 RESIDENT_BOUND = 4 << 20
-# Looks at what grew before it counts: QEMU frees some of it later (call_rcu).
+# How often growth is checked before it counts: QEMU frees some of it later (call_rcu).
 LOOKS = 20
 REPORT_LINES = 400
 SOCKET = re.compile(r"\$DIR/\d+\.sock")
@@ -89,11 +89,14 @@ def _backend(device: str) -> str:
 
 @cache
 def rotation() -> tuple[SoakStep, ...]:
-    """The cycles that come again and again: every third one fails."""
-    names = [*(f"virtio-{one}" for one in IN_QEMU), *(f"vhost-user-{one}" for one in VHOST_USER)]
+    """The steps of a rotation, which is repeated: every third step fails."""
+    names = [
+        *(f"virtio-{kind}" for kind in IN_QEMU),
+        *(f"vhost-user-{kind}" for kind in VHOST_USER),
+    ]
     served = [SoakStep(_config(name, _backend(name))) for name in names]
     failing = [
-        *(SoakStep(_config(f"vhost-user-{one}", "no-ap")) for one in VHOST_USER),
+        *(SoakStep(_config(f"vhost-user-{kind}", "no-ap")) for kind in VHOST_USER),
         *(
             SoakStep(_config(name, _backend(name)), spoilt=tuple(sizes.items()))
             for name, sizes in BAD_SIZES.items()
@@ -105,7 +108,7 @@ def rotation() -> tuple[SoakStep, ...]:
     ]
     steps = []
     for number, fails in enumerate(failing):
-        steps += [served[(2 * number + one) % len(served)] for one in range(2)]
+        steps += [served[(2 * number + offset) % len(served)] for offset in range(2)]
         steps.append(fails)
     return tuple(steps)
 
@@ -117,8 +120,8 @@ class Soak:
     Args:
         cycles: how many count, after the warm-up.
         progress: called after each with how many are over, none during the warm-up.
-        steps: what comes again and again.
-        bounded: judge its memory, which a sanitizer keeps.
+        steps: a rotation, repeated until all cycles are done.
+        bounded: judge its memory; False for a sanitizer, which keeps freed memory.
     """
 
     build: Build
@@ -195,16 +198,16 @@ class Soak:
             if seen.outcome != Outcome.REFUSED:
                 self.problems[f"{step.name}: plugged, but must be refused"] += 1
         else:
-            for one in judge(cell, seen):
-                text = SOCKET.sub("$SOCKET", testbed.nameless(one.text))
+            for problem in judge(cell, seen):
+                text = SOCKET.sub("$SOCKET", testbed.nameless(problem.text))
                 self.problems[f"{step.name}: {text}"] += 1
         return "refused" if seen.outcome == Outcome.REFUSED else "plugged"
 
     def _drive(self, testbed: Testbed, cell: Cell, seen: CellObservation) -> None:
         try:
             CellRun(testbed, cell).run(seen)
-            if any(one.kind is ProblemKind.UNSERVED for one in judge(cell, seen)):
-                # A busy machine is slow; only patience tells that from a device that is.
+            if any(problem.kind is ProblemKind.UNSERVED for problem in judge(cell, seen)):
+                # A busy host is slow, too: wait longer before the device counts as not serving.
                 CellRun(testbed, cell, CONFIRMED_BY).run(seen)
         except (QapError, TimeoutError) as exc:
             if isinstance(exc, QemuDied):
@@ -212,15 +215,15 @@ class Soak:
             seen.outcome, seen.error = "", str(exc)
 
     def _settled(self, testbed: Testbed, before: Footprint) -> Footprint:
-        """The footprint once nothing is there that is about to go."""
+        """The footprint after QEMU has freed what it frees later."""
         for _ in range(LOOKS):
-            found = Footprint.of(testbed.machine)
-            if not found.beyond(before):
+            footprint = Footprint.of(testbed.machine)
+            if not footprint.beyond(before):
                 break
-        return found
+        return footprint
 
-    def _sample(self, cycle: int, found: Footprint) -> None:
-        self.samples.append({"cycle": cycle, **found.as_dict()})
+    def _sample(self, cycle: int, footprint: Footprint) -> None:
+        self.samples.append({"cycle": cycle, **footprint.as_dict()})
 
     def _judge_memory(self) -> None:
         sizes = [sample["resident"] for sample in self.samples]
@@ -239,8 +242,8 @@ class Soak:
 
 def sanitizer_report(said: str) -> str:
     """The first report of AddressSanitizer, LeakSanitizer or UBSan in a log, or ""."""
-    found = SANITIZER.search(said)
-    if found is None:
+    match = SANITIZER.search(said)
+    if match is None:
         return ""
-    start = said.rfind("\n", 0, found.start()) + 1
+    start = said.rfind("\n", 0, match.start()) + 1
     return "\n".join(said[start:].splitlines()[:REPORT_LINES])

@@ -123,17 +123,19 @@ def rates(
     with ExitStack() as owned:
         folder = Path(owned.enter_context(TemporaryDirectory(prefix="qap-")))
         machines: dict[Variant, Machine] = {}
-        for one in variants:
+        for variant in variants:
             try:
-                started = _started(device, one, builds[one.build], folder / str(one))
-                machines[one] = owned.enter_context(started)
+                started = _started(device, variant, builds[variant.build], folder / str(variant))
+                machines[variant] = owned.enter_context(started)
             except QemuDied as died:
                 if not died.fenced:
                     raise
                 for row in rows:
-                    row.refuse(one)
+                    row.refuse(variant)
         # They boot side by side.
-        guests = {one: _ready(device, machine, one) for one, machine in machines.items()}
+        guests = {
+            variant: _ready(device, machine, variant) for variant, machine in machines.items()
+        }
         for row, reading in zip(rows, READINGS[device], strict=True):
             _take_turns(row, reading, guests, rounds, seconds, done)
             for _ in range((len(variants) - len(guests)) * (1 + rounds)):
@@ -149,20 +151,20 @@ def _take_turns(
     seconds: float,
     done: Done,
 ) -> None:
-    # Until TCG has translated what there is to translate.
-    for one, guest in guests.items():
+    # So that TCG has translated the code before it is measured.
+    for variant, guest in guests.items():
         guest.rate(reading, seconds)
-        done(f"{row.name}, {one}")
+        done(f"{row.name}, {variant}")
     order = list(guests)
-    # Whoever comes before leaves its traces: chance decides, the same way each time.
+    # A turn affects the next one: the order is random, but the same in each run.
     chance = random.Random(row.name)
-    with others() as found:
+    with others() as usage:
         for _ in range(rounds):
             chance.shuffle(order)
-            for one in order:
-                row.add(one, guests[one].rate(reading, seconds))
-                done(f"{row.name}, {one}")
-    row.others = found.share
+            for variant in order:
+                row.add(variant, guests[variant].rate(reading, seconds))
+                done(f"{row.name}, {variant}")
+    row.others = usage.share
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""One guest, one device, one story: run, repro and shell."""
+"""Scenarios of a guest and a device: qap run, qap repro and qap shell."""

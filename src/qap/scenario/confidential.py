@@ -1,4 +1,4 @@
-"""Machines whose guest takes itself for a confidential one (x-confidential-sim)."""
+"""Machines with a simulated confidential guest (x-confidential-sim)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from qap.vhost_user.protocol import FrontendRequest
 
 ID = "cg0"
 VIOLATION = "CONFIDENTIAL_SIM_VIOLATION"
-# What a guest says of itself, by QEMU's target: that it is protected, and bounces all I/O.
+# Commands, by QEMU's target, that succeed in a guest that is protected, and that bounces I/O.
 PROTECTED = {
     "s390x": "grep -qx 1 /sys/firmware/uv/prot_virt_guest",
     "x86_64": "dmesg | grep -q 'Memory Encryption Features active: AMD SEV'",
@@ -26,7 +26,7 @@ BOUNCES = {
 
 
 class NotConfidential(QapError):
-    """A guest is not protected, or a device met memory that it keeps private."""
+    """A guest is not protected, or a device accessed its private memory."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,18 @@ class Shared:
     @classmethod
     def of(cls, machine: Machine) -> "Shared":
         """Ask QEMU; raises QmpRefused where the machine has no simulation."""
-        found: dict[str, Any] = machine.qmp.execute("x-query-confidential-sim")
+        answer: dict[str, Any] = machine.qmp.execute("x-query-confidential-sim")
         return cls(
-            found["protecting"],
-            found["shared-pages"],
-            found["private-pages"],
-            [range(one["start"], one["start"] + one["size"]) for one in found["shared"]],
+            answer["protecting"],
+            answer["shared-pages"],
+            answer["private-pages"],
+            [range(span["start"], span["start"] + span["size"]) for span in answer["shared"]],
             {
-                one.get("device", one["qom-path"]): (one["reads"], one["writes"])
-                for one in found["violations"]
+                violation.get("device", violation["qom-path"]): (
+                    violation["reads"],
+                    violation["writes"],
+                )
+                for violation in answer["violations"]
             },
         )
 
@@ -66,17 +69,17 @@ class Shared:
         """Whether all of these guest-physical addresses are shared."""
         last = address + size - 1
         return not self.protecting or any(
-            address in one and last in one for one in _merged(self.ranges)
+            address in span and last in span for span in _merged(self.ranges)
         )
 
 
 def _merged(ranges: Sequence[range]) -> list[range]:
     merged: list[range] = []
-    for one in ranges:
-        if merged and merged[-1].stop == one.start:
-            merged[-1] = range(merged[-1].start, one.stop)
+    for span in ranges:
+        if merged and merged[-1].stop == span.start:
+            merged[-1] = range(merged[-1].start, span.stop)
         else:
-            merged.append(one)
+            merged.append(span)
     return merged
 
 
@@ -84,11 +87,11 @@ def private_touched(backend: Backend, shared: Shared) -> list[Touched]:
     """What a back-end touched that isn't shared, in guest physical addresses.
 
     Args:
-        shared: as it was when the back-end did; one that was given IOVAs is not judged.
+        shared: what the guest shared at that time. Accesses by IOVA are left out.
     """
     regions = _regions(backend)
-    physical = [_physical(one, regions) for one in backend.touched if one.space != "iova"]
-    return [one for one in physical if not shared.holds(one.address, one.size)]
+    physical = [_physical(access, regions) for access in backend.touched if access.space != "iova"]
+    return [access for access in physical if not shared.holds(access.address, access.size)]
 
 
 def _regions(backend: Backend) -> list[tuple[int, ...]]:
@@ -101,7 +104,7 @@ def _regions(backend: Backend) -> list[tuple[int, ...]]:
         elif message.request == FrontendRequest.ADD_MEM_REG:
             regions.append(message.words[1:4])
         elif message.request == FrontendRequest.REM_MEM_REG:
-            regions = [one for one in regions if one != message.words[1:4]]
+            regions = [region for region in regions if region != message.words[1:4]]
     return regions
 
 
@@ -126,7 +129,7 @@ def simulated(spec: Spec, on_violation: str = "error") -> Spec:
 
 
 def bounced(spec: Spec) -> Spec:
-    """The same machine for a QEMU without x-confidential-sim: its guest bounces all the same.
+    """The same machine for a QEMU without x-confidential-sim; its guest bounces I/O, too.
 
     Raises:
         ValueError: it has no guest.
@@ -138,14 +141,14 @@ def bounced(spec: Spec) -> Spec:
 
 
 def prove(machine: Machine, target: str) -> list[str]:
-    """The guest takes itself for a protected one, and no device met private memory.
+    """Check that the guest is protected and that no device accessed private memory.
 
     Args:
         target: QEMU's, as in qemu-system-TARGET.
     Returns:
         What was seen, in words.
     Raises:
-        NotConfidential: it is not so.
+        NotConfidential: the check failed.
     """
     if machine.console.run(PROTECTED[target]).status:
         raise NotConfidential("the guest does not take itself for a protected one")

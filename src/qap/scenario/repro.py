@@ -41,36 +41,41 @@ def scenario(*, machine: str, device: str, guest: str | None, **options: object)
 
 def _device_type(device: str, transport: Transport) -> DeviceType:
     """The device type that -device calls so on a machine with this transport."""
-    known = {found.driver(transport): found for found in reversed(device_types().values())}
+    known = {
+        device_type.driver(transport): device_type
+        for device_type in reversed(device_types().values())
+    }
     if device not in known:
         raise unknown_name("device", device, known)
     return known[device]
 
 
-def repro(one: Scenario, build: Build) -> Report:
+def repro(scenario: Scenario, build: Build) -> Report:
     """Carry out a scenario and print what was asked, what happened, why, and how to repeat it."""
     start = time.monotonic()
-    seen = Trial(one, build).run()
-    wrong = problems(one, seen, build.name)
-    _print(one, build, seen, wrong)
+    seen = Trial(scenario, build).run()
+    wrong = problems(scenario, seen, build.name)
+    _print(scenario, build, seen, wrong)
     result = {
         "build": build.name,
-        "scenario": one.model_dump(exclude={"name"}),
-        "expected": asdict(one.expected),
+        "scenario": scenario.model_dump(exclude={"name"}),
+        "expected": asdict(scenario.expected),
         "seen": asdict(seen),
         "problems": wrong,
     }
     return Report("repro", not wrong, time.monotonic() - start, [result])
 
 
-def _print(one: Scenario, build: Build, seen: Observation, wrong: list[str]) -> None:
+def _print(scenario: Scenario, build: Build, seen: Observation, wrong: list[str]) -> None:
     console = Console()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
-    found = base.require(build.project)
-    grid.add_row("asked", escape(f"{one.title}, iommu_platform={_on(one.iommu_platform)}"))
-    grid.add_row("build", escape(f"{build.name} of {found.title}, profile {build.profile}"))
+    stock = base.require(build.project)
+    grid.add_row(
+        "asked", escape(f"{scenario.title}, iommu_platform={_on(scenario.iommu_platform)}")
+    )
+    grid.add_row("build", escape(f"{build.name} of {stock.title}, profile {build.profile}"))
     outcome = str(seen.outcome or "went wrong")
     shown = bad(outcome) if wrong else good(outcome)
     grid.add_row("happened", f"{shown} [dim]in {seen.seconds:.1f} s[/]")
@@ -80,7 +85,7 @@ def _print(one: Scenario, build: Build, seen: Observation, wrong: list[str]) -> 
         grid.add_row("guest said" if number == 0 else "", escape(line))
     if seen.features:
         grid.add_row("negotiated", escape(", ".join(names(seen.features))))
-    expected = one.expected
+    expected = scenario.expected
     grid.add_row("fence table", escape(f"{expected.why} → {expected.outcome}"))
     verdict = "; ".join(wrong) if wrong else "as the fence table says"
     grid.add_row("verdict", bad(verdict) if wrong else good(verdict))

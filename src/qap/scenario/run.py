@@ -1,4 +1,4 @@
-"""The main job: every scenario on fork and base, side by side."""
+"""`qap run`: every scenario on fork and base, side by side."""
 
 import os
 import time
@@ -33,11 +33,11 @@ class ScenarioRow:
     @property
     def problems(self) -> list[str]:
         """Everything that is not as expected, in words; empty if all is well."""
-        found = problems(self.scenario, self.fork, "fork")
+        lines = problems(self.scenario, self.fork, "fork")
         wanted = self.scenario.base
         if wanted is not None and self.base.outcome != wanted:
-            found.append(f"base: expected {wanted}, saw {_seen(self.base)}")
-        return found
+            lines.append(f"base: expected {wanted}, saw {_seen(self.base)}")
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -59,10 +59,11 @@ def problems(scenario: Scenario, seen: Observation, build: str) -> list[str]:
     if expected.outcome == Outcome.WORKS:
         accepted = FeatureBit.ACCESS_PLATFORM in seen.features
         if accepted != expected.offered:
-            found = "accepted" if accepted else "not accepted"
+            actual = "accepted" if accepted else "not accepted"
             wanted = "offered" if expected.offered else "not offered"
             return [
-                f"{build}: bit {FeatureBit.ACCESS_PLATFORM.value} must be {wanted}, and was {found}"
+                f"{build}: bit {FeatureBit.ACCESS_PLATFORM.value} must be {wanted}, "
+                f"and was {actual}"
             ]
     return []
 
@@ -82,8 +83,12 @@ def run(scenarios: Sequence[Scenario], fork: Build, base: Build, jobs: int | Non
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
         try:
             pending = [
-                (one, pool.submit(Trial(one, fork).run), pool.submit(Trial(one, base).run))
-                for one in scenarios
+                (
+                    scenario,
+                    pool.submit(Trial(scenario, fork).run),
+                    pool.submit(Trial(scenario, base).run),
+                )
+                for scenario in scenarios
             ]
             rows = [_finished(console, *row) for row in pending]
         except BaseException:
@@ -97,11 +102,13 @@ def run(scenarios: Sequence[Scenario], fork: Build, base: Build, jobs: int | Non
 
 
 def _finished(
-    console: Console, one: Scenario, fork: "Future[Observation]", base: "Future[Observation]"
+    console: Console, scenario: Scenario, fork: "Future[Observation]", base: "Future[Observation]"
 ) -> ScenarioRow:
-    row = ScenarioRow(one, fork.result(), base.result())
+    row = ScenarioRow(scenario, fork.result(), base.result())
     mark = bad("✗") if row.problems else good("✓")
-    console.print(f"{mark} {one.name}: fork {_seen(row.fork)[:40]}, base {_seen(row.base)[:40]}")
+    console.print(
+        f"{mark} {scenario.name}: fork {_seen(row.fork)[:40]}, base {_seen(row.base)[:40]}"
+    )
     return row
 
 

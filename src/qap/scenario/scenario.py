@@ -35,7 +35,7 @@ class Scenario(Model):
         order: the vIOMMU's place on the command line, seen from the device.
         bypass: the root bus bypasses the vIOMMU (default-bus-bypass-iommu).
         confidential: the guest is a simulated confidential guest.
-        base: what stock QEMU was seen to do; None if nobody looked.
+        base: what stock QEMU does; None if it is not known.
     """
 
     name: str = ""

@@ -103,7 +103,7 @@ class Shell:
         modern: dict[str, object] = {"iommu_platform": True}
         if place.transport == "pci":
             modern["disable-legacy"] = "on"
-        devices = [{**one, **modern} for one in (disk, source)]
+        devices = [{**device, **modern} for device in (disk, source)]
         spec = Spec(
             machine=place.name,
             cpu=guest.cpu,

@@ -227,7 +227,7 @@ class Trial:
         self.seen.outcome = Outcome.WORKS
 
     def _unharmed(self, machine: Machine, host_data: io_checks.HostData) -> None:
-        """After a refusal the VM runs, and the slot takes an in-QEMU device."""
+        """Check after a refusal that the VM runs and that the slot takes an in-QEMU device."""
         if not machine.alive:
             raise QapError("device_add was refused, but the VM no longer runs")
         driver = f"virtio-rng-{self.scenario.transport}"

@@ -230,7 +230,7 @@ def test_device_is_where_it_can_be() -> None:
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_viommu_comes_before_and_after_a_cold_plugged_device(order: str) -> None:
-    viommus = {one.config.viommu for one in cells() if one.config.order == order}
+    viommus = {cell.config.viommu for cell in cells() if cell.config.order == order}
     assert {"intel-off", "virtio-off", "amd-off"} <= viommus
 
 
@@ -250,9 +250,9 @@ def test_skipped_cell_says_why() -> None:
     skipped = [cell for cell in cells() if cell.config.skip]
     assert skipped
     for cell in skipped:
-        found = CellResult(cell).as_dict()
-        assert (found["verdict"], found["problems"]) == ("skip", [])
-        assert found["skip"] == device_types()[cell.config.device].needs
+        result = CellResult(cell).as_dict()
+        assert (result["verdict"], result["problems"]) == ("skip", [])
+        assert result["skip"] == device_types()[cell.config.device].needs
 
 
 def test_one_driver_is_enough_where_there_is_nothing_to_drive() -> None:
@@ -283,8 +283,8 @@ def test_device_without_version_1_meets_legacy_drivers_alone() -> None:
 
 
 def test_groups_are_the_cells() -> None:
-    found = Counter(cell for group in groups(cells()) for cell in group)
-    assert found == Counter(cells())
+    grouped = Counter(cell for group in groups(cells()) for cell in group)
+    assert grouped == Counter(cells())
 
 
 def test_cold_plugged_device_has_a_qemu_of_its_own() -> None:

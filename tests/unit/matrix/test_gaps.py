@@ -100,8 +100,8 @@ def test_skipped_cell_is_skipped_whatever_is_seen() -> None:
 
 
 def test_result_has_what_was_expected_beside_what_was_seen() -> None:
-    found = CellResult(a_cell(), SERVED).as_dict()
-    expected, seen = found["expected"], found["seen"]
+    result = CellResult(a_cell(), SERVED).as_dict()
+    expected, seen = result["expected"], result["seen"]
     assert (expected["outcome"], expected["offered"], expected["served"]) == ("works", True, True)
     assert (seen["outcome"], seen["features"], seen["served"]) == ("works", [32, 33], True)
     refused = CellResult(
@@ -130,4 +130,4 @@ def test_wrong_gap_is_named(
 def test_each_known_gap_is_of_cells_that_are_there() -> None:
     for gap in gaps.gaps():
         for patterns in gap.cells:
-            assert any(matches_axes(one.axes, patterns) for one in cells()), gap.name
+            assert any(matches_axes(cell.axes, patterns) for cell in cells()), gap.name

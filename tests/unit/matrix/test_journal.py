@@ -18,8 +18,8 @@ from .matrix_cells import a_cell, use_gaps
 CELLS = [a_cell(driver) for driver in ("accepts", "refuses", "insists")]
 SEEN = CellObservation("works", features=[32, 33], features_ok=True, status=0xF, served=False)
 RESULTS = [
-    CellResult(one, SEEN, ["qemu -device 'x'", '{"driver": "x"}'], "a\nb ✂", 0.25, True)
-    for one in CELLS
+    CellResult(cell, SEEN, ["qemu -device 'x'", '{"driver": "x"}'], "a\nb ✂", 0.25, True)
+    for cell in CELLS
 ]
 RECORD = "qemu/tree/build/small/qap-build.json"
 
@@ -69,19 +69,19 @@ def test_line_that_was_cut_off_is_left_out(kept: Journal) -> None:
     whole = kept.path.read_text()
     for cut in (1, 2, len(json.dumps(RESULTS[2].as_dict())) // 2):
         kept.path.write_text(whole[: -1 - cut])
-        assert names(kept) == [one.name for one in CELLS[:2]]
+        assert names(kept) == [cell.name for cell in CELLS[:2]]
 
 
 def test_run_goes_on_behind_a_line_that_was_cut_off(kept: Journal) -> None:
     kept.path.write_text(kept.path.read_text()[:-9])
     kept.resume(CELLS)
     kept.append(RESULTS[2])
-    assert names(kept) == [one.name for one in CELLS]
+    assert names(kept) == [cell.name for cell in CELLS]
 
 
 def test_line_end_that_was_cut_off_loses_nothing(kept: Journal) -> None:
     kept.path.write_text(kept.path.read_text()[:-1])
-    assert names(kept) == [one.name for one in CELLS]
+    assert names(kept) == [cell.name for cell in CELLS]
 
 
 def test_nothing_was_begun(kept: Journal) -> None:
@@ -119,4 +119,4 @@ def test_builds_have_journals_of_their_own(kept: Journal) -> None:
     with pytest.raises(UsageError, match=r"^--resume: no run of the base was begun$"):
         stock.resume(CELLS)
     stock.begin()
-    assert names(kept) == [one.name for one in CELLS]
+    assert names(kept) == [cell.name for cell in CELLS]

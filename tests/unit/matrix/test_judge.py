@@ -183,8 +183,8 @@ def test_every_kind_of_problem_has_a_difference_here() -> None:
 def test_differences_add_up() -> None:
     subject, seen = MATCHING["insists, vhost-user"]
     every = replace(seen, features=UNASKED, features_ok=True, served=True, ring_started=True)
-    found = {problem.kind for problem in judge(subject, every)}
-    assert found == {
+    kinds = {problem.kind for problem in judge(subject, every)}
+    assert kinds == {
         ProblemKind.OFFERED,
         ProblemKind.FEATURES_OK,
         ProblemKind.SERVED,
@@ -207,7 +207,7 @@ def test_device_that_must_be_refused_is_judged_by_what_it_told_the_back_end() ->
         a_cell("kicks-first", iommu_platform="off"),
         a_cell("accepts-nothing", iommu_platform="off"),
     ],
-    ids=lambda one: one.name,
+    ids=lambda subject: subject.name,
 )
 def test_service_that_may_be_or_not_is_no_problem(subject: Cell, served: bool) -> None:
     offered = OFFERED if subject.config.requested else UNASKED

@@ -159,8 +159,8 @@ def test_packed_cell_has_all_that_says_something() -> None:
         "nested": {"a": ["b c"]},
         "x": None,
     }
-    one = cell(seen=seen, problems=["one two", "three"], fresh=False, seconds=0)
-    assert row(pack({"fork": [one]}), 0, "fork") == {
+    sample = cell(seen=seen, problems=["one two", "three"], fresh=False, seconds=0)
+    assert row(pack({"fork": [sample]}), 0, "fork") == {
         "cell": "q35/hot",
         "axes.machine": "q35",
         "axes.plug": "hot",
@@ -229,7 +229,7 @@ def test_page_holds_what_was_packed() -> None:
     assert read == json.loads(json.dumps(pack(sides)))
     for side, cells in sides.items():
         repeated = [row(read, at, side)["repro"] for at in range(40)]
-        assert repeated == [one["repro"] for one in cells]
+        assert repeated == [cell["repro"] for cell in cells]
 
 
 HOSTILE = [
@@ -246,13 +246,13 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_text_breaks_out_of_the_page(text: str) -> None:
     harmless = [tag for tag, _ in page(fork=[cell(gap="x")]).elements]
-    one = cell(text, axes={"machine": text}, seen={text: text}, gap=text, detail=text)
-    read = Reader(render({"fork": [one]}, title=text, facts={text: text}))
+    hostile = cell(text, axes={"machine": text}, seen={text: text}, gap=text, detail=text)
+    read = Reader(render({"fork": [hostile]}, title=text, facts={text: text}))
     assert [tag for tag, _ in read.elements] == harmless
     assert read.text.count(text) == 5  # <title>, <h1>, a fact's name and value, the gap
-    found = row(read.cells, 0, "fork")
-    assert [found[name] for name in ("cell", "axes.machine", "gap", "detail")] == [text] * 4
-    assert found[f"seen.{text}"] == text
+    fields = row(read.cells, 0, "fork")
+    assert [fields[name] for name in ("cell", "axes.machine", "gap", "detail")] == [text] * 4
+    assert fields[f"seen.{text}"] == text
     assert "\u2028" not in "".join(read.scripts)
 
 
@@ -317,7 +317,7 @@ def test_page_asks_for_nothing_from_elsewhere() -> None:
 
 def test_ten_thousand_cells_a_side_stay_under_six_megabytes() -> None:
     sides = {side: many(side, 10_000) for side in ("fork", "base")}
-    assert len({one["cell"] for one in sides["fork"]}) == 10_000
+    assert len({cell["cell"] for cell in sides["fork"]}) == 10_000
     written = render(sides, title="Matrix", facts={}).encode()
     assert len(written) < 6_000_000
     assert len(json.dumps(sides)) > 15_000_000  # else this shows nothing

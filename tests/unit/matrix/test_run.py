@@ -97,8 +97,8 @@ def without_gaps(without_qemu: Pool, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_run_in_which_all_is_as_it_must_be_is_ok(without_gaps: Pool) -> None:
     report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert report.ok
-    assert [one.cell.name for one in report.results] == [cell.name for cell in ALL]
-    assert {one.verdict for one in report.results} == {Verdict.MATCH}
+    assert [result.cell.name for result in report.results] == [cell.name for cell in ALL]
+    assert {result.verdict for result in report.results} == {Verdict.MATCH}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,11 @@ def test_one_cell_that_is_not_fails_the_run(
     without_gaps.seen[SERVED] = seen
     report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert not report.ok
-    wrong = {one.cell.name: one.verdict for one in report.results if one.verdict != Verdict.MATCH}
+    wrong = {
+        result.cell.name: result.verdict
+        for result in report.results
+        if result.verdict != Verdict.MATCH
+    }
     assert wrong == {SERVED.name: verdict}
 
 
@@ -123,7 +127,7 @@ def test_known_gap_does_not_fail_the_run(without_qemu: Pool) -> None:
     without_qemu.seen[SERVED] = UNSERVED
     report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert report.ok
-    known = [one.cell.name for one in report.results if one.verdict == Verdict.KNOWN]
+    known = [result.cell.name for result in report.results if result.verdict == Verdict.KNOWN]
     assert known == [SERVED.name]
 
 
@@ -136,7 +140,7 @@ def test_known_gap_fails_the_run_on_stock(without_qemu: Pool) -> None:
 def test_gap_that_no_longer_occurs_fails_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     report = run.matrix(ALL, fork(), jobs=1, resume=False)
     assert not report.ok
-    assert {one.verdict for one in report.results} == {Verdict.MATCH}
+    assert {result.verdict for result in report.results} == {Verdict.MATCH}
     said = " ".join(capsys.readouterr().out.split())
     assert "configs/gaps.toml: slow no longer occurs: take its reason out" in said
 

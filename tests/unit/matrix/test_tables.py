@@ -27,8 +27,8 @@ def read_with(monkeypatch: pytest.MonkeyPatch, folder: Path, extra: str) -> Matr
     changed = folder / "matrix.toml"
     changed.write_text(f"{model.PATH.read_text()}\n{extra}\n")
     monkeypatch.setattr(model, "PATH", changed)
-    found: MatrixTables = tables.__wrapped__()
-    return found
+    all_tables: MatrixTables = tables.__wrapped__()
+    return all_tables
 
 
 def plan(**fields: object) -> str:

@@ -38,8 +38,8 @@ def test_one_per_cent_more_instructions_is_all_that_is_allowed(
 ) -> None:
     made = row("instructions", **{**ALIKE, f"fork_{state}": instructions})
     assert made.ok == ok
-    found = verdict(made, f"fork {state}", f"base {state}")
-    assert found == (CostVerdict.OK if ok else CostVerdict.WORSE)
+    result = verdict(made, f"fork {state}", f"base {state}")
+    assert result == (CostVerdict.OK if ok else CostVerdict.WORSE)
 
 
 def test_instructions_are_not_asked_to_be_as_few_with_the_property_as_without() -> None:
@@ -54,16 +54,16 @@ def test_five_per_cent_fewer_requests_is_all_that_is_allowed(
     rate: float, ok: bool, state: str
 ) -> None:
     made = row("rate", **{**ALIKE, f"fork_{state}": rate})
-    found = verdict(made, f"fork {state}", f"base {state}")
-    assert found == (CostVerdict.OK if ok else CostVerdict.WORSE)
+    result = verdict(made, f"fork {state}", f"base {state}")
+    assert result == (CostVerdict.OK if ok else CostVerdict.WORSE)
     assert made.ok == ok
 
 
 def test_rate_that_may_be_good_enough_is_not_worse() -> None:
     made = row("rate", noise=0.01, **{**ALIKE, "fork_on": 94.0})
-    found = made.compared("fork on", "base on")
-    assert found.verdict == CostVerdict.UNSURE
-    assert "--times" in found.reason
+    comparison = made.compared("fork on", "base on")
+    assert comparison.verdict == CostVerdict.UNSURE
+    assert "--times" in comparison.reason
     assert made.ok
 
 
@@ -78,8 +78,8 @@ def test_rate_is_good_enough_only_where_that_is_sure(noise: float, expected: Cos
 
 def test_rate_on_a_machine_that_others_use_is_not_worse() -> None:
     busy = row("rate", others=QUIET + 0.35, **{**ALIKE, "fork_off": 50.0})
-    found = busy.compared("fork off", "base off")
-    assert (found.verdict, found.reason) == (
+    comparison = busy.compared("fork off", "base off")
+    assert (comparison.verdict, comparison.reason) == (
         CostVerdict.UNSURE,
         "from 0.50 to 0.50; others kept 45% of the machine busy",
     )
@@ -92,9 +92,9 @@ def test_instructions_count_on_a_busy_machine_too() -> None:
 
 def test_property_that_costs_as_much_on_the_base_is_explained() -> None:
     made = row("rate", fork_off=100, base_off=100, fork_on=80, base_on=80)
-    found = made.compared("fork on", "fork off")
-    assert found.verdict == CostVerdict.EXPLAINED
-    assert "0.800" in found.reason
+    comparison = made.compared("fork on", "fork off")
+    assert comparison.verdict == CostVerdict.EXPLAINED
+    assert "0.800" in comparison.reason
     assert made.ok
 
 
@@ -124,14 +124,14 @@ def test_fork_that_refuses_the_property_is_not_ok() -> None:
 def test_json_has_every_value_and_what_it_came_to() -> None:
     made = row("rate", fork_off=100, base_off=80, fork_on=90)
     made.refused["base on"] = "refused"
-    found = json.loads(json.dumps(made.as_dict()))
-    assert found["samples"]["fork off"] == [100.0] * ROUNDS
-    assert found["medians"] == {"fork off": 100.0, "base off": 80.0, "fork on": 90.0}
-    first = found["comparisons"][0]
+    document = json.loads(json.dumps(made.as_dict()))
+    assert document["samples"]["fork off"] == [100.0] * ROUNDS
+    assert document["medians"] == {"fork off": 100.0, "base off": 80.0, "fork on": 90.0}
+    first = document["comparisons"][0]
     assert (first["of"], first["to"], first["verdict"]) == ("fork off", "base off", "ok")
     assert first["ratio"]["value"] == 1.25
-    assert found["unit"] == "requests a second"
-    assert found["ok"] is False
+    assert document["unit"] == "requests a second"
+    assert document["ok"] is False
 
 
 def test_ratio_is_shown_with_the_longer_way_to_an_end() -> None:
@@ -140,5 +140,5 @@ def test_ratio_is_shown_with_the_longer_way_to_an_end() -> None:
 
 
 def test_variants_are_two_builds_with_the_property_off_and_on() -> None:
-    assert [str(one) for one in VARIANTS] == ["base off", "fork off", "base on", "fork on"]
+    assert [str(variant) for variant in VARIANTS] == ["base off", "fork off", "base on", "fork on"]
     assert str(Variant("fork", True)) == "fork on"

@@ -23,10 +23,10 @@ def test_interval_goes_from_the_kth_least_to_the_kth_greatest(
 ) -> None:
     values = [float(number) for number in range(1, count + 1)]
     random.Random(1).shuffle(values)
-    found = median(values)
-    assert (found.value, found.low, found.high) == ((count + 1) / 2, k, count + 1 - k)
-    assert found.confidence == pytest.approx(confidence, abs=1e-6)
-    assert found.count == count
+    result = median(values)
+    assert (result.value, result.low, result.high) == ((count + 1) / 2, k, count + 1 - k)
+    assert result.confidence == pytest.approx(confidence, abs=1e-6)
+    assert result.count == count
 
 
 @pytest.mark.parametrize("count", [1, 2, 6, 9, 10])
@@ -36,9 +36,9 @@ def test_confidence_is_how_often_the_interval_holds_the_true_median(count: int) 
     for signs in product((-1.0, 1.0), repeat=count):
         # A value's distance from the true median, which is 0, does not matter.
         values = [sign * (number + 1) for number, sign in enumerate(signs)]
-        found = median(values)
-        held += found.low <= 0 <= found.high
-    assert found.confidence == pytest.approx(float(Fraction(held, 2**count)))
+        result = median(values)
+        held += result.low <= 0 <= result.high
+    assert result.confidence == pytest.approx(float(Fraction(held, 2**count)))
 
 
 def test_one_value_far_out_moves_nothing() -> None:
@@ -49,8 +49,8 @@ def test_one_value_far_out_moves_nothing() -> None:
 
 
 def test_few_values_are_given_with_the_confidence_that_they_have() -> None:
-    found = median([2.0, 1.0])
-    assert (found.low, found.value, found.high, found.confidence) == (1.0, 1.5, 2.0, 0.5)
+    result = median([2.0, 1.0])
+    assert (result.low, result.value, result.high, result.confidence) == (1.0, 1.5, 2.0, 0.5)
     assert median([3.0]).confidence == 0
 
 
@@ -61,8 +61,8 @@ def test_no_values_have_no_median() -> None:
 
 def test_what_slows_both_down_for_a_while_cancels_out() -> None:
     speeds = [1.0, 0.2, 0.9, 0.1, 1.1, 0.5, 1.0, 0.3, 0.7]
-    found = ratio([90 * speed for speed in speeds], [100 * speed for speed in speeds])
-    assert (found.low, found.value, found.high) == pytest.approx((0.9, 0.9, 0.9))
+    result = ratio([90 * speed for speed in speeds], [100 * speed for speed in speeds])
+    assert (result.low, result.value, result.high) == pytest.approx((0.9, 0.9, 0.9))
 
 
 def test_ratio_needs_as_many_of_both() -> None:
@@ -71,6 +71,6 @@ def test_ratio_needs_as_many_of_both() -> None:
 
 
 def test_interval_is_below_only_with_both_ends() -> None:
-    found = estimate(0.94, 0.96)
-    assert found.below(0.97) and not found.below(0.95) and not found.below(0.93)
-    assert found.meets(estimate(0.96, 1.0)) and not found.meets(estimate(0.97, 1.0))
+    result = estimate(0.94, 0.96)
+    assert result.below(0.97) and not result.below(0.95) and not result.below(0.93)
+    assert result.meets(estimate(0.96, 1.0)) and not result.meets(estimate(0.97, 1.0))

@@ -69,12 +69,12 @@ def test_memory_may_waver_and_must_not_grow(sizes: list[int], grows: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("said", "found"),
+    ("said", "report"),
     [
         (LEAK, LEAK.partition("\n\n")[2].strip()),
         (f"a\n{UBSAN}b\n", f"{UBSAN}b"),
         ("qemu-system-x86_64: warning: nothing of that kind\n", ""),
     ],
 )
-def test_report_of_a_sanitizer_is_found_from_its_first_line(said: str, found: str) -> None:
-    assert sanitizer_report(said) == found
+def test_report_of_a_sanitizer_is_found_from_its_first_line(said: str, report: str) -> None:
+    assert sanitizer_report(said) == report

@@ -23,8 +23,8 @@ class Boot:
     Attributes:
         modules, programs: what is in the initramfs, as `initramfs` takes it.
         append: kernel parameters beside the guest's own.
-        packaged: boot the kernel as its package has it, which decompresses itself, where
-            we have it decompressed.
+        packaged: boot the kernel as its package has it, which decompresses itself, even if
+            there is an uncompressed one.
     """
 
     guest: catalog.Guest

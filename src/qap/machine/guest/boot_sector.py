@@ -1,4 +1,4 @@
-"""What an x86 machine's firmware can boot: a sector that says it runs, and stops.
+"""A boot sector for x86 firmware: it reports on the serial port that it runs, and halts.
 
 A PC's firmware loads it at 0000:7C00 in real mode, the BIOS from a disk's first sector, and
 PXE firmware from the network (PXE 2.1, 4.4.5).

@@ -1,4 +1,4 @@
-"""The kernel proper out of an x86 bzImage, so that the guest need not decompress it.
+"""The ELF kernel in an x86 bzImage, extracted so that the guest need not decompress it.
 
 Offsets are those of the Linux/x86 boot protocol (Documentation/arch/x86/boot.rst in
 Linux): a real-mode part of setup_sects sectors, then a part that holds the payload.
@@ -18,7 +18,7 @@ SIZE = 4  # what follows a compressed payload: its uncompressed size, a u32
 
 
 def vmlinux(image: bytes) -> bytes | None:
-    """The ELF kernel that a bzImage carries, or None if it carries none we know.
+    """The ELF kernel in a bzImage, or None if it has none that can be extracted.
 
     Args:
         image: the whole bzImage.

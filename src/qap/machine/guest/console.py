@@ -17,7 +17,7 @@ DIALOGUE = ("qap-out ", "qap-end ")
 
 
 class GuestPanic(QapError):
-    """The guest's kernel panicked; the message holds its own words."""
+    """The guest's kernel panicked; the message has the kernel's text."""
 
 
 class GuestLost(QapError):
@@ -60,7 +60,7 @@ class Console:
             self._keep(self._line.before)
             raise GuestLost(f"the console closed while qap waited for {wanted}") from exc
         self._keep(self._line.before)
-        # types-pexpect only knows spawns that decode; this one is in bytes.
+        # types-pexpect types only spawns that decode; this one gives bytes.
         match = cast("re.Match[bytes]", self._line.match)
         self._keep(match[0])
         if index == 1:
@@ -73,7 +73,7 @@ class Console:
             self._seen.append(data)
 
     def tail(self, lines: int = 12) -> str:
-        """The last lines of the console, without the dialogue's own."""
+        """The last lines of the console, without those of the dialogue with /init."""
         text = b"".join(self._seen[-200:]).decode(errors="replace")
         kept = [line for line in text.splitlines() if line and not line.startswith(DIALOGUE)]
         return "\n".join(kept[-lines:])
@@ -86,8 +86,8 @@ class Console:
             GuestPanic: its kernel panicked.
             GuestLost: QEMU ended.
         """
-        found = self._expect(rb"qap-ready (\S+)\r?\n", timeout, "the guest to boot")
-        return found[1].decode()
+        match = self._expect(rb"qap-ready (\S+)\r?\n", timeout, "the guest to boot")
+        return match[1].decode()
 
     def send(self, script: str) -> None:
         """Have a shell script run in the guest, and don't wait: it may end the guest."""
@@ -107,12 +107,12 @@ class Console:
         """
         self.send(script)
         shown = script.strip().splitlines()[0][:60]
-        found = self._expect(rb"qap-end (\d+)\r?\n", timeout, f"the guest to run “{shown}”")
+        match = self._expect(rb"qap-end (\d+)\r?\n", timeout, f"the guest to run “{shown}”")
         before = self._line.before
         assert isinstance(before, bytes)
         parts = re.findall(rb"qap-out (\S+)", before)
         output = b"".join(base64.b64decode(part) for part in parts)
-        return CommandOutput(output.decode(errors="replace"), int(found[1]))
+        return CommandOutput(output.decode(errors="replace"), int(match[1]))
 
     def check(self, script: str, timeout: float = COMMAND_S) -> str:
         """Run a script that must succeed; returns its output without trailing white space.

@@ -30,7 +30,7 @@ def initramfs(
 
     Args:
         modules: names of kernel modules to load at boot, besides their dependencies.
-        programs: names for qap.machine.guest.program of what is in /bin beside busybox.
+        programs: names of further programs in /bin, as qap.machine.guest.program takes them.
     """
     busybox = unpacked(bundle("busybox", guest.architecture))
     files = kernel.modules(modules)

@@ -1,4 +1,4 @@
-"""What a guest does to prove that a device serves: real data, compared on both sides."""
+"""Checks that a device works in a guest: real data, compared on the host and in the guest."""
 
 import hashlib
 import os
@@ -60,42 +60,43 @@ def files(
     """Mount virtiofs, read what the host wrote, write what the host reads, unmount.
 
     Args:
-        mount: what `mount` is told before the folder; another file system will do.
+        mount: arguments of `mount` before the folder, for another file system than virtiofs.
     """
     data = os.urandom(MIB)
     (host_data.shared / "from-host").write_bytes(data)
     console.check(f"mkdir -p /mnt/share && mount {mount} /mnt/share")
-    seen = console.check("sha256sum /mnt/share/from-host").split()[0]
-    said = [_compare("guest read a file", _sha256(data), seen)]
+    guest_sum = console.check("sha256sum /mnt/share/from-host").split()[0]
+    said = [_compare("guest read a file", _sha256(data), guest_sum)]
     wrote = console.check(
         "dd if=/dev/urandom of=/mnt/share/from-guest bs=1M count=1 2>/dev/null && sync && "
         "sha256sum /mnt/share/from-guest && umount /mnt/share"
     ).split()[0]
-    found = _sha256((host_data.shared / "from-guest").read_bytes())
-    return [*said, _compare("guest wrote a file", found, wrote)]
+    host_sum = _sha256((host_data.shared / "from-guest").read_bytes())
+    return [*said, _compare("guest wrote a file", host_sum, wrote)]
 
 
 def large_file(console: Console, host_data: HostData, size: int) -> str:
-    """Write a file of `size` MiB into the folder mounted at /mnt/share, and read one back.
+    """Write a file of `size` MiB into the folder mounted at /mnt/share, and read it back.
 
     Raises:
-        DataMismatch: the host has other bytes, or the guest reads others.
+        DataMismatch: host and guest have different bytes.
     """
     console.check("mount -t virtiofs share /mnt/share")
     written = f"dd if=/dev/urandom of=/mnt/share/large bs=1M count={size} 2>/dev/null && sync"
     console.check(written, timeout=120)
-    # Another mount has none of it in its cache.
+    # A new mount has nothing of it in its cache.
     console.check("umount /mnt/share && mount -t virtiofs share /mnt/share")
-    seen = console.check("sha256sum </mnt/share/large", timeout=120).split()[0]
+    guest_sum = console.check("sha256sum </mnt/share/large", timeout=120).split()[0]
     console.check("umount /mnt/share")
     with (host_data.shared / "large").open("rb") as large:
-        found = hashlib.file_digest(large, "sha256").hexdigest()
+        host_sum = hashlib.file_digest(large, "sha256").hexdigest()
         length = large.tell()
-    if (found, length) != (seen, size * MIB):
+    if (host_sum, length) != (guest_sum, size * MIB):
         raise DataMismatch(
-            f"{length} bytes with SHA-256 {found[:16]}… on the host, {seen[:16]}… in the guest"
+            f"{length} bytes with SHA-256 {host_sum[:16]}… on the host, "
+            f"{guest_sum[:16]}… in the guest"
         )
-    return f"guest wrote and read {size} MiB, SHA-256 {seen[:12]}… on both sides"
+    return f"guest wrote and read {size} MiB, SHA-256 {guest_sum[:12]}… on both sides"
 
 
 def disk(console: Console, host_data: HostData, name: str) -> list[str]:
@@ -112,8 +113,8 @@ def disk(console: Console, host_data: HostData, name: str) -> list[str]:
     ).split()[0]
     with host_data.image.open("rb") as image:
         image.seek(GUEST_OFFSET_MIB * MIB)
-        found = _sha256(image.read(MIB))
-    return [*said, _compare("guest wrote the disk", found, wrote)]
+        host_sum = _sha256(image.read(MIB))
+    return [*said, _compare("guest wrote the disk", host_sum, wrote)]
 
 
 def random(console: Console, host_data: HostData, name: str) -> list[str]:
@@ -149,10 +150,10 @@ def find(console: Console, device_id: int, timeout: float = 30.0) -> str:
 
 
 def wait_gone(console: Console, device_id: int, timeout: float = 30.0) -> None:
-    """Wait until the guest has let go of the virtio devices with this virtio device ID.
+    """Wait until the guest has released the virtio devices with this virtio device ID.
 
-    A guest with channel I/O learns that a device is gone after QEMU's DEVICE_DELETED. One
-    that comes back before, under the same number, is to it the one that was there.
+    A guest with channel I/O learns that a device is gone after QEMU's DEVICE_DELETED. If a
+    device with the same number is plugged before that, the guest takes it for the old one.
     """
     gone = f"! grep -qlx 0x{device_id:04x} /sys/bus/virtio/devices/*/device"
     console.check(f'await "{gone}"', timeout)

@@ -14,7 +14,7 @@ from qap.host.errors import MissingError, QapError, unknown_name
 from qap.machine import catalog
 from qap.machine.guest.bzimage import vmlinux
 
-# Prefixes. From Debian forky on, the image package has nothing itself, but needs the others.
+# Prefixes of names. From Debian forky on, the image package is empty and needs the others.
 PARTS = ("linux-image-", "linux-base-", "linux-binary-", "linux-modules-")
 
 
@@ -51,11 +51,11 @@ class Kernel:
     @cached_property
     def _dependencies(self) -> dict[str, tuple[str, list[str]]]:
         """Module name to its file and the files it needs, as depmod would resolve them."""
-        found = {}
+        dependencies = {}
         for line in (self._modules / "modules.dep").read_text().splitlines():
             file, _, needs = line.partition(":")
-            found[module_name(file)] = (file, needs.split())
-        return found
+            dependencies[module_name(file)] = (file, needs.split())
+        return dependencies
 
     @cached_property
     def builtin(self) -> set[str]:
@@ -94,12 +94,12 @@ def module_content(path: Path) -> bytes:
 
 
 def kernel(guest: catalog.Guest) -> Kernel:
-    """The guest's kernel, brought unless it is cached."""
+    """The guest's kernel, fetched unless it is cached."""
     return Kernel(unpacked(bundle(guest), finish=_finish))
 
 
 def bundle(guest: catalog.Guest) -> Bundle:
-    """The guest's kernel package, and what it leads to: the image, and its parts if it has any."""
+    """The guest's kernel package, and the packages of PARTS that it depends on."""
     name = f"{guest.kernel}:{guest.architecture}"
     places = tuple(Place(suite=suite) for suite in guest.suites)
     return Bundle(f"kernel:{guest.name}", (name,), places, follow=PARTS)
@@ -121,7 +121,7 @@ def _fill_boot(root: Path) -> None:
 
 
 def _uncompress(kernel: Kernel) -> None:
-    """Do once what each boot would do in the guest, slowly: half a second under TCG."""
+    """Uncompress the kernel once: in the guest, each boot takes half a second for it under TCG."""
     built = kernel.packaged.with_name(f"config-{kernel.release}")
     if built.exists() and "CONFIG_PVH=y" in built.read_text().splitlines():
         uncompressed = vmlinux(kernel.packaged.read_bytes())

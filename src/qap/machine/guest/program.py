@@ -1,4 +1,4 @@
-"""Programs of ours that run in a guest: one C file each, linked statically."""
+"""Our own programs for guests: one C file each, linked statically."""
 
 import hashlib
 import subprocess
@@ -10,7 +10,7 @@ from qap.host.lock import locked
 from qap.host.paths import cache
 
 HERE = Path(__file__).parent
-# What gcc without a prefix compiles for, by Debian's name: qap runs on nothing else.
+# Debian's name of the architecture that gcc compiles for: qap runs on no other.
 HOST = "amd64"
 FLAGS = ("-O2", "-static")
 

@@ -112,8 +112,8 @@ def over_serial(console: Console, path: Path, name: str = "port") -> None:
         TimeoutError: the host got less than was sent.
     """
     size = SIZE // 16
-    found = f"basename $(dirname $(grep -lx {name} /sys/class/virtio-ports/*/name))"
-    port = console.check(found)
+    find_port = f"basename $(dirname $(grep -lx {name} /sys/class/virtio-ports/*/name))"
+    port = console.check(find_port)
     data = os.urandom(size)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as host:
         host.settimeout(WAIT_S)
@@ -138,7 +138,7 @@ def over_serial(console: Console, path: Path, name: str = "port") -> None:
 
 
 class SocketHost(Protocol):
-    """Who answers a guest over a socket device, such as `qap.vhost_user.vsock.VsockHost`.
+    """What answers a guest over a socket device, such as `qap.vhost_user.vsock.VsockHost`.
 
     Attributes:
         port: where it listens, on CID 2.

@@ -1,0 +1,79 @@
+"""The chardev of a vhost-user device under test, added and removed over QMP."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qap.host.wait import poll_until
+from qap.machine.qmp import Qmp
+from qap.matrix.command_line import BETWEEN, CHARDEV
+from qap.matrix.setup import Setup
+from qap.matrix.tables import STAYS
+
+CONNECTED_S = 10.0
+RECONNECT_MS = 10
+# For each option of the command line: the QMP commands that add and remove such an object,
+# and the argument that has its type.
+QMP_FOR = {
+    "-netdev": ("netdev_add", "netdev_del", "type"),
+    "-object": ("object-add", "object-del", "qom_type"),
+}
+
+
+@dataclass(frozen=True)
+class Chardev:
+    """The connection of a device under test to its back-end.
+
+    Args:
+        qmp: the monitor of the QEMU that has the device.
+        say: records a QMP command for those who repeat the cell by hand.
+    """
+
+    qmp: Qmp
+    say: Callable[..., None]
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether QEMU is connected to the back-end and keeps the connection."""
+        chardevs = self.qmp.execute("query-chardev")
+        (name,) = [chardev["filename"] for chardev in chardevs if chardev["label"] == CHARDEV]
+        return not name.startswith("disconnected:")
+
+    def add(self, config: Setup, socket: Path) -> None:
+        """Add a chardev that is connected to a socket, and the object between it and the device.
+
+        Raises:
+            QmpRefused: QEMU can't connect.
+            TimeoutError: a chardev that reconnects did not connect.
+        """
+        address = {"type": "unix", "data": {"path": str(socket)}}
+        data: dict[str, Any] = {"addr": address, "server": False}
+        reconnects = config.reconnects and config.later != STAYS
+        if reconnects:
+            data["reconnect-ms"] = RECONNECT_MS
+        self._execute("chardev-add", id=CHARDEV, backend={"type": "socket", "data": data})
+        if reconnects:
+            # chardev-add does not wait until such a chardev is connected.
+            poll_until(
+                lambda: self.is_connected or None,
+                CONNECTED_S,
+                lambda: "QEMU to connect to the back-end",
+            )
+        between = config.between
+        if between:
+            add, _, key = QMP_FOR[between.option]
+            self._execute(add, **{key: between.type, "id": BETWEEN, "chardev": CHARDEV})
+
+    def remove(self, config: Setup) -> None:
+        """Remove what `add` added."""
+        between = config.between
+        if between:
+            self.qmp.execute(QMP_FOR[between.option][1], id=BETWEEN)
+        if between is None or between.option != "-netdev":
+            # netdev_del of a vhost-user netdev removes its chardev, too.
+            self.qmp.execute("chardev-remove", id=CHARDEV)
+
+    def _execute(self, command: str, **arguments: object) -> None:
+        self.say(command, **arguments)
+        self.qmp.execute(command, **arguments)
