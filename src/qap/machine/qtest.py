@@ -15,31 +15,15 @@ from typing import Any, Self, TypeVar
 from qap.host.errors import QapError
 from qap.machine import qtest_command as command
 from qap.machine.qtest_command import QtestCommand
+from qap.machine.qtest_error import QtestError, QtestLost, shortened
+
+__all__ = ["IrqChange", "Qtest", "QtestError", "QtestLost"]
 
 ANSWER_S = 30.0
 CLOSED = "QEMU closed the qtest session"
 CHUNK = 1 << 16
 QUOTED = 6
-SHOWN = 100
 T = TypeVar("T")
-
-
-class QtestError(QapError):
-    """QEMU answered with something else than OK; `detail` quotes the exchange.
-
-    Attributes:
-        asked: the command's line.
-        said: the whole answer.
-    """
-
-    def __init__(self, asked: str, said: str, exchange: str) -> None:
-        super().__init__(f"qtest {_short(asked)}: {_short(said)}", exchange)
-        self.asked = asked
-        self.said = said
-
-
-class QtestLost(QapError):
-    """The session can't be used any more: QEMU closed it, or an answer did not come."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +137,7 @@ class Qtest:
                     answers += self._received()
         except TimeoutError:
             asked = commands[len(answers)].line
-            said = f"waited {self._timeout:g} s for the answer to qtest {_short(asked)}"
+            said = f"waited {self._timeout:g} s for the answer to qtest {shortened(asked)}"
             self._lost = f"the qtest session is out of step: {said}"
             raise TimeoutError(said) from None
         self._expect_none(answers[len(commands) :])
@@ -205,7 +189,7 @@ class Qtest:
     def _quote(self, commands: Sequence[QtestCommand[Any]], answers: Sequence[str]) -> None:
         first = max(0, len(commands) - QUOTED // 2)
         for sent, answer in zip(commands[first:], answers[first:], strict=False):
-            self._quoted += [f"> {_short(sent.line)}", f"< {_short(answer)}"]
+            self._quoted += [f"> {shortened(sent.line)}", f"< {shortened(answer)}"]
 
     def close(self) -> None:
         """End the session; safe to repeat."""
@@ -298,7 +282,3 @@ def _accepted(answer: str) -> str:
     if answer != "OK" and not answer.startswith("OK "):
         raise ValueError(answer)
     return answer[3:]
-
-
-def _short(line: str) -> str:
-    return line if len(line) <= SHOWN else f"{line[:SHOWN]}... ({len(line)} characters)"
