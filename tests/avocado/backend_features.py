@@ -1,4 +1,4 @@
-"""What a back-end is told once a real driver has accepted ACCESS_PLATFORM."""
+"""What a back-end is told after a real driver has accepted ACCESS_PLATFORM."""
 
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ RNG = 4
 
 
 class BackendFeatures(GuestTest):
-    """A Linux guest drives vhost-user-rng-pci, and the back-end keeps what QEMU sent.
+    """A Linux guest drives vhost-user-rng-pci; the back-end records what QEMU sends.
 
     :avocado: enable
     :avocado: tags=arch:x86_64,machine:q35,device:vhost-user-rng-pci
@@ -30,7 +30,7 @@ class BackendFeatures(GuestTest):
 
     @contextmanager
     def backend(self, *, access_platform: bool) -> Iterator[Backend]:
-        """A back-end in a folder of its own: a socket's path must be short (unix(7))."""
+        """A back-end in its own folder, as a socket's path must be short (unix(7))."""
         with tempfile.TemporaryDirectory(prefix="qap-") as folder:
             path = Path(folder) / "backend.sock"
             with backend(path, "vhost-user-rng", access_platform=access_platform) as behind:
@@ -57,7 +57,7 @@ class BackendFeatures(GuestTest):
             return io_checks.negotiated(machine.console, name)
 
     def test_untranslated_backend_never_sees_the_bit(self) -> None:
-        """Not even one that offers it: with no IOMMU there is nothing to translate."""
+        """Also if it offers the bit: without an IOMMU there is nothing to translate."""
         for offers in (False, True):
             with self.backend(access_platform=offers) as behind:
                 accepted = self.negotiate(behind, "none")

@@ -54,9 +54,9 @@ class ConfidentialSe(ConfidentialTest):
         self.prove_report()
 
     def test_pci(self) -> None:
-        """Linux shares nothing with PCI functions there, which are translated.
+        """Linux shares no memory with PCI functions in such a guest, as they are translated.
 
-        So none works: vhost-user is refused, and what QEMU serves meets private rings.
+        So none works: vhost-user is refused, and devices in QEMU find private rings.
 
         :avocado: tags=device:virtio-rng-pci,device:vhost-user-fs-pci
         """

@@ -1,7 +1,7 @@
-"""x86 firmware as a driver: what it accepts of a device with iommu_platform=on, and gets.
+"""x86 firmware as a driver of devices with iommu_platform=on: features and service.
 
-SeaBIOS and iPXE are the distribution's. What they boot is a sector that says so and stops, so
-that the device is as the firmware's driver left it. For s390x see ipl_ccw.py.
+SeaBIOS and iPXE are those of the distribution. They boot a sector that prints a line and stops,
+so that the device is as the firmware's driver left it. For s390x see ipl_ccw.py.
 """
 
 import os
@@ -23,12 +23,12 @@ BOOTED_S = 60.0
 GIVEN_UP_S = 60.0
 DISK_SIZE = 1 << 20
 MODERN_MMIO = ("-global", "virtio-mmio.force-legacy=false")
-# Firmware that finds nothing to boot resets the machine; it stands still then.
+# Firmware with nothing to boot resets the machine; with these options it pauses then.
 GIVES_UP = ("-boot", "reboot-timeout=0", "-action", "reboot=shutdown,shutdown=pause")
 
 
 class Firmware(GuestTest):
-    """A machine that boots by itself.
+    """A machine that boots without -kernel.
 
     :avocado: disable
     """
@@ -56,17 +56,17 @@ class Firmware(GuestTest):
         return f"user,id=net,tftp={self.folder},bootfile=sector"
 
     def installed(self, name: str, maker: str) -> Path:
-        """Firmware of the distribution; another maker's may have the same name."""
+        """Firmware of the distribution; a file of another maker may have the same name."""
         folders = [Path(folder) for folder in self.build.settings.firmwarepath]
         paths = [folder / name for folder in folders if (folder / name).exists()]
-        found = [path for path in paths if maker.encode() in path.read_bytes()]
-        if not found:
+        images = [path for path in paths if maker.encode() in path.read_bytes()]
+        if not images:
             self.cancel(f"no {name} of {maker} is in {', '.join(map(str, folders))}")
-        return found[0]
+        return images[0]
 
     @contextmanager
     def machine(self, *devices: Device, extra: Sequence[str] = ()) -> Iterator[Machine]:
-        """A machine that stands still. What QEMU can't do or wait for is a failure."""
+        """A paused machine. Errors and timeouts of QEMU fail the test."""
         words = ["-bios", str(self.installed(self.bios, "SeaBIOS")), *self.extra, *GIVES_UP, *extra]
         spec = Spec(
             machine=self.machine_type,
@@ -83,11 +83,11 @@ class Firmware(GuestTest):
             self.fail("\n".join([str(exc), getattr(exc, "detail", "")]))
 
     def check_boots(self, *devices: Device, extra: Sequence[str] = ()) -> None:
-        """It boots, and accepts the bit if, and only if, the first device has it."""
+        """It boots, and the first device's driver accepts the bit if and only if it is offered."""
         with self.machine(*devices, extra=extra) as machine:
             machine.qmp.execute("cont")
             machine.console.wait_ready(BOOTED_S)
-            (path,) = [one["path"] for one in machine.qmp.execute("x-query-virtio")]
+            (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
             status = machine.qmp.execute("x-query-virtio-status", path=path)
             accepted = [line.partition(":")[0] for line in status["guest-features"]["transports"]]
             self.log.info("%s: accepted %s, %s", self.name.name, accepted, status["status"])
@@ -96,7 +96,7 @@ class Firmware(GuestTest):
             self.assertIn("VIRTIO_F_VERSION_1", accepted)
 
     def check_gives_up(self, device: Device) -> str:
-        """It boots nothing and has read nothing; returns what QEMU said."""
+        """It boots nothing and has read nothing; returns the output of QEMU."""
         with self.machine(device) as machine:
             machine.qmp.execute("cont")
             machine.qmp.wait_event("SHUTDOWN", lambda data: bool(data["guest"]), GIVEN_UP_S)
@@ -106,7 +106,7 @@ class Firmware(GuestTest):
 
 
 class SeabiosPci(Firmware):
-    """SeaBIOS accepts ACCESS_PLATFORM of every device on PCI, and is served.
+    """SeaBIOS accepts ACCESS_PLATFORM for every PCI device and is served.
 
     :avocado: enable
     :avocado: tags=arch:x86_64,machine:q35,firmware:seabios
@@ -126,7 +126,7 @@ class SeabiosPci(Firmware):
             )
 
     def test_disk_behind_an_iommu(self) -> None:
-        """It programs none, and an IOMMU that nobody programs maps all to itself.
+        """SeaBIOS does not program the IOMMU, which then maps every address to itself.
 
         :avocado: tags=device:virtio-blk-pci,viommu
         """
@@ -134,7 +134,7 @@ class SeabiosPci(Firmware):
 
 
 class SeabiosMmio(Firmware):
-    """SeaBIOS accepts ACCESS_PLATFORM of a controller on MMIO, and not of a disk.
+    """On MMIO SeaBIOS accepts ACCESS_PLATFORM for a SCSI controller, but not for a disk.
 
     :avocado: enable
     :avocado: tags=arch:x86_64,machine:microvm,firmware:seabios
@@ -145,7 +145,7 @@ class SeabiosMmio(Firmware):
     extra = MODERN_MMIO
 
     def test_disk_is_fenced(self) -> None:
-        """Its driver is refused at FEATURES_OK, obeys, and gives the device up.
+        """Its driver is refused at FEATURES_OK and gives up.
 
         :avocado: tags=device:virtio-blk-device
         """
@@ -158,7 +158,7 @@ class SeabiosMmio(Firmware):
         self.check_boots({"driver": "virtio-blk-device", "drive": "disk"})
 
     def test_disk_of_a_controller(self) -> None:
-        """Its driver accepts the bit and never sets FEATURES_OK: it is served.
+        """Its driver accepts the bit, but never sets FEATURES_OK; it is served.
 
         :avocado: tags=device:virtio-scsi-device
         """
@@ -170,7 +170,7 @@ class SeabiosMmio(Firmware):
 
 
 class Ipxe(Firmware):
-    """iPXE accepts ACCESS_PLATFORM of its network card, and is served.
+    """iPXE accepts ACCESS_PLATFORM for its network card and is served.
 
     :avocado: enable
     :avocado: tags=arch:x86_64,machine:q35,firmware:ipxe
@@ -186,6 +186,6 @@ class Ipxe(Firmware):
 
 
 def blk(*, platform: bool) -> Device:
-    """The disk on PCI, with nothing but a modern interface."""
+    """The disk on PCI, with only a modern interface."""
     modern = {"disable-legacy": "on", "iommu_platform": platform}
     return {"driver": "virtio-blk-pci", "drive": "disk", **modern}

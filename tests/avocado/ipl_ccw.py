@@ -1,7 +1,7 @@
 """The machine's firmware boots (IPLs) from devices that have iommu_platform=on.
 
-“Packaged” is the distribution's firmware, which drives virtio at revision 0 and can't accept
-ACCESS_PLATFORM. “Ours” comes with the build under test, or is the file that QAP_S390_CCW names.
+"Packaged" is the distribution's firmware, which drives virtio at revision 0 and can't accept
+ACCESS_PLATFORM. "Ours" is that of the build under test, or the file in QAP_S390_CCW.
 """
 
 import os
@@ -35,7 +35,7 @@ REVISION_0 = {"max_revision": 0}
 
 
 class IplCcw(GuestTest):
-    """An s390x machine without -kernel: what runs is what the firmware has read.
+    """An s390x machine without -kernel: it runs what the firmware has read.
 
     :avocado: enable
     :avocado: tags=arch:s390x,machine:s390-ccw-virtio,device:virtio-blk-ccw,firmware:s390-ccw
@@ -59,14 +59,14 @@ class IplCcw(GuestTest):
     @cached_property
     def packaged(self) -> Path:
         places = [Path(folder) / FIRMWARE for folder in self.build.settings.firmwarepath]
-        found = [path for path in places if path.exists()]
-        if not found:
+        installed = [path for path in places if path.exists()]
+        if not installed:
             self.cancel(f"no {FIRMWARE} is installed: qemu-system-data has it")
-        return found[0]
+        return installed[0]
 
     @cached_property
     def image(self) -> bytes:
-        """What boots: Debian's kernel with the /init that answers on the console."""
+        """The boot image: Debian's kernel with the /init that answers on the console."""
         boot = Boot(self.guest, MODULES)
         images = boot.bring()
         return ipl_image(images.kernel.read_bytes(), images.initrd.read_bytes(), boot.words)
@@ -92,7 +92,7 @@ class IplCcw(GuestTest):
         blockdevs: Sequence[str] = (),
         extra: Sequence[str] = (),
     ) -> Iterator[Machine]:
-        """A machine that boots by itself. What QEMU can't do or wait for is a failure."""
+        """A machine that boots with its firmware. Errors and timeouts of QEMU fail the test."""
         own = ["-bios", str(firmware), "-d", "guest_errors"]
         spec = Spec(
             machine=self.guest.machine,
@@ -119,20 +119,20 @@ class IplCcw(GuestTest):
         )
 
     def test_packaged_firmware_boots_without_the_fence(self) -> None:
-        """What protected guests rely on today, and the reason for the property's default."""
+        """Protected guests rely on this today, hence the property's default."""
         device = {"driver": "virtio-blk-ccw", "drive": "disk", **UNFENCED}
         with self.machine(self.packaged, [device], [self.disk]) as machine:
             self.assertIn(FeatureBit.ACCESS_PLATFORM, self.boots(machine, BLOCK))
 
     def test_packaged_firmware_stops_at_the_fence(self) -> None:
-        """It gives up, at once and with a reason, and has read nothing."""
+        """It gives up at once with a reason, and has read nothing."""
         device = {"driver": "virtio-blk-ccw", "drive": "disk", **FENCED}
         # An event that comes before the monitor is ready would be lost: start by hand.
         extra = ["-S", "-action", "panic=pause"]
         with self.machine(self.packaged, [device], [self.disk], extra) as machine:
             machine.qmp.execute("cont")
             machine.qmp.wait_event("GUEST_PANICKED", lambda _: True, HALT_S)
-            # The guest stands still, so all that it had to say is here.
+            # The guest has stopped, so this is all of its output.
             said = machine.serial.recv(65536).decode(errors="replace")
             self.assertIn("Could not write DRIVER_OK status to host", said)
             told = machine.process.tail(OUTPUT_LINES)
@@ -146,13 +146,13 @@ class IplCcw(GuestTest):
             self.assertIn(FeatureBit.ACCESS_PLATFORM, self.boots(machine, BLOCK))
 
     def test_our_firmware_boots_at_revision_0(self) -> None:
-        """A device that has nothing newer is driven as before."""
+        """A device with only revision 0 is driven as before."""
         device = {"driver": "virtio-blk-ccw", "drive": "disk", **REVISION_0}
         with self.machine(self.ours, [device], [self.disk]) as machine:
             self.assertNotIn(FeatureBit.VERSION_1, self.boots(machine, BLOCK))
 
     def test_our_firmware_reads_the_second_disk_of_a_controller(self) -> None:
-        """virtio-scsi is set up a second time, after a disk that does not boot.
+        """virtio-scsi is set up again after a disk that does not boot.
 
         :avocado: tags=device:virtio-scsi-ccw
         """

@@ -1,10 +1,10 @@
-"""virtiofs over CCW, the mailing list's own device, with iommu_platform=on."""
+"""virtiofs over CCW, the device of the mailing list thread, with iommu_platform=on."""
 
 from qap.verify.kit.guest_test import GuestTest
 
 
 class VhostUserFsCcw(GuestTest):
-    """A big-endian guest, Debian's s390x virtiofsd under qemu-user, and a relay between.
+    """A big-endian guest, with Debian's s390x virtiofsd under qemu-user and a relay.
 
     :avocado: enable
     :avocado: tags=arch:s390x,machine:s390-ccw-virtio,device:vhost-user-fs-ccw

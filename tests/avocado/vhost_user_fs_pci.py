@@ -18,7 +18,7 @@ class VhostUserFsPci(GuestTest):
         self.check(guest="x86_64", device="vhost-user-fs", plug="hot")
 
     def test_replug(self) -> None:
-        """Hot-plugged, out, and in again with a fresh virtiofsd.
+        """Hot-plug, unplug, and hot-plug again with a new virtiofsd.
 
         :avocado: tags=hotplug
         """
@@ -29,7 +29,7 @@ class VhostUserFsPci(GuestTest):
 
 
 class VhostUserFsPciViommu(GuestTest):
-    """Behind a vIOMMU virtiofsd can't follow: refused, hot and cold, in either order.
+    """Behind a vIOMMU, as virtiofsd can't translate: refused, hot and cold, in either order.
 
     :avocado: enable
     :avocado: tags=arch:x86_64,machine:q35,device:vhost-user-fs-pci,viommu
@@ -59,6 +59,6 @@ class VhostUserFsPciViommu(GuestTest):
         self.refused("virtio-iommu", plug="cold", order="after")
 
     def test_bypassed(self) -> None:
-        """On a root bus that bypasses the vIOMMU the device is untranslated, and works."""
+        """On a root bus that bypasses the vIOMMU the device is not translated and works."""
         bypassed = {"viommu": "intel-iommu", "order": "after", "bypass": True}
         self.check(guest="x86_64", device="vhost-user-fs", plug="cold", **bypassed)

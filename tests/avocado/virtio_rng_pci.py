@@ -4,7 +4,7 @@ from qap.verify.kit.guest_test import GuestTest
 
 
 class VirtioRngPci(GuestTest):
-    """A device in QEMU translates by itself: behind a vIOMMU it plugs and serves.
+    """A device in QEMU itself can translate, so it plugs and serves behind a vIOMMU.
 
     :avocado: enable
     :avocado: tags=arch:x86_64,machine:q35,device:virtio-rng-pci,viommu

@@ -1,4 +1,4 @@
-"""Fixtures of every test here: a workbench on the build under test."""
+"""Fixtures for all tests here, for the build under test."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from qap.verify.kit.lab import SECTORS, Lab
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """A shell ignores SIGINT for what it puts in the background, and children inherit that."""
+    """A shell ignores SIGINT for background processes, and their child processes inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    """A lab that ends with the test, in a folder with a short name."""
+    """A lab for one test, in a folder with a short path."""
     with ExitStack() as owned:
         folder = owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-"))
         yield Lab(Build.under_test(), Path(folder), owned)
@@ -29,7 +29,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
-    """A raw disk with other bytes in each sector."""
+    """A raw disk with different bytes in each sector."""
     path = tmp_path / "disk.raw"
     path.write_bytes(os.urandom(512 * SECTORS))
     return path

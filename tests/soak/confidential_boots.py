@@ -11,13 +11,13 @@ from qap.scenario.confidential import Shared
 from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
 
 BOOTS = int(os.environ.get("QAP_BOOTS", "100"))
-# Linux shares as many pages each time on s390x. As an SEV guest it shares what it touches of
-# its 64 MiB of SWIOTLB, beside what its CPUs and drivers need, and so not always the same.
+# On s390x Linux shares the same number of pages each time. As an SEV guest it also shares the
+# part of its 64 MiB of SWIOTLB that it has used, so the number differs.
 SPREAD = {"s390x": 0, "x86_64": 512}
 
 
 class ConfidentialBoots(ConfidentialTest):
-    """Each boots anew, comes up protected and uses its disk, without a violation.
+    """Each guest boots protected and uses its disk, without a violation.
 
     :avocado: enable
     :avocado: tags=confidential
@@ -34,7 +34,7 @@ class ConfidentialBoots(ConfidentialTest):
         self.boots("x86_64")
 
     def boots(self, guest: str) -> None:
-        """BOOTS of them, one after the other."""
+        """Boot BOOTS guests, one after the other."""
         self.guest = guest
         disk, blockdevs = self.disk
         counts: Counter[int] = Counter()

@@ -85,19 +85,19 @@ ANSWER_S = 5.0
 class Amd(PagedIommu):
     """QEMU's amd-iommu.
 
-    What of it doesn't work in QEMU 10.0:
+    What doesn't work in QEMU 10.0:
 
-    * It knows a device by the bus number from when the device was made. A cold-plugged
-      device below a root port passes for the device of the same number on bus 0, as no
-      firmware had numbered the buses yet; a hot-plugged one passes for itself.
-    * It logs no event: `amdvi_test_mask` finds the log full whatever the register says.
-    * It tells vhost of no invalidation.
+    * A device keeps the bus number that it had when it was created. No firmware has numbered
+      the buses when a device is cold-plugged. So below a root port it is taken for the
+      device with the same number on bus 0. A hot-plugged device is identified correctly.
+    * No event is logged: `amdvi_test_mask` always takes the log for full.
+    * vhost is not told of invalidations.
 
     Args:
-        function: its PCI function; `is_amd` knows it.
-        memory: where its tables go; the device table takes 8 KiB for each bus.
-        buses: for how many buses, up to 256. By the specification the others' devices
-            reach nothing; QEMU takes what lies behind the table for their entries.
+        function: its PCI function; see `is_amd`.
+        memory: for its tables; the device table takes 8 KiB for each bus.
+        buses: number of buses in the device table, up to 256. By the specification devices
+            on other buses reach nothing; QEMU reads their entries behind the table.
     """
 
     def __init__(self, function: Function, memory: GuestMemory, buses: int = BUSES) -> None:
@@ -150,13 +150,13 @@ class Amd(PagedIommu):
     def faults(self) -> list[IommuFault]:
         ends = [command.readq(self._base + at) for at in (EVENT_LOG_HEAD, EVENT_LOG_TAIL)]
         head, tail = self.qtest.run_all(ends)
-        found = []
+        faults = []
         while head != tail:
             low, high = ENTRY.unpack(self.qtest.read(self._events + head, ENTRY.size))
-            found.append(fault(low, high))
+            faults.append(fault(low, high))
             head = (head + ENTRY.size) % PAGE
         self.qtest.writeq(self._base + EVENT_LOG_HEAD, head)
-        return found
+        return faults
 
     def _set_entry(self, bdf: Bdf, domain: PageTableDomain | None) -> None:
         if bdf.bus >= self._buses:
@@ -182,7 +182,7 @@ class Amd(PagedIommu):
         self._submit(commands)
 
     def _submit(self, commands: Sequence[Entry]) -> None:
-        """Have commands executed, and wait until they are (AMD 2.4.1)."""
+        """Submit commands and wait until they are executed (AMD 2.4.1)."""
         self._waits += 1
         wait = (COMPLETION_WAIT | COMPLETION_WAIT_STORE | self._stored, self._waits)
         writes = self._commands.add([*commands, wait])
@@ -199,11 +199,11 @@ def is_amd(function: Function) -> bool:
     """Whether a PCI function is an AMD IOMMU."""
     if function.vendor_id != VENDOR_ID:
         return False
-    return any(one.id == CAPABILITY_SECURE_DEVICE for one in function.capabilities())
+    return any(capability.id == CAPABILITY_SECURE_DEVICE for capability in function.capabilities())
 
 
 def fault(low: int, high: int) -> IommuFault:
-    """What an event of the log says, given as its two words (AMD 2.5)."""
+    """An event of the log, from its two words (AMD 2.5)."""
     code = low >> CODE
     reason, write = FaultReason.UNKNOWN, None
     if code == ILLEGAL_DEV_TABLE_ENTRY:

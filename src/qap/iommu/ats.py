@@ -6,13 +6,13 @@
 from qap.hw.pci import Function, PciError
 from qap.iommu.driver import source_id
 
-# The host bridge of a q35: where it puts extended configuration space, which the ports
-# don't reach, and the switch for it (register PCIEXBAR of Intel's 3 Series chipsets).
+# The host bridge of a q35: register PCIEXBAR (Intel's 3 Series chipsets) enables extended
+# configuration space, which the ports don't reach, and sets its address.
 PCIEXBAR = 0x60
 PCIEXBAR_ENABLE = 1 << 0
 ECAM = 0xB000_0000
 
-# PCIe 7.6: the first extended capability; a header has the id, and where the next one is.
+# PCIe 7.6: offset of the first extended capability; a header has the id and the next offset.
 FIRST = 0x100
 NEXT = 20
 
@@ -25,8 +25,8 @@ ATS_ENABLE = 1 << 15
 def enable_ats(host_bridge: Function, function: Function) -> None:
     """Let a function of a q35 use ATS.
 
-    The IOMMU must be told first (`Vtd.use_device_tlb`). QEMU ends itself when a vhost device
-    starts with ATS behind an IOMMU that knows no device TLBs.
+    The IOMMU must be told first (`Vtd.use_device_tlb`). QEMU aborts when a vhost device
+    starts with ATS behind an IOMMU without device TLB support.
 
     Args:
         host_bridge: 00:00.0.

@@ -1,4 +1,4 @@
-"""What the driver of any IOMMU does: give devices domains, map, unmap, and hear of faults."""
+"""The interface of all IOMMU drivers: domains, mappings and faults."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from qap.machine.guest_memory import PAGE, GuestMemory
 
 
 class IommuError(QapError):
-    """The IOMMU lacks what was asked for, refused it, or was asked for what makes no sense."""
+    """The IOMMU lacks or refuses what was requested, or the request is invalid."""
 
 
 class FaultReason(Enum):
-    """Why an access was refused, in the words of virtio 1.3, 5.13.6.9.
+    """Why an access was refused, with the terms of virtio 1.3, 5.13.6.9.
 
-    DOMAIN: the device has no domain. MAPPING: its domain has no mapping there, or none
-    that allows the access. UNKNOWN: anything else; `IommuFault.code` tells.
+    DOMAIN: the device has no domain. MAPPING: its domain has no mapping at that address, or
+    the mapping does not allow the access. UNKNOWN: anything else; see `IommuFault.code`.
     """
 
     UNKNOWN = 0
@@ -31,10 +31,10 @@ class IommuFault:
     """An access that the IOMMU refused.
 
     Attributes:
-        bdf: whose access it was.
-        address: what the device wanted, as an IOVA. VT-d gives only its page.
-        write: whether it wanted to write; None if the IOMMU doesn't say.
-        code: the reason as the IOMMU's own specification numbers it.
+        bdf: the device that made the access.
+        address: IOVA of the access; VT-d gives only its page.
+        write: whether it was a write; None if the IOMMU doesn't say.
+        code: the reason's number in the IOMMU's own specification.
     """
 
     bdf: Bdf
@@ -47,17 +47,17 @@ class IommuFault:
 class Iommu(ABC):
     """An IOMMU and its driver.
 
-    Domains and mappings may be made at any time, before `enable` too; they last until
-    they are taken back. While translation is on, a device without a domain reaches
-    nothing. A system reset turns translation off; the next `enable` restores everything.
+    Domains and mappings may be made at any time, also before `enable`. They last until they
+    are removed. While translation is on, a device without a domain reaches nothing. A
+    system reset turns translation off; the next `enable` restores everything.
 
     IOVAs, guest physical addresses and sizes are multiples of 4 KiB. Every method may
-    raise IommuError, also for a device that has no domain, or has one already.
+    raise IommuError, also for a device that has no domain, or already has one.
 
-    A device's bus must have its number before its domain is made: `PciBus.scan` does it.
+    A device's bus must have its number before `attach`: `PciBus.scan` assigns it.
 
     Attributes:
-        limit: IOVAs are below this one.
+        limit: IOVAs are below this address.
     """
 
     limit: int
@@ -68,19 +68,19 @@ class Iommu(ABC):
 
     @abstractmethod
     def disable(self) -> None:
-        """Turn translation off: what devices see is guest physical memory again."""
+        """Turn translation off: devices access guest physical memory directly."""
 
     @abstractmethod
     def attach(self, bdf: Bdf) -> None:
-        """Give a device an empty domain of its own."""
+        """Create an empty domain for a device."""
 
     @abstractmethod
     def detach(self, bdf: Bdf) -> None:
-        """Take a device's domain away, and all its mappings."""
+        """Remove a device's domain with all its mappings."""
 
     @abstractmethod
     def move(self, bdf: Bdf, to: Bdf) -> None:
-        """Give a device's domain, mappings and all, to another device that has none."""
+        """Move a device's domain with its mappings to another device that has none."""
 
     @abstractmethod
     def map(
@@ -93,11 +93,11 @@ class Iommu(ABC):
         readable: bool = True,
         writable: bool = True,
     ) -> None:
-        """Let a device reach guest physical memory at an IOVA where nothing is mapped yet."""
+        """Map guest physical memory for a device at IOVAs where nothing is mapped yet."""
 
     @abstractmethod
     def unmap(self, bdf: Bdf, iova: int, size: int) -> None:
-        """Undo mappings, as far as there are any, and invalidate what is cached of them."""
+        """Remove the mappings in a range, if any, and invalidate the caches for it."""
 
     @abstractmethod
     def flush(self) -> None:
@@ -105,10 +105,10 @@ class Iommu(ABC):
 
     @abstractmethod
     def faults(self) -> list[IommuFault]:
-        """What was refused since the last call, as far as the IOMMU has kept it."""
+        """Faults since the last call, as far as the IOMMU has recorded them."""
 
     def map_memory(self, bdf: Bdf, memory: GuestMemory) -> None:
-        """Map all of a driver's memory where the device is to see it."""
+        """Map all of a driver's memory at the addresses that the device uses."""
         start = memory.base if memory.iova is None else memory.iova
         self.map(bdf, start, memory.base, memory.size)
 
@@ -120,17 +120,17 @@ class Iommu(ABC):
 
 
 def source_id(bdf: Bdf) -> int:
-    """The requester ID (PCI Express 2.2.6.2) that an IOMMU knows a function by."""
+    """The requester ID of a function (PCI Express 2.2.6.2)."""
     return bdf.bus << 8 | bdf.device << 3 | bdf.function
 
 
 def source_bdf(number: int) -> Bdf:
-    """The function that a requester ID means."""
+    """The function with a requester ID."""
     return Bdf(number >> 8 & 0xFF, number >> 3 & 0x1F, number & 7)
 
 
 def blocks(address: int, size: int, most: int) -> Iterator[tuple[int, int]]:
-    """A range as aligned blocks of 2**order pages: (address, order), at most `most`."""
+    """Split a range into aligned blocks of 2**order pages: (address, order); order <= `most`."""
     end = address + size
     while address < end:
         order = min(((end - address) // PAGE).bit_length() - 1, most)
@@ -141,8 +141,8 @@ def blocks(address: int, size: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 def sized_address(address: int, order: int) -> tuple[int, bool]:
-    """A block's address and S bit, which hold its size, too (PCI Express 10.2.3.2).
+    """A block's address field, which also encodes its size, and its S bit (PCI Express 10.2.3.2).
 
-    The lowest bit from 12 up that is 0 says how large the block is.
+    The lowest bit from 12 up that is 0 gives the size of the block.
     """
     return address | (PAGE << order >> 1) - 1 & ~(PAGE - 1), order > 0

@@ -10,10 +10,10 @@ from qap.virtio.pci_modern import MODERN_DEVICE_ID, VENDOR_ID
 
 
 def find_iommu(bus: PciBus, memory: GuestMemory) -> Iommu:
-    """The IOMMU of a q35, with translation as it is: off, after a reset.
+    """The IOMMU of a q35; its translation is not changed, and is off after a reset.
 
     Args:
-        memory: for the IOMMU alone; 4 MiB do for 200 devices with a window each.
+        memory: only for the IOMMU; 4 MiB are enough for 200 devices with a window each.
     Raises:
         IommuError: there is none.
     """

@@ -1,7 +1,7 @@
-"""Page tables in guest memory, in the shape that VT-d and the AMD IOMMU share.
+"""Page tables in guest memory, for VT-d and the AMD IOMMU.
 
-Each level has 512 entries of 8 bytes, little-endian, and resolves 9 bits of an IOVA above
-the 12 of a page. The entries' bits differ.
+Both have 512 entries of 8 bytes, little-endian, at each level. A level resolves 9 bits of an
+IOVA, above the 12 bits of a page. Only the bits in the entries differ.
 """
 
 import struct
@@ -20,13 +20,14 @@ LARGEST_LEAF = 2
 
 @dataclass(frozen=True)
 class Format:
-    """The bits of an entry; what holds the address is bits 12 and up.
+    """The bits of an entry; bits 12 and up are the address.
 
     Attributes:
-        present: set in every entry that means something.
-        readable, writable: what an entry allows; a table's entry allows both.
+        present: set in every valid entry.
+        readable, writable: permissions; an entry for a table has both.
         large: set in a leaf above level 1.
-        next_level: where a table's entry holds the table's level; None if it doesn't.
+        next_level: bit number of the table's level in an entry for a table; None for no such
+            field.
     """
 
     present: int
@@ -36,7 +37,7 @@ class Format:
     next_level: int | None = None
 
     def table(self, address: int, level: int) -> int:
-        """An entry that leads to a table of this level."""
+        """An entry that points to a table of this level."""
         following = 0 if self.next_level is None else level << self.next_level
         return address | self.present | self.readable | self.writable | following
 
@@ -47,7 +48,7 @@ class Format:
 
 
 class Pages:
-    """Zeroed pages out of guest memory, by guest physical address, which can be given back."""
+    """Allocates zeroed pages of guest memory, by guest physical address."""
 
     def __init__(self, memory: GuestMemory) -> None:
         self._memory = memory
@@ -71,9 +72,9 @@ class Pages:
 
 
 class PageTable:
-    """A domain's page table; 2 MiB pages are used where IOVA and address allow it.
+    """A domain's page table; 2 MiB pages are used if IOVA and address allow it.
 
-    What the tables hold is kept here as well, so that a change is only written.
+    The object has a copy of the tables, so that a change needs no read from the guest.
 
     Args:
         levels: of the table, 2 at least.
@@ -96,7 +97,7 @@ class PageTable:
         """Map a range of whole pages.
 
         Raises:
-            IommuError: part of it is mapped already; nothing has changed then.
+            IommuError: part of it is mapped already; then nothing is changed.
         """
         if self._maps(self.root, self._levels, iova, iova + size):
             raise IommuError(f"part of {size:#x} bytes at IOVA {iova:#x} is mapped already")
@@ -110,7 +111,7 @@ class PageTable:
         self._write()
 
     def free(self) -> None:
-        """Give every page back; no IOMMU may use the table any more."""
+        """Free every page; no IOMMU may use the table any more."""
         self._pages.give_back(list(self._tables))
 
     def _maps(self, table: int, level: int, start: int, end: int) -> bool:
@@ -118,16 +119,16 @@ class PageTable:
         if level == 1:
             return any(entries[_index(start, 1) : _index(end - PAGE, 1) + 1])
         for index, first, last in _steps(level, start, end):
-            process = self._children.get((table, index))
-            if process is None:
+            child = self._children.get((table, index))
+            if child is None:
                 if entries[index]:
                     return True
-            elif self._maps(process, level - 1, first, last):
+            elif self._maps(child, level - 1, first, last):
                 return True
         return False
 
     def _fill(self, table: int, level: int, start: int, end: int, leaf: int) -> None:
-        """Write leaves from `start` on; `leaf` is the first one's level 1 entry."""
+        """Write leaves from `start` on; `leaf` is the level 1 entry for the first page."""
         entries = self._tables[table]
         if level == 1:
             first, count = _index(start, 1), (end - start) // PAGE
@@ -160,17 +161,17 @@ class PageTable:
         self._change(table, level, start, end)
 
     def _child(self, table: int, level: int, index: int) -> int:
-        """The table below an entry: there, new, or in the place of a large page."""
+        """The table below an entry; it is created if needed, also in place of a large page."""
         if (table, index) not in self._children:
-            process = self._new_table()
+            child = self._new_table()
             entries = self._tables[table]
             if entries[index]:
                 span = PAGE << LEVEL_BITS * (level - 1)
                 first = entries[index] & ~self._format.large
-                self._tables[process] = list(range(first, first + span, span // ENTRIES))
-                self._changed[process] = (0, ENTRIES)
-            entries[index] = self._format.table(process, level - 1)
-            self._children[table, index] = process
+                self._tables[child] = list(range(first, first + span, span // ENTRIES))
+                self._changed[child] = (0, ENTRIES)
+            entries[index] = self._format.table(child, level - 1)
+            self._children[table, index] = child
         return self._children[table, index]
 
     def _new_table(self) -> int:
@@ -179,7 +180,7 @@ class PageTable:
         return page
 
     def _change(self, table: int, level: int, start: int, end: int) -> None:
-        # Popped first: what is written last is the table that leads to the others.
+        # Pop and insert again, so that a table is written after those that it points to.
         first, last = self._changed.pop(table, (ENTRIES, 0))
         span = _index(start, level), _index(end - PAGE, level) + 1
         self._changed[table] = min(first, span[0]), max(last, span[1])
@@ -199,7 +200,7 @@ def _index(iova: int, level: int) -> int:
 
 
 def _steps(level: int, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """What each entry of a table covers of a range: its index, the start and the end."""
+    """The part of a range in each entry of a table: index, start and end."""
     span = PAGE << LEVEL_BITS * (level - 1)
     while start < end:
         stop = min(end, (start // span + 1) * span)

@@ -1,4 +1,4 @@
-"""What VT-d and the AMD IOMMU have in common: tables in memory and a ring of commands."""
+"""The common part of VT-d and the AMD IOMMU: tables in memory and a command ring."""
 
 import struct
 from abc import abstractmethod
@@ -20,14 +20,14 @@ ENTRY = struct.Struct("<QQ")
 
 @dataclass(frozen=True)
 class PageTableDomain:
-    """A page table, and the number that caches know it by."""
+    """A page table, and its domain id for the IOMMU's caches."""
 
     id: int
     table: PageTable
 
 
 class CommandRing:
-    """A page of commands of two 64-bit words, from which the IOMMU takes them in turn."""
+    """A ring of commands in one page, each of two 64-bit words."""
 
     def __init__(self, address: int) -> None:
         self.address = address
@@ -39,11 +39,11 @@ class CommandRing:
         return self._next
 
     def rewind(self) -> None:
-        """Begin at the front, as the IOMMU does after it was told where the ring is."""
+        """Start again at the front, as the IOMMU does when the ring's address is set."""
         self._next = 0
 
     def add(self, entries: Sequence[Entry]) -> list[QtestCommand[None]]:
-        """What writes commands and advances the tail."""
+        """Advance the tail; returns the qtest commands that write the entries."""
         writes = []
         for entry in entries:
             writes.append(command.write(self.address + self._next, ENTRY.pack(*entry)))
@@ -55,10 +55,10 @@ class PagedIommu(Iommu):
     """An IOMMU that finds a device's page table through tables of devices in memory.
 
     Args:
-        memory: where its tables go; they take what they need of it as they grow.
+        memory: for its tables, which allocate from it as they grow.
         entry: the format of its page tables.
         levels: of each page table.
-        large: whether it knows 2 MiB pages.
+        large: whether it supports 2 MiB pages.
         caches_absence: whether it may cache that nothing is mapped, or that a device has
             no domain.
     """
@@ -84,24 +84,24 @@ class PagedIommu(Iommu):
 
     @abstractmethod
     def _set_entry(self, bdf: Bdf, domain: PageTableDomain | None) -> None:
-        """Write the table entry that leads from a device to its domain."""
+        """Write a device's table entry, which points to its domain."""
 
     @abstractmethod
     def _invalidate_entry(self, bdf: Bdf, domain: PageTableDomain, *, absent: bool) -> None:
-        """Invalidate what is cached of a device's entry and of its domain.
+        """Invalidate the caches for a device's entry and its domain.
 
         Args:
-            absent: what is cached says that the device has no domain.
+            absent: the cached entry says that the device has no domain.
         """
 
     @abstractmethod
     def _invalidate(self, bdf: Bdf, domain: PageTableDomain, iova: int, size: int) -> None:
-        """Invalidate what is cached of a range of a domain."""
+        """Invalidate the caches for a range of a domain."""
 
     def attach(self, bdf: Bdf) -> None:
         self._check_free(bdf)
         used = {domain.id for domain in self._domains.values()}
-        # VT-d 6.2.2.1: number 0 belongs to what is absent.
+        # VT-d 6.2.2.1: domain 0 is reserved for entries that are not present.
         number = next(number for number in count(1) if number not in used)
         table = PageTable(self._pages, self._format, self._levels, large=self._large)
         self._link(bdf, PageTableDomain(number, table))

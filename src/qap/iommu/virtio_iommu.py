@@ -1,15 +1,34 @@
 """A virtio-iommu and its driver (virtio 1.3, section 5.13)."""
 
-import struct
 from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import count
 
 from qap.hw.pci import Bdf, Function
 from qap.iommu.driver import FaultReason, Iommu, IommuError, IommuFault, source_bdf, source_id
+from qap.iommu.virtio_iommu_requests import (
+    ATTACH,
+    CONFIG,
+    CONFIG_BYPASS,
+    DETACH,
+    FAULT,
+    FAULT_F_READ,
+    FAULT_F_WRITE,
+    FEATURES,
+    HEAD,
+    MAP,
+    MAP_F_READ,
+    MAP_F_WRITE,
+    PROBE,
+    PROPERTY,
+    PROPERTY_RESV_MEM,
+    RESV_MEM,
+    TAIL,
+    UNMAP,
+    IommuRequest,
+    IommuRequestStatus,
+)
 from qap.machine.guest_memory import GuestMemory
-from qap.oracle.features import mask
-from qap.virtio.driver import MODERN, Behaviour, Driver
+from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.queue import Buffer, Queue
 
@@ -18,90 +37,26 @@ REQUESTQ = 0
 EVENTQ = 1
 EVENTS = 32
 SERVED_S = 10.0
-
-# 5.13.3.
-FEATURE_INPUT_RANGE = 0
-FEATURE_DOMAIN_RANGE = 1
-FEATURE_MAP_UNMAP = 2
-FEATURE_PROBE = 4
-FEATURE_BYPASS_CONFIG = 6
-FEATURES = MODERN | mask(
-    [
-        FEATURE_INPUT_RANGE,
-        FEATURE_DOMAIN_RANGE,
-        FEATURE_MAP_UNMAP,
-        FEATURE_PROBE,
-        FEATURE_BYPASS_CONFIG,
-    ]
-)
-
-# 5.13.4: page_size_mask, input_range, domain_range, probe_size, bypass.
-CONFIG = struct.Struct("<QQQIIIB3x")
-CONFIG_BYPASS = 36
-
-# 5.13.6.3 to 5.13.6.7, without head and tail.
-HEAD = struct.Struct("<B3x")
-TAIL = struct.Struct("<B3x")
-ATTACH = struct.Struct("<III4x")
-DETACH = struct.Struct("<II8x")
-MAP = struct.Struct("<IQQQI")
-UNMAP = struct.Struct("<IQQ4x")
-PROBE = struct.Struct("<I64x")
-MAP_F_READ = 1 << 0
-MAP_F_WRITE = 1 << 1
+# Of the longest request.
 ROOM = 128
-
-# 5.13.6.8: a property's head, and what RESV_MEM has after it.
-PROPERTY = struct.Struct("<HH")
-PROPERTY_RESV_MEM = 1
-RESV_MEM = struct.Struct("<B3xQQ")
-
-# 5.13.6.9.
-FAULT = struct.Struct("<B3xII4xQ")
-FAULT_F_READ = 1 << 0
-FAULT_F_WRITE = 1 << 1
-
-
-class IommuRequest(IntEnum):
-    """type of struct virtio_iommu_req_head (5.13.6)."""
-
-    ATTACH = 1
-    DETACH = 2
-    MAP = 3
-    UNMAP = 4
-    PROBE = 5
-
-
-class IommuRequestStatus(IntEnum):
-    """status of struct virtio_iommu_req_tail (5.13.6)."""
-
-    OK = 0
-    IOERR = 1
-    UNSUPP = 2
-    DEVERR = 3
-    INVAL = 4
-    RANGE = 5
-    NOENT = 6
-    FAULT = 7
-    NOMEM = 8
 
 
 class RequestError(IommuError):
-    """The device answered a request with something else than OK.
+    """The device answered a request with a status other than OK.
 
     Attributes:
-        status: what it answered, a RequestStatus if known.
+        status: the status, an IommuRequestStatus if known.
     """
 
     def __init__(self, request: IommuRequest, status: int) -> None:
-        known = [one.name for one in IommuRequestStatus if one == status]
+        known = [member.name for member in IommuRequestStatus if member == status]
         super().__init__(f"virtio-iommu: {request.name}: {(known or [hex(status)])[0]}")
         self.status = status
 
 
 @dataclass(frozen=True)
 class Mapping:
-    """A range of IOVAs that one MAP request mapped."""
+    """A range of IOVAs, mapped by one MAP request."""
 
     iova: int
     end: int
@@ -111,7 +66,7 @@ class Mapping:
 
 @dataclass
 class Domain:
-    """A domain, which the device forgets when it has no endpoint."""
+    """A domain; the device drops it when it has no endpoint left."""
 
     id: int
     mappings: list[Mapping] = field(default_factory=list)
@@ -119,7 +74,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class ReservedRegion:
-    """IOVAs that can't be mapped (5.13.6.8): first and last, and what for: 1 is MSIs."""
+    """IOVAs that can't be mapped (5.13.6.8): first, last, and the subtype, where 1 is MSI."""
 
     start: int
     end: int
@@ -129,12 +84,12 @@ class ReservedRegion:
 class VirtioIommu(Iommu):
     """QEMU's virtio-iommu-pci.
 
-    A mapping is undone in one piece or not at all (5.13.6.6). QEMU refuses to attach a
-    device that was never there, and gives no reason for a fault of one without a domain.
+    A mapping can't be unmapped in part (5.13.6.6). QEMU refuses to attach a device that does
+    not exist, and reports reason UNKNOWN for a fault of a device without a domain.
 
     Args:
         function: its PCI function.
-        memory: where its rings and buffers go; what else was taken of it is overwritten.
+        memory: for its rings and buffers; must not be used for anything else.
     """
 
     def __init__(self, function: Function, memory: GuestMemory) -> None:
@@ -151,7 +106,7 @@ class VirtioIommu(Iommu):
     def enable(self) -> None:
         memory = self._driver.memory
         memory.give_back()
-        # A system reset takes the BARs away.
+        # A system reset unmaps the BARs.
         self._driver.transport = PciModern(self._function)
         self._driver.negotiate()
         self._requestq = self._driver.queue(REQUESTQ)
@@ -191,7 +146,7 @@ class VirtioIommu(Iommu):
     def move(self, bdf: Bdf, to: Bdf) -> None:
         domain = self._domain(bdf)
         self._check_free(to)
-        # In this order the domain is never without an endpoint.
+        # Attach first: the domain must always have an endpoint.
         self._attach(to, domain)
         self._domains[to] = domain
         self.detach(bdf)
@@ -210,7 +165,7 @@ class VirtioIommu(Iommu):
         self._check(iova, size, physical)
         if iova < self._input_start:
             raise IommuError(f"IOVA {iova:#x} is below {self._input_start:#x}")
-        if any(one.iova < iova + size and iova < one.end for one in domain.mappings):
+        if any(mapping.iova < iova + size and iova < mapping.end for mapping in domain.mappings):
             raise IommuError(f"part of {size:#x} bytes at IOVA {iova:#x} is mapped already")
         flags = (MAP_F_READ if readable else 0) | (MAP_F_WRITE if writable else 0)
         mapping = Mapping(iova, iova + size, physical, flags)
@@ -220,24 +175,28 @@ class VirtioIommu(Iommu):
     def unmap(self, bdf: Bdf, iova: int, size: int) -> None:
         domain = self._domain(bdf)
         self._check(iova, size)
-        inside = [one for one in domain.mappings if one.iova < iova + size and iova < one.end]
-        if any(one.iova < iova or one.end > iova + size for one in inside):
+        inside = [
+            mapping
+            for mapping in domain.mappings
+            if mapping.iova < iova + size and iova < mapping.end
+        ]
+        if any(mapping.iova < iova or mapping.end > iova + size for mapping in inside):
             raise IommuError(f"{size:#x} bytes at IOVA {iova:#x} are part of a larger mapping")
         self._ask(IommuRequest.UNMAP, UNMAP.pack(domain.id, iova, iova + size - 1))
-        domain.mappings = [one for one in domain.mappings if one not in inside]
+        domain.mappings = [mapping for mapping in domain.mappings if mapping not in inside]
 
     def flush(self) -> None:
-        """Nothing to do: an answered request is in effect (5.13.6.2)."""
+        """Nothing to do: a request has taken effect when it is answered (5.13.6.2)."""
 
     def faults(self) -> list[IommuFault]:
-        found: list[IommuFault] = []
+        faults: list[IommuFault] = []
         if self._eventq is None:
-            return found
+            return faults
         while used := self._eventq.take_used():
             address = self._events.pop(used.id)
-            found.append(_fault(self._driver.memory.read(address, FAULT.size)))
+            faults.append(_fault(self._driver.memory.read(address, FAULT.size)))
             self._offer(address)
-        return found
+        return faults
 
     def probe(self, bdf: Bdf) -> list[ReservedRegion]:
         """The IOVAs that a device can't have mapped (5.13.6.7); translation must be on."""
@@ -258,12 +217,12 @@ class VirtioIommu(Iommu):
     def _detach(self, bdf: Bdf, domain: Domain) -> None:
         self._ask(IommuRequest.DETACH, DETACH.pack(domain.id, source_id(bdf)))
 
-    def _map(self, domain: Domain, one: Mapping) -> None:
-        body = MAP.pack(domain.id, one.iova, one.end - 1, one.physical, one.flags)
+    def _map(self, domain: Domain, mapping: Mapping) -> None:
+        body = MAP.pack(domain.id, mapping.iova, mapping.end - 1, mapping.physical, mapping.flags)
         self._ask(IommuRequest.MAP, body)
 
     def _ask(self, request: IommuRequest, body: bytes, room: int = 0) -> bytes:
-        """Have a request answered, if translation is on; returns `room` bytes of the answer."""
+        """Send a request, if translation is on; returns `room` bytes of the answer."""
         if not self._enabled:
             return bytes(room)
         memory = self._driver.memory

@@ -22,7 +22,7 @@ from qap.iommu.table_driver import CommandRing, Entry, PagedIommu, PageTableDoma
 from qap.machine import qtest_command as command
 from qap.machine.guest_memory import GuestMemory
 
-# Where QEMU has the registers; a guest's kernel learns it from ACPI's DMAR table.
+# Address of the registers in QEMU; a guest's kernel reads it from ACPI's DMAR table.
 BASE = 0xFED9_0000
 
 # VT-d 11.4: registers, each with the bits in use here.
@@ -44,7 +44,7 @@ GSTS_REG = 0x1C
 TRANSLATION_ENABLE = 1 << 31
 ROOT_TABLE_POINTER = 1 << 30
 QUEUED_INVALIDATION_ENABLE = 1 << 26
-# What a write to GCMD_REG must keep: the other bits are commands of one time.
+# Bits that a write to GCMD_REG must preserve; the others are one-shot commands.
 GSTS_LASTING = 0x96FF_FFFF
 RTADDR_REG = 0x20
 FSTS_REG = 0x34
@@ -78,7 +78,7 @@ CONTEXT_DID = 8
 # VT-d 9.8: second-stage paging entries.
 FORMAT = Format(present=0, readable=1 << 0, writable=1 << 1, large=1 << 7)
 
-# VT-d 6.5.2: descriptors: type, and granularity where there is one.
+# VT-d 6.5.2: types of descriptors, with the granularity if there is one.
 CONTEXT_CACHE = 0x1
 CONTEXT_CACHE_GLOBAL = CONTEXT_CACHE | 0b01 << 4
 CONTEXT_CACHE_DEVICE = CONTEXT_CACHE | 0b11 << 4
@@ -97,14 +97,14 @@ ANSWER_S = 5.0
 class Vtd(PagedIommu):
     """QEMU's intel-iommu.
 
-    Faults are kept in as many registers as it has, QEMU in one, and a second fault of the
-    same device is dropped while the first one is there.
+    It has a limited number of registers for faults, in QEMU only one. A second fault of the
+    same device is dropped while the first is recorded.
 
     Args:
-        memory: where its tables go.
-        base: of its registers.
+        memory: for its tables.
+        base: address of its registers.
     Raises:
-        IommuError: there is none, or it lacks page tables or queued invalidation.
+        IommuError: there is no VT-d, or it lacks page tables or queued invalidation.
     """
 
     def __init__(self, memory: GuestMemory, base: int = BASE) -> None:
@@ -147,10 +147,10 @@ class Vtd(PagedIommu):
         self._command(TRANSLATION_ENABLE, on=False)
 
     def use_device_tlb(self, bdf: Bdf) -> None:
-        """Let a device cache translations itself; `enable_ats` comes next (VT-d 4.5.1).
+        """Let a device cache translations itself; call `enable_ats` next (VT-d 4.5.1).
 
         Raises:
-            IommuError: VT-d knows no device TLBs (device-iotlb=off).
+            IommuError: VT-d does not support device TLBs (device-iotlb=off).
         """
         if not self._ecap & ECAP_DT:
             raise IommuError("this VT-d knows no device TLBs")
@@ -171,14 +171,14 @@ class Vtd(PagedIommu):
         halves = self.qtest.run_all(
             [command.readq(at + half) for at in places for half in (0, FRCD_SIZE // 2)]
         )
-        found, clear = [], []
+        faults, clear = [], []
         for place, low, high in zip(places, halves[::2], halves[1::2], strict=True):
             if high & FRCD_F:
-                found.append(_fault(low, high))
+                faults.append(_fault(low, high))
                 clear.append(command.writel(place + 12, FRCD_F >> 32))
         clear.append(command.writel(self._base + FSTS_REG, FSTS_PFO))
         self.qtest.run_all(clear)
-        return found
+        return faults
 
     @property
     def _all_pages(self) -> int:
@@ -195,12 +195,12 @@ class Vtd(PagedIommu):
             kind = CONTEXT_TT_DEVICE_TLB if bdf in self._device_tlbs else 0
             low = domain.table.root | kind | PRESENT
             high = domain.id << CONTEXT_DID | self._levels - 2
-        # The half with the present bit changes last when it appears, first when it goes.
+        # The half with the present bit is written last to set the entry, first to clear it.
         halves = [command.writeq(at + 8, high), command.writeq(at, low)]
         self.qtest.run_all(halves if domain else halves[::-1])
 
     def _invalidate_entry(self, bdf: Bdf, domain: PageTableDomain, *, absent: bool) -> None:
-        # VT-d 6.2.2.1: what is absent is cached under domain 0.
+        # VT-d 6.2.2.1: entries that are not present are cached with domain 0.
         number = 0 if absent else domain.id
         self._submit([(CONTEXT_CACHE_DEVICE | number << 16 | source_id(bdf) << 32, 0)])
         self._submit([(IOTLB_DOMAIN | IOTLB_DRAIN | domain.id << 16, 0)])
@@ -218,7 +218,7 @@ class Vtd(PagedIommu):
             self._submit(_device_tlb(bdf, parts))
 
     def _submit(self, descriptors: Sequence[Entry]) -> None:
-        """Have descriptors executed, and wait until they are (VT-d 6.5.2.9)."""
+        """Submit descriptors and wait until they are executed (VT-d 6.5.2.9)."""
         self._waits = (self._waits + 1) % (1 << 32)
         wait = (WAIT | WAIT_STATUS_WRITE | self._waits << 32, self._status)
         writes = self._queue.add([*descriptors, wait])
@@ -233,7 +233,7 @@ class Vtd(PagedIommu):
         return True if status == self._waits else None
 
     def _command(self, bit: int, *, on: bool) -> None:
-        """Change a bit of GCMD_REG, and wait until GSTS_REG says so."""
+        """Change a bit of GCMD_REG and wait until GSTS_REG shows it."""
         lasting = self.qtest.readl(self._base + GSTS_REG) & GSTS_LASTING
         self.qtest.writel(self._base + GCMD_REG, lasting | bit if on else lasting & ~bit)
 

@@ -1,4 +1,4 @@
-"""A vhost-user back-end in Python: it serves any device type, and remembers everything."""
+"""A vhost-user back-end in Python that serves any device type and records everything."""
 
 import socket
 import threading
@@ -12,13 +12,12 @@ from qap.host.errors import QapError
 from qap.oracle.features import mask
 from qap.vhost_user.backend_channel import NoAnswer
 from qap.vhost_user.backend_requests import FrontEnd
-from qap.vhost_user.chain_service import ChainService, Served, fill
+from qap.vhost_user.chain_service import ChainService, fill
 from qap.vhost_user.connection import Connection, HungUp
 from qap.vhost_user.device import Device
-from qap.vhost_user.memory.access import Touched
 from qap.vhost_user.misbehave import Misbehaviour
-from qap.vhost_user.protocol import Disconnected, FrontendRequest, ProtocolFeature, request_name
-from qap.vhost_user.records import Received, RingError
+from qap.vhost_user.protocol import Disconnected, ProtocolFeature
+from qap.vhost_user.recorded_backend import RecordedBackend
 from qap.vhost_user.server import Server
 
 DEFAULT_PROTOCOL_FEATURES = mask(
@@ -30,42 +29,40 @@ DEFAULT_PROTOCOL_FEATURES = mask(
     ]
 )
 PATIENCE_S = 5.0
-# The front-end left, or we did because we were told to.
+# The front-end left, or a rule of `misbehaviour` made the back-end leave.
 ORDERLY = (Disconnected, HungUp, ConnectionError)
-
-_R = FrontendRequest
 
 
 class BackendFailed(QapError):
-    """A back-end's connection ended by an error; `detail` says where."""
+    """A back-end's connection ended with an error; `detail` has the traceback."""
 
     def __init__(self, path: Path, failure: Exception) -> None:
         place = "".join(traceback.format_exception(failure)).rstrip()
         super().__init__(f"the back-end at {path} ended by {failure!r}", place)
 
 
-class Backend:
+class Backend(RecordedBackend):
     """A back-end for one device, listening from the constructor until close().
 
-    It takes one connection at a time and any number in turn, and a front-end may begin its
-    handshake anew on a connection, as QEMU does after a failed plug. A request that it
-    doesn't know ends the connection; `error` says why. Split and packed rings are served,
-    translated by the IOTLB where ACCESS_PLATFORM was acknowledged.
+    It serves one connection at a time and any number in turn. A front-end may start its
+    handshake again on the same connection, as QEMU does after a failed plug. An unknown
+    request ends the connection; `error` says why. Split and packed rings are served.
+    Addresses are translated by the IOTLB if ACCESS_PLATFORM was acknowledged.
 
     Use as a context manager: leaving it unlinks the socket, joins the thread, unmaps the
-    driver's memory and closes every file descriptor. It raises BackendFailed where a connection
-    ended by something that nobody said to `expect`.
+    driver's memory and closes every file descriptor. It raises BackendFailed if a connection
+    ended with an error that was not announced with `expect`.
 
     Args:
         path: the Unix socket to listen on.
         features: virtio feature bits offered, with VHOST_USER_PROTOCOL_FEATURES (30).
-            May be assigned later; what GET_FEATURES next answers.
-        protocol_features: mask of ProtocolFeature bits offered; likewise.
+            May be assigned later, for the next GET_FEATURES.
+        protocol_features: mask of ProtocolFeature bits offered; may be assigned later.
         queues: the answer to GET_QUEUE_NUM.
         config: device configuration space, in the device's byte order; a longer
             read gets zeros after it.
-        service: what it makes of a chain of buffers; the default fills what it may write
-            with `qap.vhost_user.chain_service.pattern`.
+        service: serves a chain of buffers; the default fills the writable buffers with
+            `qap.vhost_user.chain_service.pattern`.
         misbehaviour: what it does wrong; may be assigned later.
         patience: seconds to wait for an answer on the back-end channel; may be assigned
             later.
@@ -74,7 +71,7 @@ class Backend:
 
     Attributes:
         path: as given.
-        front_end: requests of the back-end's own, to be made from a test's thread.
+        front_end: sends the back-end's own requests; for a test's thread.
     """
 
     def __init__(
@@ -89,8 +86,7 @@ class Backend:
         misbehaviour: Sequence[Misbehaviour] = (),
         patience: float = PATIENCE_S,
     ) -> None:
-        self.path = path
-        self._device = Device(
+        device = Device(
             features,
             protocol_features,
             queues,
@@ -99,7 +95,8 @@ class Backend:
             patience,
             tuple(misbehaviour),
         )
-        self._records = self._device.records
+        super().__init__(path, device.records)
+        self._device = device
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self.front_end = FrontEnd(self._submit, self._device)
@@ -135,7 +132,7 @@ class Backend:
 
     @property
     def service(self) -> ChainService:
-        """What it makes of a chain; may be assigned."""
+        """Serves a chain; may be assigned."""
         return self._device.service
 
     @service.setter
@@ -172,12 +169,12 @@ class Backend:
 
     @property
     def status(self) -> int:
-        """Of the latest SET_STATUS."""
+        """The status of the latest SET_STATUS."""
         return self._device.status
 
     @property
     def connections(self) -> int:
-        """How many there were, with the present one."""
+        """How many connections there were so far, with the present one."""
         return self._device.connections
 
     @property
@@ -186,45 +183,18 @@ class Backend:
         return self._server.error
 
     def expect(self, *errors: type[Exception]) -> None:
-        """Connections may end by these, too, and it is no failure."""
+        """Also accept these as the end of a connection: they are no failure."""
         self._expected += errors
 
     def failed(self) -> "BackendFailed | None":
-        """The first failure that was not to be expected."""
+        """The first failure that was not announced with `expect`, or None."""
         for failure in self._server.failures:
             if not isinstance(failure, tuple(self._expected)):
                 return BackendFailed(self.path, failure)
         return None
 
-    @property
-    def received(self) -> list[Received]:
-        """Every message so far, over all connections, oldest first."""
-        return self._records.received
-
-    @property
-    def touched(self) -> list[Touched]:
-        """Every access to the driver's memory so far, oldest first."""
-        return self._records.touched
-
-    @property
-    def served(self) -> list[Served]:
-        """Every chain served so far, oldest first."""
-        return self._records.served
-
-    @property
-    def ring_errors(self) -> list[RingError]:
-        """Why chains could not be served so far, oldest first."""
-        return self._records.errors
-
-    def forget(self) -> None:
-        """Begin anew with empty `received`, `touched`, `served` and `ring_errors`.
-
-        What the front-end has set up stays.
-        """
-        self._records.forget()
-
     def settle(self) -> None:
-        """Wait until messages and kicks that came before are dealt with.
+        """Wait until all earlier messages and kicks are handled.
 
         Raises:
             NoAnswer: there is no connection, or its thread is busy for too long.
@@ -238,44 +208,6 @@ class Backend:
         Raises as `settle` does.
         """
         return self.front_end.run(lambda connection: connection.in_flight(queue))
-
-    def requests(self, request: FrontendRequest) -> list[Received]:
-        """Every message of one kind so far, oldest first."""
-        return [message for message in self.received if message.request == request]
-
-    @property
-    def acked_features(self) -> int | None:
-        """Virtio features of the latest SET_FEATURES, or None if there was none."""
-        return self._latest_u64(_R.SET_FEATURES)
-
-    @property
-    def acked_protocol_features(self) -> int | None:
-        """Mask of the latest SET_PROTOCOL_FEATURES, or None if there was none."""
-        return self._latest_u64(_R.SET_PROTOCOL_FEATURES)
-
-    def wait_for(self, request: FrontendRequest, timeout: float, *, since: int = 0) -> Received:
-        """The first message of a kind, once it is there.
-
-        Args:
-            timeout: in seconds.
-            since: how many messages of `received` to pass over.
-        Raises:
-            TimeoutError: none came; says what was waited for, and what came last.
-        """
-
-        def found() -> Received | None:
-            later = self.received[since:]
-            return next((message for message in later if message.request == request), None)
-
-        message = self._records.wait(found, timeout)
-        if message is None:
-            received = self.received
-            seen = f"{request_name(received[-1].request)} last" if received else "nothing yet"
-            raise TimeoutError(
-                f"waited {timeout:g} s for {request.name} at {self.path}: {seen}"
-                + (f"; {self.error}" if self.error else "")
-            )
-        return message
 
     def hang_up(self) -> None:
         """Close the front-end's connection, if there is one, and go on listening."""
@@ -311,7 +243,3 @@ class Backend:
             if self._connection is None:
                 raise NoAnswer(f"no front-end is connected to {self.path}")
             return self._connection.submit(job)
-
-    def _latest_u64(self, request: FrontendRequest) -> int | None:
-        latest = self.requests(request)
-        return latest[-1].words[0] if latest else None

@@ -1,4 +1,4 @@
-"""The socket on which a back-end asks (vhost-user.rst, "Back-end communication")."""
+"""The socket for a back-end's own requests (vhost-user.rst, "Back-end communication")."""
 
 import socket
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class BackendChannel:
 
     Args:
         fd: of SET_BACKEND_REQ_FD; owned from here on.
-        patience: seconds to wait where the front-end doesn't read.
+        patience: seconds to wait if the front-end doesn't read.
     """
 
     def __init__(self, fd: int, patience: float) -> None:
@@ -49,14 +49,14 @@ class BackendChannel:
             raise NoAnswer(f"{request_name(request, BackendRequest)}: {exc}") from exc
 
     def give_up(self) -> None:
-        """The reply to the latest request is awaited no longer; if it comes, it is dropped."""
+        """Stop waiting for the reply to the latest request; if it comes late, it is dropped."""
         self._late += 1
 
     def reply(self, request: int) -> Message | None:
-        """Read what is there: the reply to the latest request, or None if only late ones were.
+        """Read the reply to the latest request; None if only late replies had arrived.
 
         Raises:
-            NoAnswer: it is no such reply, or the front-end closed the channel.
+            NoAnswer: another message came, or the front-end closed the channel.
         """
         name = request_name(request, BackendRequest)
         try:

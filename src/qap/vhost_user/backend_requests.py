@@ -1,4 +1,4 @@
-"""What a test may have a back-end ask of its front-end, whenever it likes."""
+"""The back-end's own requests to its front-end, sent from a test."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -23,15 +23,16 @@ T = TypeVar("T")
 class FrontEnd:
     """The requests of vhost-user.rst, "Back-end message types", for any thread.
 
-    Each waits for the front-end's reply, if REPLY_ACK was negotiated, and returns its u64:
-    0 for success; or None. Any raises:
+    With REPLY_ACK each waits for the front-end's reply and returns its u64, 0 for success;
+    without, it returns None. All may raise:
 
-    * NoAnswer: there is no connection or no back-end channel, or the reply stayed away.
+    * NoAnswer: there is no connection, no back-end channel or no reply.
     * Disconnected: the connection ended meanwhile.
 
     Args:
-        submit: has a connection's thread do something; raises NoAnswer if there is none.
-        device: says how long to wait, and that twice, as that thread may be waiting, too.
+        submit: runs a job in a connection's thread; raises NoAnswer if there is none.
+        device: its `patience` says how long to wait; `run` waits twice as long, as the
+            connection's thread may be waiting itself.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class FrontEnd:
         self._device = device
 
     def run(self, job: Callable[[Connection], T]) -> T:
-        """What `job` returns, which the connection's thread runs between two messages."""
+        """Run `job` in the connection's thread, between two messages; returns its result."""
         patience = 2 * self._device.patience
         try:
             answer: T = self._submit(job).result(patience)
@@ -62,7 +63,7 @@ class FrontEnd:
         return self.ask(_B.IOTLB_MSG, IOTLB_MSG.pack(iova, 0, 0, permission, IotlbType.ACCESS_FAIL))
 
     def config_change(self) -> int | None:
-        """Say that the configuration space is another now."""
+        """Say that the configuration space has changed."""
         return self.ask(_B.CONFIG_CHANGE_MSG)
 
     def vring_host_notifier(self, queue: int, fd: int | None, size: int, offset: int) -> int | None:
@@ -81,11 +82,11 @@ class FrontEnd:
         return self.ask(_B.VRING_ERR, VRING_STATE.pack(queue, 0))
 
     def shared_object_add(self, uuid: UUID) -> int | None:
-        """Become the exporter of an object."""
+        """Announce a shared object."""
         return self.ask(_B.SHARED_OBJECT_ADD, uuid.bytes)
 
     def shared_object_remove(self, uuid: UUID) -> int | None:
-        """Be it no longer."""
+        """Withdraw a shared object."""
         return self.ask(_B.SHARED_OBJECT_REMOVE, uuid.bytes)
 
     def shared_object_lookup(self, uuid: UUID) -> int | None:

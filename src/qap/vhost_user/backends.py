@@ -1,4 +1,4 @@
-"""A Python back-end that suits a vhost-user device type."""
+"""A Python back-end for a given vhost-user device type."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +35,8 @@ def backend(
     Args:
         name: a vhost-user device type of configs/devices.toml.
         access_platform, version_1, ring_packed: offer these feature bits.
-        config: of a type that reads config space; zeroes if None.
-        service: what it makes of a chain of buffers.
+        config: configuration space, for types that have one; zeroes if None.
+        service: serves a chain of buffers.
         misbehaviour: what it does wrong.
     Raises:
         UsageError: no such device type.
@@ -52,7 +52,7 @@ def backend(
         FeatureBit.RING_PACKED: ring_packed,
     }
     features = [*FEATURES, *wanted.features, *(bit for bit, yes in asked_for.items() if yes)]
-    protocol = [*PROTOCOL, *(ProtocolFeature[one] for one in wanted.protocol)]
+    protocol = [*PROTOCOL, *(ProtocolFeature[feature] for feature in wanted.protocol)]
     if wanted.config:
         protocol.append(ProtocolFeature.CONFIG)
     return Backend(

@@ -16,10 +16,10 @@ LATER: Final = Later.LATER
 
 
 class ChainService(Protocol):
-    """What a device of some type makes of a chain.
+    """Serves a chain of buffers as a device of some type does.
 
-    It runs in the back-end's thread, which answers no message meanwhile, and must leave
-    the back-end's methods alone.
+    It runs in the back-end's thread, which handles no message meanwhile, and must not call
+    the back-end's methods.
     """
 
     def __call__(self, queue: int, readable: bytes, room: int) -> bytes | Later | None:
@@ -30,10 +30,9 @@ class ChainService(Protocol):
             readable: contents of its readable buffers.
             room: bytes that its writable buffers hold.
         Returns:
-            what to write into the writable buffers from the front, at most `room` bytes,
-            or None to keep the chain and never use it, as a device does with a receive
-            buffer for which nothing comes, or LATER to leave it where it is, and be asked
-            again once a chain of another queue was served.
+            bytes for the writable buffers, at most `room`; None to keep the chain and never
+            use it, as a device does with a receive buffer if nothing arrives; LATER to leave
+            the chain available, and be called again after a chain of another queue was served.
         """
 
 
@@ -42,7 +41,7 @@ class Served(NamedTuple):
 
     Attributes:
         queue: index of its queue.
-        id: what the driver knows it by.
+        id: the chain's id in the used ring.
         readable: contents of its readable buffers.
         written: bytes written, or None if the chain was kept.
         room: bytes that its writable buffers hold.
@@ -56,10 +55,10 @@ class Served(NamedTuple):
 
 
 def pattern(size: int) -> bytes:
-    """What `fill` writes: `size` bytes that a driver can tell from zeroes and from chance."""
+    """The `size` bytes that `fill` writes; a driver can tell them from zeroes and random data."""
     return (MARK * (size // len(MARK) + 1))[:size]
 
 
 def fill(queue: int, readable: bytes, room: int) -> bytes:
-    """The Service of any device type: fills what it may write with `pattern`."""
+    """A ChainService for any device type: fills the writable buffers with `pattern`."""
     return pattern(room)

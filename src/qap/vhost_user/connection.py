@@ -1,4 +1,4 @@
-"""One connection of a front-end: its messages, its kicks, and what it is asked."""
+"""One connection of a front-end: its messages, its kicks, and requests to it."""
 
 import os
 import select
@@ -36,21 +36,22 @@ U64 = struct.Struct("=Q")
 
 
 class HungUp(QapError):
-    """The back-end closed the connection, as it was told to (qap.vhost_user.misbehave)."""
+    """The back-end closed the connection because of a rule of qap.vhost_user.misbehave."""
 
 
 class Connection:
-    """Serves a front-end until it leaves or does what it may not.
+    """Serves a front-end until it leaves or breaks the protocol.
 
     Everything happens in the thread that calls `run`, except `submit`. While the back-end
-    waits for the answer to a request of its own it goes on handling messages: the
-    front-end may be waiting for a reply itself before it answers.
+    waits for the answer to its own request, it goes on handling messages: the front-end
+    may need a reply before it can answer.
 
-    Use as a context manager around `run`: leaving it lets go of what the front-end gave.
+    Use as a context manager around `run`: leaving it releases memory and file descriptors
+    that came from the front-end.
 
     Args:
         sock: the connection; the caller keeps owning it.
-        device: what is served.
+        device: the device that is served.
     """
 
     def __init__(self, sock: socket.socket, device: Device) -> None:
@@ -58,11 +59,11 @@ class Connection:
         self._device = device
         self._channel = Channel(sock, "the front-end")
         self._socket = sock.fileno()
-        self._conduct = Rules(lambda: device.misbehaviour, device.connections)
+        self._rules = Rules(lambda: device.misbehaviour, device.connections)
         acked = Acked()
         memory = DriverMemory(acked, device.records.touch, self._miss)
-        self._session = Session(device, self._conduct, acked, memory, VringTable(acked, self))
-        self._rings = RingServer(self._session, device, self._conduct, self._call)
+        self._session = Session(device, self._rules, acked, memory, VringTable(acked, self))
+        self._rings = RingServer(self._session, device, self._rules, self._call)
         self._jobs: deque[tuple[Callable[[Connection], Any], Future[Any]]] = deque()
         self._watched: set[int] = set()
         self._new_watch = False
@@ -77,9 +78,9 @@ class Connection:
         Raises:
             Disconnected: the front-end left.
             ProtocolError: it broke the protocol.
-            HungUp: we left.
+            HungUp: a rule closed the connection.
         """
-        if self._conduct.is_mute:
+        if self._rules.is_mute:
             self._wait_for_the_end()
         while True:
             ready = self._wait()
@@ -89,7 +90,7 @@ class Connection:
                 self._work()
 
     def _wait(self) -> set[int]:
-        """Which eventfds are ready, once every message is handled that was sent before."""
+        """Handle every message, then return the eventfds that were ready."""
         seen = ready = self._ready(self._poll_ms())
         while self._socket in ready:
             self._new_watch = False
@@ -110,7 +111,7 @@ class Connection:
                 vring.start()
 
     def _poll_ms(self) -> int | None:
-        """How long nothing needs to be done if nothing comes."""
+        """Poll timeout in milliseconds; None to wait without a limit."""
         vrings = list(self._session.vrings)
         if any(vring.is_due for vring in vrings):
             return 0
@@ -123,16 +124,16 @@ class Connection:
         raise Disconnected("the front-end left a back-end that never answered")
 
     def _handle_messages(self) -> None:
-        """Every message that is there, at least one."""
+        """Handle every message that has arrived, at least one."""
         while True:
             with self._channel.receive() as message:
                 self._device.records.add_received(message)
-                if self._conduct.hangs_up(message.request):
+                if self._rules.hangs_up(message.request):
                     raise HungUp(f"the back-end hung up at {request_name(message.request)}")
                 reply = self._session.handle(message)
                 if reply:
                     with reply:
-                        sent = self._conduct.reply(reply)
+                        sent = self._rules.reply(reply)
                         if sent:
                             self._channel.send(sent)
             if not self._channel.pending:
@@ -152,9 +153,9 @@ class Connection:
             self._watched.remove(vring.kick)
 
     def submit(self, job: Callable[["Connection"], Any]) -> "Future[Any]":
-        """Have `run` do something once it has done what came before; from any thread.
+        """Have `run` call a function after all earlier work; from any thread.
 
-        Not after `close`.
+        Must not be called after `close`.
         """
         future: Future[Any] = Future()
         self._jobs.append((job, future))
@@ -180,7 +181,7 @@ class Connection:
             request: a BackendRequest, or another number to misbehave.
             fds: stay the caller's.
         Returns:
-            the u64 of the reply, 0 for success; None without REPLY_ACK: no reply comes.
+            the u64 of the reply, 0 for success; None without REPLY_ACK, as there is no reply.
         Raises:
             NoAnswer: there is no channel, or no reply came.
         """
@@ -201,7 +202,7 @@ class Connection:
             if not ready:
                 channel.give_up()
                 raise NoAnswer(f"waited {self._device.patience:g} s for the reply to {name}")
-            # Messages first: the reply says that they were sent before.
+            # Messages first: they were sent before the reply.
             if self._socket in ready:
                 self._handle_messages()
                 if self._session.backend_channel is not channel:
@@ -211,12 +212,12 @@ class Connection:
                 return int(said)
 
     def in_flight(self, queue: int) -> list[int]:
-        """What the inflight buffer notes of a queue; only for the thread of `run`."""
+        """Ids of a queue's chains in the inflight buffer; only for the thread of `run`."""
         inflight = self._session.inflight
         return inflight.in_flight(queue) if inflight else []
 
     def _miss(self, iova: int, permission: int) -> None:
-        """Have the front-end send a translation, if it has one."""
+        """Ask the front-end for a translation and wait for it."""
         payload = IOTLB_MSG.pack(iova, 0, 0, permission, IotlbType.MISS)
         try:
             if self.ask(BackendRequest.IOTLB_MSG, payload) is None:
@@ -227,7 +228,7 @@ class Connection:
         self._rings.check()
 
     def _wait_for_entry(self, iova: int, permission: int) -> None:
-        """Wait for the entry alone, as without REPLY_ACK nothing else says that it came."""
+        """Wait until the entry is there: without REPLY_ACK there is no reply to wait for."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         deadline = time.monotonic() + self._device.patience
@@ -238,7 +239,7 @@ class Connection:
             self._rings.check()
 
     def _call(self, vring: Vring) -> None:
-        """In-band, if that was negotiated; else the driver polls."""
+        """Send an in-band call if that was negotiated; otherwise the driver polls."""
         if self._session.acked.has_protocol(ProtocolFeature.INBAND_NOTIFICATIONS):
             try:
                 self.ask(BackendRequest.VRING_CALL, VRING_STATE.pack(vring.index, 0))
@@ -246,7 +247,7 @@ class Connection:
                 raise BadAddress(str(exc)) from exc
 
     def close(self) -> None:
-        """Let go of everything, and of whoever waits for an answer to `submit`."""
+        """Release everything; jobs of `submit` that have not run fail with Disconnected."""
         self._session.close()
         self._channel.close()
         os.close(self._wake)

@@ -1,4 +1,4 @@
-"""A back-end's device: what outlives its connections."""
+"""The state of a back-end's device, which is kept from one connection to the next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,18 +10,18 @@ from qap.vhost_user.records import Records
 
 @dataclass
 class Device:
-    """What a back-end offers, how it serves and what it remembers.
+    """What a back-end offers, how it serves, and its records.
 
     Attributes:
         features: virtio feature bits offered.
         protocol_features: mask of ProtocolFeature bits offered.
         queues: the answer to GET_QUEUE_NUM.
         config: device configuration space.
-        service: what it does with a chain.
+        service: serves a chain.
         patience: seconds to wait for the front-end's answer on the back-end channel.
         misbehaviour: what it does wrong.
         status: of SET_STATUS.
-        connections: how many there were, with the present one.
+        connections: number of connections so far, with the present one.
     """
 
     features: int

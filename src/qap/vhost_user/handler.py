@@ -8,8 +8,8 @@ from qap.vhost_user.protocol import Message, ProtocolError, ProtocolFeature, req
 
 # The words of a payload, in the order of vhost-user.rst.
 Words = tuple[int, ...]
-# Does what a message says; returns the reply that the request has of its own, or None.
-# File descriptors that it doesn't take out of the message are closed with it.
+# Handles a message; returns the reply, or None if the request has no reply of its own.
+# File descriptors that it doesn't take out of the message are closed afterwards.
 Handler = Callable[[Message, Words], Message | None]
 Handlers = Mapping[int, Handler]
 
@@ -31,7 +31,7 @@ class Acked:
         return bool(self.features >> bit & 1)
 
     def has_protocol(self, bit: ProtocolFeature) -> bool:
-        """Whether a protocol feature is."""
+        """Whether a protocol feature bit is among them."""
         return bool(self.protocol_features >> bit & 1)
 
 
@@ -41,14 +41,14 @@ def u64(asked: Message, value: int) -> Message:
 
 
 def noted(_: Message, __: Words) -> None:
-    """The handler of what needs no more than to be recorded."""
+    """The handler of requests that are only recorded."""
 
 
 def only_fd(asked: Message) -> int:
-    """The one file descriptor of a message, which stays the message's.
+    """The only file descriptor of a message; the message still owns it.
 
     Raises:
-        ProtocolError: there is not exactly one.
+        ProtocolError: the message has none, or more than one.
     """
     if len(asked.fds) != 1:
         raise ProtocolError(f"{request_name(asked.request)} came with {len(asked.fds)} files")

@@ -1,4 +1,4 @@
-"""How each vhost-user payload is made of words, as a table from request to layout."""
+"""The words in each vhost-user payload, as a table from request to layout."""
 
 import struct
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from qap.vhost_user.protocol import ByteOrder, FrontendRequest, ProtocolError, r
 
 @dataclass(frozen=True)
 class PayloadLayout:
-    """The words of a payload in the letters of the struct module, without padding.
+    """The words of a payload as format characters of the struct module, without padding.
 
     Attributes:
         head: the words that are always there.
-        item: words that follow `head` any number of times, as the payload's size says.
+        item: words that follow `head`, repeated as often as fits the payload's size.
         raw: whether bytes of no particular order may follow instead: an array of
             bytes, or padding at the end of a C structure.
     """
@@ -32,7 +32,7 @@ class PayloadLayout:
         return self._words_in(payload, order).unpack_from(payload)
 
     def swap(self, payload: bytes) -> bytes:
-        """The payload with every word in the other byte order; twice is the identity.
+        """The payload with every word in the other byte order.
 
         Raises:
             ValueError: the payload's size doesn't fit this layout.
@@ -53,7 +53,7 @@ class PayloadLayout:
 
 @lru_cache(maxsize=256)
 def _fitting(layout: PayloadLayout, order: ByteOrder, size: int) -> struct.Struct | None:
-    """The words of a payload of `size` bytes, or None if they don't come out even."""
+    """The words of a payload of `size` bytes, or None if that size doesn't fit."""
     rest = size - struct.calcsize(order + layout.head)
     items, rest = divmod(rest, struct.calcsize(order + layout.item)) if layout.item else (0, rest)
     if items < 0 or rest < 0 or (rest and not layout.raw):
@@ -68,13 +68,13 @@ VRING_ADDR = PayloadLayout("IIQQQQ")
 MEMORY_REGION = "QQQQ"
 MEMORY_REGIONS = PayloadLayout("II", item=MEMORY_REGION)
 SINGLE_REGION = PayloadLayout("Q" + MEMORY_REGION)
-# The table of requests says u64, QEMU sends the "Log description" of two.
+# The table of requests says u64; QEMU sends the "Log description", which has two.
 LOG = PayloadLayout("Q", item="Q")
 IOTLB = PayloadLayout("QQQBB", raw=True)
 CONFIG = PayloadLayout("III", raw=True)
 INFLIGHT = PayloadLayout("QQHH", raw=True)
 DEVICE_STATE = PayloadLayout("II")
-# A MAC address in the first six bytes of what is otherwise called a u64.
+# vhost-user.rst calls it a u64; the first six bytes are a MAC address.
 MAC = PayloadLayout(raw=True)
 
 _R = FrontendRequest

@@ -1,4 +1,4 @@
-"""What a back-end can do wrong, as data: rules that it is given and that may change."""
+"""What a back-end can do wrong, as rules that may change while it runs."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -12,23 +12,23 @@ UsedEntry = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Misbehaviour:
-    """A rule; this one changes nothing.
+    """The base class of all rules; it changes nothing.
 
     Attributes:
-        from_connection: the first of a back-end's connections that it holds for, from 1.
-        until_connection: the last of them, or None for all.
+        from_connection: number of the first connection that the rule applies to, from 1.
+        until_connection: number of the last one; None for no limit.
     """
 
     from_connection: int = 1
     until_connection: int | None = None
 
     def holds(self, connection: int) -> bool:
-        """Whether it is a rule for this connection."""
+        """Whether the rule applies to this connection."""
         last = connection if self.until_connection is None else self.until_connection
         return self.from_connection <= connection <= last
 
     def is_mute(self) -> bool:
-        """Whether the connection is accepted and then left alone."""
+        """Whether the connection is accepted but never read."""
         return False
 
     def hangs_up(self, request: int, number: int, same: int) -> bool:
@@ -37,7 +37,7 @@ class Misbehaviour:
         Args:
             request: of the message.
             number: of the message in its connection, from 1.
-            same: how many of the same request there were, with this one.
+            same: number of the message among those with the same request, from 1.
         """
         return False
 
@@ -46,7 +46,7 @@ class Misbehaviour:
         return offered
 
     def reply(self, reply: Message) -> Message | None:
-        """What is sent instead of a reply."""
+        """What is sent instead of a reply, or None for nothing."""
         return reply
 
     def used(self, queue: int, entry: UsedEntry, room: int) -> Sequence[UsedEntry]:
@@ -54,8 +54,8 @@ class Misbehaviour:
 
         Args:
             queue: index of the queue.
-            entry: the right one.
-            room: bytes that the chain had room for.
+            entry: the correct entry.
+            room: bytes that fit into the chain.
         """
         return (entry,)
 
@@ -70,11 +70,11 @@ class Mute(Misbehaviour):
 
 @dataclass(frozen=True)
 class HangUp(Misbehaviour):
-    """Close the connection at a message, which is recorded and not answered.
+    """Close the connection at a message, which is recorded but not answered.
 
     Attributes:
-        at: its number, from 1: of all messages or, with `request`, of those.
-        request: the request that counts, or None for all.
+        at: number of the message, from 1, among those that count.
+        request: count only messages with this request; None to count all.
     """
 
     at: int = 1
@@ -88,11 +88,11 @@ class HangUp(Misbehaviour):
 
 @dataclass(frozen=True)
 class FlipFeatures(Misbehaviour):
-    """Answer GET_FEATURES with other features after a while.
+    """Answer a later GET_FEATURES with other features.
 
     Attributes:
         later: the other features.
-        from_request: the first GET_FEATURES of a connection so answered, from 1.
+        from_request: number of the first GET_FEATURES with this answer, from 1.
     """
 
     later: int
@@ -104,7 +104,7 @@ class FlipFeatures(Misbehaviour):
 
 @dataclass(frozen=True)
 class Silence(Misbehaviour):
-    """Do what a request asks for, and send no reply."""
+    """Handle a request, but send no reply."""
 
     request: FrontendRequest
 
@@ -114,7 +114,7 @@ class Silence(Misbehaviour):
 
 @dataclass(frozen=True)
 class Nack(Misbehaviour):
-    """Report failure: a u64 other than 0 instead of the reply, REPLY_ACK's or its own."""
+    """Report failure: reply with a u64 other than 0, also where a request has its own reply."""
 
     request: FrontendRequest
     value: int = 1
@@ -127,14 +127,14 @@ class Nack(Misbehaviour):
 
 @dataclass(frozen=True)
 class Garble(Misbehaviour):
-    """Send another reply than the right one.
+    """Send a wrong reply. What is None stays as it should be.
 
     Attributes:
-        request: whose reply; what is None below stays right.
-        number: the request number in the reply.
-        flags: its flags; 2 | REPLY is a bad version, VERSION alone no reply.
-        payload: its payload.
-        size: bytes of payload, cut short or filled up with zeroes.
+        request: the request whose reply is wrong.
+        number: request number in the reply.
+        flags: flags of the reply: 2 | REPLY has a bad version, VERSION alone is no reply.
+        payload: payload of the reply.
+        size: bytes to which the payload is cut or filled with zeroes.
     """
 
     request: FrontendRequest
@@ -159,12 +159,12 @@ class Garble(Misbehaviour):
 
 @dataclass(frozen=True)
 class WrongUsed(Misbehaviour):
-    """Write other used entries than the right ones.
+    """Write wrong used entries.
 
     Attributes:
-        queue: the only queue where, or None for all.
-        id: the id in the entry instead of the chain's.
-        excess: bytes more than the chain had room for, in the entry's length.
+        queue: only on this queue; None for all.
+        id: id of the entry, instead of the chain's.
+        excess: if not 0, the entry's length is the room of the chain plus this.
         times: how often the entry is written.
     """
 
@@ -183,10 +183,10 @@ class WrongUsed(Misbehaviour):
 
 
 class Rules:
-    """The rules of a back-end on one connection, and what they count there.
+    """The rules of a back-end on one connection, with the messages counted so far.
 
     Args:
-        rules: asked at each step, as they may change.
+        rules: returns the rules; called at each step, as they may change.
         connection: the number of this connection, from 1.
     """
 
@@ -201,7 +201,7 @@ class Rules:
 
     @property
     def is_mute(self) -> bool:
-        """Whether this connection is left alone."""
+        """Whether this connection is never read."""
         return any(rule.is_mute() for rule in self._now())
 
     def hangs_up(self, request: int) -> bool:
@@ -211,7 +211,7 @@ class Rules:
         return any(rule.hangs_up(request, self._messages, same) for rule in self._now())
 
     def features(self, offered: int) -> int:
-        """What to answer to the GET_FEATURES that was counted last."""
+        """The answer to the GET_FEATURES that was counted last."""
         for rule in self._now():
             offered = rule.features(offered, self._same[FrontendRequest.GET_FEATURES])
         return offered
@@ -227,5 +227,5 @@ class Rules:
         """What to write instead of a used entry; see `Misbehaviour.used`."""
         entries: Sequence[UsedEntry] = (entry,)
         for rule in self._now():
-            entries = [wrong for one in entries for wrong in rule.used(queue, one, room)]
+            entries = [wrong for right in entries for wrong in rule.used(queue, right, room)]
         return entries

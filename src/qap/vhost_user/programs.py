@@ -1,7 +1,7 @@
 """Real vhost-user back-ends: Debian's virtiofsd and QEMU's storage daemon.
 
-A back-end inherits a socket that already listens, so that nobody waits for it to come
-up: QEMU connects, and is answered as soon as the program is ready.
+A back-end inherits a socket that already listens. So nobody waits for it to start: QEMU
+connects and is answered as soon as the program is ready.
 """
 
 import shlex
@@ -30,7 +30,7 @@ class BackendProcess:
     Attributes:
         socket: the path QEMU connects to.
         process: its process.
-        by_hand: command lines that start the same by hand.
+        by_hand: command lines that start the same back-end by hand.
     """
 
     socket: Path
@@ -40,7 +40,7 @@ class BackendProcess:
 
 @contextmanager
 def _started(argv_for: Callable[[int], list[str]], path: Path, log: Path) -> Iterator[Process]:
-    """A program that inherits a listening socket, whose number `argv_for` is told.
+    """A program that inherits a listening socket; `argv_for` gets its file descriptor number.
 
     Only the program holds the socket: if it ends, QEMU's connection ends too.
     """
@@ -59,10 +59,10 @@ def _started(argv_for: Callable[[int], list[str]], path: Path, log: Path) -> Ite
 def loader_argv(root: Path, *folders: str) -> list[str]:
     """What to put before a program of the host's architecture, unpacked into `root`.
 
-    It gets the libraries that were unpacked beside it, which may be newer than the system's.
+    The program gets the libraries from `root`, which may be newer than the system's.
 
     Args:
-        folders: where there are libraries beside the usual folder, seen from there.
+        folders: more folders with libraries, relative to the usual one.
     """
     libraries = root / "usr/lib" / TRIPLETS[HOST]
     path = ":".join(str(libraries / folder) for folder in ("", *folders))
@@ -72,8 +72,8 @@ def loader_argv(root: Path, *folders: str) -> list[str]:
 def virtiofsd_argv(architecture: str) -> list[str]:
     """Debian's virtiofsd as a command line, without installing it.
 
-    A foreign one runs under qemu-user; the host's runs with the libraries it was built
-    for.
+    That of another architecture runs under qemu-user; the host's runs with the libraries
+    it was built for.
     """
     program = "usr/libexec/virtiofsd"
     if architecture == HOST:
@@ -89,13 +89,13 @@ def virtiofsd_argv(architecture: str) -> list[str]:
 def virtiofsd(folder: Path, shared: Path, architecture: str, name: str) -> Iterator[BackendProcess]:
     """virtiofsd sharing `shared` with a guest of this architecture.
 
-    FUSE speaks the guest's byte order, so a big-endian guest needs a big-endian
-    virtiofsd, and that one a relay: the vhost-user protocol is in host byte order.
+    FUSE uses the guest's byte order, so a big-endian guest needs a big-endian virtiofsd.
+    That needs a relay, as the vhost-user protocol is in host byte order.
 
     Args:
         folder: where sockets and the log go.
         architecture: Debian's name of the guest's architecture.
-        name: what sockets and log are called.
+        name: of sockets and log.
     """
     foreign = architecture != HOST
     path = folder / f"{name}.sock"
@@ -116,7 +116,7 @@ def virtiofsd(folder: Path, shared: Path, architecture: str, name: str) -> Itera
 
 
 def null_disk(node: str) -> str:
-    """A -blockdev of 1 GiB that keeps nothing and does its work at once."""
+    """A -blockdev of 1 GiB that stores nothing and completes requests at once."""
     return f"driver=null-co,node-name={node},size={1 << 30}"
 
 
@@ -129,8 +129,8 @@ def storage_daemon(
     Args:
         folder: where the socket and the log go.
         program: the daemon.
-        image: the raw image; None for a disk of 1 GiB that keeps nothing and is read at once.
-        name: what socket and log are called.
+        image: the raw image; None for a null disk of 1 GiB.
+        name: of socket and log.
     """
     path = folder / f"{name}.sock"
     blockdev = f"driver=file,node-name=disk,filename={image},cache.direct=off"

@@ -1,4 +1,4 @@
-"""vhost-user's words: requests, feature bits, and messages with their file descriptors."""
+"""vhost-user messages with their file descriptors, and the channel that carries them."""
 
 import array
 import os
@@ -6,11 +6,33 @@ import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import IntEnum
-from functools import cache
 from typing import Literal, Self
 
 from qap.host.errors import QapError
+from qap.vhost_user.message_types import (
+    BackendRequest,
+    FrontendRequest,
+    ProtocolFeature,
+    Requests,
+    named,
+    request_name,
+)
+
+__all__ = [
+    "NEED_REPLY",
+    "REPLY",
+    "VERSION",
+    "BackendRequest",
+    "ByteOrder",
+    "Channel",
+    "Disconnected",
+    "FrontendRequest",
+    "Message",
+    "ProtocolError",
+    "ProtocolFeature",
+    "close_fds",
+    "request_name",
+]
 
 ByteOrder = Literal["=", "<", ">"]
 
@@ -20,121 +42,21 @@ REPLY = 1 << 2
 NEED_REPLY = 1 << 3
 
 HEADER_WORDS = "III"
-# The largest payload in use is a crypto session's; the rest stay under 300 bytes.
+# The largest payload in use is a crypto session's; all others are below 300 bytes.
 MAX_PAYLOAD = 4096
-# SCM_MAX_FD of Linux: no sender can attach more, so none is ever cut off for want of room.
+# SCM_MAX_FD of Linux: no sender can attach more, so the buffer is always large enough.
 MAX_FDS = 253
 FDS_SIZE = socket.CMSG_SPACE(4 * MAX_FDS)
 READ_SIZE = 8192
 _TRUNCATED = int(socket.MSG_CTRUNC)
 
 
-class FrontendRequest(IntEnum):
-    """vhost-user.rst, "Front-end message types"."""
-
-    GET_FEATURES = 1
-    SET_FEATURES = 2
-    SET_OWNER = 3
-    RESET_OWNER = 4
-    SET_MEM_TABLE = 5
-    SET_LOG_BASE = 6
-    SET_LOG_FD = 7
-    SET_VRING_NUM = 8
-    SET_VRING_ADDR = 9
-    SET_VRING_BASE = 10
-    GET_VRING_BASE = 11
-    SET_VRING_KICK = 12
-    SET_VRING_CALL = 13
-    SET_VRING_ERR = 14
-    GET_PROTOCOL_FEATURES = 15
-    SET_PROTOCOL_FEATURES = 16
-    GET_QUEUE_NUM = 17
-    SET_VRING_ENABLE = 18
-    SEND_RARP = 19
-    NET_SET_MTU = 20
-    SET_BACKEND_REQ_FD = 21
-    IOTLB_MSG = 22
-    SET_VRING_ENDIAN = 23
-    GET_CONFIG = 24
-    SET_CONFIG = 25
-    CREATE_CRYPTO_SESSION = 26
-    CLOSE_CRYPTO_SESSION = 27
-    POSTCOPY_ADVISE = 28
-    POSTCOPY_LISTEN = 29
-    POSTCOPY_END = 30
-    GET_INFLIGHT_FD = 31
-    SET_INFLIGHT_FD = 32
-    GPU_SET_SOCKET = 33
-    RESET_DEVICE = 34
-    VRING_KICK = 35
-    GET_MAX_MEM_SLOTS = 36
-    ADD_MEM_REG = 37
-    REM_MEM_REG = 38
-    SET_STATUS = 39
-    GET_STATUS = 40
-    GET_SHARED_OBJECT = 41
-    SET_DEVICE_STATE_FD = 42
-    CHECK_DEVICE_STATE = 43
-
-
-class BackendRequest(IntEnum):
-    """vhost-user.rst, "Back-end message types": what travels on the back-end channel."""
-
-    IOTLB_MSG = 1
-    CONFIG_CHANGE_MSG = 2
-    VRING_HOST_NOTIFIER_MSG = 3
-    VRING_CALL = 4
-    VRING_ERR = 5
-    SHARED_OBJECT_ADD = 6
-    SHARED_OBJECT_REMOVE = 7
-    SHARED_OBJECT_LOOKUP = 8
-
-
-class ProtocolFeature(IntEnum):
-    """vhost-user.rst, "Protocol features": bit numbers."""
-
-    MQ = 0
-    LOG_SHMFD = 1
-    RARP = 2
-    REPLY_ACK = 3
-    MTU = 4
-    BACKEND_REQ = 5
-    CROSS_ENDIAN = 6
-    CRYPTO_SESSION = 7
-    PAGEFAULT = 8
-    CONFIG = 9
-    BACKEND_SEND_FD = 10
-    HOST_NOTIFIER = 11
-    INFLIGHT_SHMFD = 12
-    RESET_DEVICE = 13
-    INBAND_NOTIFICATIONS = 14
-    CONFIGURE_MEM_SLOTS = 15
-    STATUS = 16
-    XEN_MMAP = 17
-    SHARED_OBJECT = 18
-    DEVICE_STATE = 19
-
-
 class ProtocolError(QapError):
-    """A peer sent something that vhost-user.rst doesn't allow, or that qap doesn't know."""
+    """A peer sent something that vhost-user.rst doesn't allow or that qap doesn't support."""
 
 
 class Disconnected(QapError):
-    """The peer closed its connection, between two messages."""
-
-
-Requests = type[FrontendRequest] | type[BackendRequest]
-
-
-def request_name(request: int, requests: Requests = FrontendRequest) -> str:
-    """A request as messages and errors show it, with its number."""
-    known = _named(requests).get(request)
-    return f"request {request}" if known is None else f"{known.name} ({request})"
-
-
-@cache
-def _named(requests: Requests) -> dict[int, FrontendRequest | BackendRequest]:
-    return {int(one): one for one in requests}
+    """The peer closed its connection between two messages."""
 
 
 def close_fds(fds: Iterable[int]) -> None:
@@ -148,10 +70,10 @@ class Message:
     """One message; it owns its file descriptors until close() or take_fds().
 
     Attributes:
-        request: its number; a FrontendRequest if that is known.
-        payload: in the byte order of the connection it came from or goes to.
+        request: its number, as a FrontendRequest or BackendRequest if known.
+        payload: in the byte order of the connection that carries the message.
         flags: version, REPLY and NEED_REPLY bits of the header.
-        fds: what came, or is to go, in the ancillary data.
+        fds: file descriptors in the ancillary data.
     """
 
     request: int
@@ -189,15 +111,15 @@ class Message:
 class Channel:
     """A connected Unix stream socket that carries messages whole.
 
-    It reads as much as there is: after `receive`, `pending` says whether the next message
-    is here already, for whoever would poll the socket first.
+    It reads as much as the socket has: the next message may already be buffered here. Look
+    at `pending` before you poll the socket.
 
     Args:
         sock: the connection; the caller keeps owning it.
-        peer: who is at the other end, as errors name it.
-        order: byte order of the header's words: "=" is the host's own, as in
-            vhost-user.rst, the others serve a peer that runs in another one.
-        requests: the requests that travel here.
+        peer: name of the other end in error messages.
+        order: byte order of the header: "=", the host's own, is that of vhost-user.rst;
+            "<" and ">" are for a peer that may run in another byte order.
+        requests: the requests that are sent on this socket.
     """
 
     def __init__(
@@ -211,9 +133,9 @@ class Channel:
         self.peer = peer
         self._header = struct.Struct(order + HEADER_WORDS)
         self._requests = requests
-        self._names = _named(requests)
+        self._names = named(requests)
         self._data = b""
-        # Where in _data a read ended that brought file descriptors, and these.
+        # For each read that came with file descriptors: its end in _data, and the descriptors.
         self._fds: list[tuple[int, list[int]]] = []
 
     def receive(self) -> Message:
@@ -263,22 +185,22 @@ class Channel:
             raise Disconnected(f"{self.peer} closed before {name} was sent") from exc
 
     def close(self) -> None:
-        """Close the file descriptors of messages that nobody has received."""
+        """Close the file descriptors of messages that were not received."""
         while self._fds:
             close_fds(self._fds.pop()[1])
 
     def _take_fds(self, size: int) -> list[int]:
-        """Those of the message that was the first `size` bytes.
+        """The file descriptors of the message in the first `size` bytes.
 
-        Linux ends a read after data that file descriptors came with, so that they belong
-        to the message whose bytes were the last of that read.
+        Linux ends a read after data that came with file descriptors. So they belong to the
+        message whose bytes were the last of that read.
         """
         taken = [fd for end, fds in self._fds if end <= size for fd in fds]
         self._fds = [(end - size, fds) for end, fds in self._fds if end > size]
         return taken
 
     def _next_size(self) -> int:
-        """Bytes of the next message, of its header while that isn't whole."""
+        """Size of the next message in bytes; of its header if that is not complete yet."""
         if len(self._data) < self._header.size:
             return self._header.size
         request, flags, size = self._header.unpack_from(self._data)

@@ -1,4 +1,4 @@
-"""What a back-end remembers of what it was told and of what it did."""
+"""Records of what a back-end received and what it did."""
 
 import threading
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Received(NamedTuple):
 
 
 class RingError(QapError):
-    """A chain could not be served; the ring is tried again when it is kicked next.
+    """A chain could not be served; the ring is tried again at the next kick.
 
     Attributes:
         queue: index of its queue.
@@ -49,10 +49,10 @@ class RingError(QapError):
 
 
 class Records:
-    """Lists that the back-end's thread adds to and others read.
+    """Lists that the back-end's thread appends to and other threads read.
 
     Attributes:
-        touch: adds an access; made for speed.
+        touch: appends an access; without a lock, as it is called for each access.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Records:
 
     @property
     def touched(self) -> list[Touched]:
-        return [Touched(*one) for one in list(self._touched)]
+        return [Touched(*access) for access in list(self._touched)]
 
     def add_received(self, message: Message) -> None:
         with self._news:
@@ -97,16 +97,16 @@ class Records:
             self._errors.append(error)
             self._news.notify_all()
 
-    def wait(self, found: Callable[[], T | None], timeout: float) -> T | None:
-        """What `found` returns once that isn't None, asked again at each addition.
+    def wait(self, find: Callable[[], T | None], timeout: float) -> T | None:
+        """Call `find` after each addition until it returns something else than None.
 
-        Returns None after `timeout` seconds.
+        Returns that, or None after `timeout` seconds.
         """
         with self._news:
-            return self._news.wait_for(found, timeout)
+            return self._news.wait_for(find, timeout)
 
     def forget(self) -> None:
-        """Begin anew with empty lists."""
+        """Clear all lists."""
         with self._news:
             self._received.clear()
             self._served.clear()

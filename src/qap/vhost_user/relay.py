@@ -28,9 +28,9 @@ CONNECT_S = 5.0
 FOREIGN: ByteOrder = ">" if sys.byteorder == "little" else "<"
 
 # Protocol features that the relay can't carry, so that QEMU is not told of them.
-# BACKEND_REQ opens a second connection, whose messages would need swapping too but go
-# past the relay; BACKEND_SEND_FD, HOST_NOTIFIER, INBAND_NOTIFICATIONS and SHARED_OBJECT
-# use that connection. The others bring payloads that qap.vhost_user.layout doesn't list.
+# BACKEND_REQ opens a second connection, which does not go through the relay: nobody would
+# swap its messages. BACKEND_SEND_FD, HOST_NOTIFIER, INBAND_NOTIFICATIONS and SHARED_OBJECT
+# use that connection. The others have payloads that qap.vhost_user.layout doesn't list.
 HIDDEN = mask(
     [
         ProtocolFeature.BACKEND_REQ,
@@ -48,13 +48,13 @@ HIDDEN = mask(
 class ByteOrderRelay:
     """Swaps the words of headers and payloads between two byte orders.
 
-    vhost-user is spoken in the host's byte order, and a back-end that runs under
-    user-mode emulation speaks its own. The relay passes file descriptors through and
-    leaves rings and buffers alone, as they are in shared memory.
+    vhost-user uses the host's byte order, but a back-end under user-mode emulation uses its
+    own. The relay passes file descriptors on. It does not touch rings and buffers, which
+    are in shared memory.
 
-    It takes one connection from QEMU at a time, makes a fresh one to the back-end for
-    each, and closes both when either closes or sends what the relay can't translate.
-    QEMU isn't told of the protocol features in HIDDEN; without BACKEND_REQ, it refuses
+    It takes one connection from QEMU at a time and makes a new one to the back-end for
+    each. It closes both when either side closes or sends what the relay can't translate.
+    The protocol features in HIDDEN are hidden from QEMU. Without BACKEND_REQ, QEMU refuses
     a back-end that offers ACCESS_PLATFORM.
 
     Use as a context manager: leaving it unlinks the socket, joins the thread and closes
@@ -125,7 +125,7 @@ class ByteOrderRelay:
 
 
 def _carry(source: Channel, sink: Channel, translated: Callable[[Message], Message]) -> None:
-    """Every message that is there, at least one."""
+    """Pass on every message that has arrived, at least one."""
     while True:
         with source.receive() as message:
             sink.send(translated(message))

@@ -12,22 +12,22 @@ JOIN_S = 5.0
 
 
 class Server:
-    """Accepts connections one after the other and lets `serve` have each until it returns.
+    """Accepts one connection after the other and passes each to `serve` until that returns.
 
     A connection that comes while another is served waits in the listen queue.
 
     Args:
-        path: where to listen; nothing may be there. Listening has begun when the
-            constructor returns.
-        serve: gets each connection, in the server's thread; it ends the connection
-            by returning or by raising; `error` keeps what it raised.
-        name: what this server is, as its thread and errors call it.
-        orderly: exceptions by which a connection ends in good order.
+        path: where to listen; must not exist. The server listens when the constructor
+            returns.
+        serve: called with each connection in the server's thread. The connection ends
+            when it returns or raises; `error` keeps the exception.
+        name: of this server, for its thread and error messages.
+        orderly: exceptions that are a normal end of a connection.
     Raises:
         QapError: the socket can't be made there.
 
     Attributes:
-        failures: all others that ended one, oldest first.
+        failures: all other exceptions that ended a connection, oldest first.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Server:
 
     @contextmanager
     def holding(self, sock: socket.socket) -> Iterator[None]:
-        """While inside, close() and hang_up() shut `sock` down, which ends any wait on it."""
+        """Inside this context, close() and hang_up() shut `sock` down; any wait on it then ends."""
         with self._lock:
             self._held.append(sock)
             if self._closed:
@@ -108,7 +108,7 @@ class Server:
                 try:
                     self._serve(peer)
                 except Exception as exc:
-                    # Whatever it was: the thread goes on to the next connection.
+                    # Whatever it was, the thread goes on with the next connection.
                     self._note(exc)
                     if not isinstance(exc, self._orderly):
                         self.failures.append(exc)

@@ -16,7 +16,7 @@ from qap.vhost_user.ring.inflight import Inflight
 from qap.vhost_user.ring.vring_table import VringTable
 
 CONFIG_HEAD = 12
-# A crypto session description ends in the session's id, and is otherwise none of our business.
+# A crypto session description ends with the session's id; the rest is not parsed here.
 SESSION_ID = struct.Struct("=q")
 
 _R = FrontendRequest
@@ -27,9 +27,9 @@ class Session:
     """The state of a connection; it owns every mapping and file descriptor in it.
 
     Args:
-        device: what this is a session with.
-        conduct: what is done wrong.
-        acked, memory, vrings: empty yet.
+        device: the back-end's device.
+        rules: what the back-end does wrong.
+        acked, memory, vrings: in their initial state.
 
     Attributes:
         backend_channel: of SET_BACKEND_REQ_FD, or None.
@@ -39,7 +39,7 @@ class Session:
     def __init__(
         self,
         device: Device,
-        conduct: Rules,
+        rules: Rules,
         acked: Acked,
         memory: DriverMemory,
         vrings: VringTable,
@@ -50,16 +50,16 @@ class Session:
         self.vrings = vrings
         self.backend_channel: BackendChannel | None = None
         self.inflight: Inflight | None = None
-        self._conduct = conduct
+        self._rules = rules
         self._display: list[int] = []
         self._crypto_sessions = 0
         self._handlers = {**self._own_handlers(), **memory.handlers(), **vrings.handlers()}
 
     def handle(self, message: Message) -> Message | None:
-        """Do what a message says; returns the reply, if one is due.
+        """Handle a message; returns the reply, or None if there is none.
 
         Raises:
-            ProtocolError: it is malformed, or not served here.
+            ProtocolError: the message is malformed or not supported.
         """
         if message.is_reply:
             raise ProtocolError(f"the front-end sent {request_name(message.request)} as a reply")
@@ -73,7 +73,7 @@ class Session:
         return reply
 
     def close(self) -> None:
-        """Let go of everything; safe to repeat."""
+        """Release everything; safe to repeat."""
         self._forget_driver()
         self._drop_backend_channel()
         self._set_display([])
@@ -81,7 +81,7 @@ class Session:
     def _own_handlers(self) -> Handlers:
         device = self.device
         return {
-            _R.GET_FEATURES: lambda asked, _: u64(asked, self._conduct.features(device.features)),
+            _R.GET_FEATURES: lambda asked, _: u64(asked, self._rules.features(device.features)),
             _R.SET_FEATURES: self._set_features,
             _R.GET_PROTOCOL_FEATURES: lambda asked, _: u64(asked, device.protocol_features),
             _R.SET_PROTOCOL_FEATURES: self._set_protocol_features,
@@ -116,7 +116,7 @@ class Session:
         (self.acked.protocol_features,) = words
 
     def _set_owner(self, _: Message, __: Words) -> None:
-        # "Session start": what an earlier device of the front-end's has left is void.
+        # "Session start": the state of an earlier device of the front-end is dropped.
         self._forget_driver()
 
     def _forget_driver(self) -> None:
@@ -152,7 +152,7 @@ class Session:
 
     def _get_inflight_fd(self, asked: Message, words: Words) -> Message:
         queues, entries = words[2:]
-        # A packed ring's region is the larger one, and features may not be known yet.
+        # Features may not be known yet, so take the larger size, that of a packed ring.
         size = queues * inflight.region_size(entries, packed=True)
         reply = asked.reply(struct.pack("=QQHHI", size, 0, queues, entries, 0))
         reply.fds.append(os.memfd_create("inflight"))
@@ -184,7 +184,7 @@ class Session:
             channel.close()
 
     def _set_display(self, fds: list[int]) -> None:
-        # QEMU waits for nothing on it, but reports an error when its other end closes.
+        # QEMU expects no message on it, but reports an error when it is closed here.
         close_fds(self._display)
         self._display = fds
 

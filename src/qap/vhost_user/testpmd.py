@@ -24,9 +24,9 @@ PROMPT = b"testpmd> "
 # The ABI of DPDK 24.11, which is in the names of its packages, libraries and folders.
 ABI = 25
 DRIVERS = f"dpdk/pmds-{ABI}.0"
-# What testpmd finds at run time, where no folder of plugins is given: by their names.
+# Loaded by name, as testpmd is given no folder of plugins.
 PLUGINS = ("mempool_ring", "net_vhost")
-# The least that testpmd accepts: MiB of memory, and buffers of which it takes 1025 and more.
+# The least that works: MiB of memory, and buffers, of which testpmd needs at least 1025.
 MEMORY_MIB = 24
 BUFFERS = 2048
 
@@ -50,8 +50,8 @@ def testpmd(folder: Path, name: str, *, access_platform: bool = True) -> Iterato
     One of its two threads polls for as long as it lives, at the lowest priority.
 
     Args:
-        folder: where the socket and the log go, and what testpmd keeps while it runs.
-        name: what socket and log are called.
+        folder: for the socket, the log and testpmd's runtime files.
+        name: of socket and log.
         access_platform: offer VIRTIO_F_ACCESS_PLATFORM.
     Raises:
         QapError: it ended at once, or could not make the card.
@@ -76,10 +76,10 @@ def testpmd(folder: Path, name: str, *, access_platform: bool = True) -> Iterato
 
 
 def _wired(argv: list[str], log: Path, owned: ExitStack) -> tuple[Process, int]:
-    """The program with a standard input that says nothing, and where its output can be read.
+    """Start the program with an empty standard input; returns it and its output to read.
 
-    It leaves at the end of its input, so that comes first in the end: a signal that meets
-    it before it waits for a command it forgets.
+    It exits at the end of its input, so the input is closed first at the end: a signal that
+    arrives before it waits for a command is lost.
     """
     with ExitStack() as theirs, ExitStack() as ours:
         said, says = os.pipe()
@@ -97,7 +97,7 @@ def _wired(argv: list[str], log: Path, owned: ExitStack) -> tuple[Process, int]:
 
 
 def _await_prompt(said: int, process: Process) -> None:
-    """Wait for the prompt, which comes when the card is there and frames are forwarded."""
+    """Wait for the prompt: the card is there then, and frames are forwarded."""
     deadline = time.monotonic() + START_S
     text = b""
     while PROMPT not in text:

@@ -1,4 +1,4 @@
-"""The host of a vhost-user-vsock device: a port that reads all, then answers (virtio 1.3, 5.10)."""
+"""A host for vhost-user-vsock: its port reads everything, then answers (virtio 1.3, 5.10)."""
 
 from collections import deque
 
@@ -7,13 +7,13 @@ from qap.virtio.vsock import BUF_ALLOC, HEADER, HOST_CID, RX, TX, U32, Op, Packe
 
 
 class VsockHost:
-    """A `Service` for stream sockets: the guest connects, sends, shuts down, and is answered.
+    """A `ChainService` for streams: the guest connects, sends, shuts down, and is answered.
 
     One connection at a time; a connection to another port is reset.
 
     Args:
         port: where it listens, on CID 2.
-        data: what it answers once the guest has shut down its sending.
+        data: the answer that is sent after the guest has shut down sending.
 
     Attributes:
         heard: what the guest has sent over the last connection.
@@ -32,7 +32,7 @@ class VsockHost:
         self._peer_read = 0
 
     def __call__(self, queue: int, readable: bytes, room: int) -> bytes | Later:
-        """See `Service`."""
+        """See `ChainService`."""
         if queue == TX:
             self._take(Packet.unpack(readable))
             return b""

@@ -1,1 +1,1 @@
-"""Virtio devices driven from Python, by the virtio specification 1.3 and in its words."""
+"""Drivers for virtio devices in Python, with the terms of the virtio specification 1.3."""

@@ -35,20 +35,20 @@ ID_SIZE = 20
 
 
 class BlkError(VirtioError):
-    """The device answered a request with something else than OK.
+    """The device answered a request with a status other than OK.
 
     Attributes:
-        status: what it answered, a RequestStatus if known.
+        status: the status, a BlkStatus if known.
     """
 
     def __init__(self, request: BlkRequest, sector: int, status: int) -> None:
-        known = [one.name for one in BlkStatus if one == status]
+        known = [member.name for member in BlkStatus if member == status]
         super().__init__(f"{request.name} at sector {sector}: {(known or [hex(status)])[0]}")
         self.status = status
 
 
 class Blk:
-    """A disk whose features are negotiated; sets DRIVER_OK. Sectors are of 512 bytes."""
+    """A disk whose features are negotiated; sets DRIVER_OK. Sectors have 512 bytes."""
 
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
@@ -87,7 +87,7 @@ class Blk:
         room: int = 0,
         timeout: float = SERVED_S,
     ) -> bytes:
-        """A request with data for the device, or with room for its answer; returns that.
+        """Send a request with data for the device or room for its answer; returns the answer.
 
         Raises:
             BlkError: the device answered with an error.

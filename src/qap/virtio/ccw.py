@@ -26,7 +26,7 @@ READ_VQ_CONF = 0x32
 SET_VIRTIO_REV = 0x83
 READ_STATUS = 0x72
 
-# 4.3.2.1, 4.3.2.2, 4.3.2.4: the blocks that commands transfer. Only features are
+# 4.3.2.1, 4.3.2.2, 4.3.2.4: the structures that commands transfer. Only features are
 # little-endian.
 _REVISION = struct.Struct(">HH")
 _VQ_CONFIG = struct.Struct(">HH")
@@ -40,8 +40,8 @@ READ_STATUS_REVISION = 2
 _DIAGNOSE = bytes.fromhex("83240500")
 NOTIFY_SUBCODE = 3
 
-# LOAD AND AND of register 5 with storage: takes a doubleword and leaves the register's
-# zero there (z/Architecture Principles of Operation, chapter 7).
+# LOAD AND AND with register 5, which is 0: reads a doubleword of storage and clears it
+# (z/Architecture Principles of Operation, chapter 7).
 _TAKE = bytes.fromhex("eb45200000e4")
 
 # By default every subchannel has its indicators here, below what GuestMemory hands out.
@@ -56,24 +56,24 @@ class RevisionRefused(VirtioError):
 class VirtioCcw(Transport):
     """A virtio device behind a subchannel.
 
-    Making one disables and enables the subchannel: the device forgets its revision then
-    (4.3.2.1), and nothing else. Methods that reach the device raise ChannelError where it
-    does not take a command.
+    The constructor disables and enables the subchannel, which resets the device's revision
+    (4.3.2.1) and nothing else. Methods that reach the device raise ChannelError if it does
+    not accept a command.
 
     Args:
-        subchannel: found by `ChannelSubsystem`.
+        subchannel: from `ChannelSubsystem`.
         revision: of virtio-ccw; 0 is a legacy driver's.
-        sets_revision_0: also say so for revision 0, as a transitional driver does. A legacy
-            driver knows no SET_VIRTIO_REV; without one the device takes revision 0 from the
-            first other command.
+        sets_revision_0: send SET_VIRTIO_REV also for revision 0, as a transitional driver
+            does. A legacy driver does not know it; the device then assumes revision 0 at
+            the first other command.
         indicators: address of 16 bytes of guest memory for the indicators of queues and of the
-            configuration; by default those of this subchannel at `INDICATORS`.
+            configuration; by default at `INDICATORS`, by the subchannel's number.
     Raises:
         VirtioError: it is no virtio device.
-        RevisionRefused: it does not speak that revision.
+        RevisionRefused: it does not support that revision.
 
     Attributes:
-        revision: in use.
+        revision: as given.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class VirtioCcw(Transport):
 
     @property
     def driver_features(self) -> int:
-        """What was written through this object since the last reset: nobody can read it."""
+        """What was written through this object since the last reset; no command reads it."""
         return self._driver_features
 
     def set_driver_features(self, features: int) -> None:
@@ -150,9 +150,9 @@ class VirtioCcw(Transport):
 
     @property
     def status(self) -> Status:
-        """The status field: from the device since revision 2, which alone can be asked.
+        """The status field: from revision 2 on, as read from the device.
 
-        Before, what was written last, unless the device rejected it (4.3.2.3).
+        Before, the last status that was written and not rejected by the device (4.3.2.3).
         """
         if self.revision < READ_STATUS_REVISION:
             return self._status
@@ -171,7 +171,7 @@ class VirtioCcw(Transport):
                 self._forget()
 
     def reset(self) -> None:
-        """Reset the device (4.3.3.3), and set up indicators, which it forgets with it."""
+        """Reset the device (4.3.3.3) and set up indicators, which the reset clears."""
         queues, config = self._indicators, self._indicators + _ADDRESS.size
         self.subchannel.start(
             [
@@ -189,18 +189,18 @@ class VirtioCcw(Transport):
         self._enabled.clear()
 
     def config_read(self, offset: int, size: int) -> bytes:
-        """A range of configuration space, of which the device transfers the beginning at once.
+        """A range of configuration space, read at once with everything before it.
 
         Raises:
-            VirtioError: it ends behind the configuration.
+            VirtioError: the range ends behind the configuration.
         """
         return self._config(READ_CONF, bytes(offset + size))[offset:]
 
     def config_write(self, offset: int, data: bytes) -> None:
-        """Write a range of configuration space, and what precedes it as it was before.
+        """Write a range of configuration space; everything before it is written back unchanged.
 
         Raises:
-            VirtioError: it ends behind the configuration.
+            VirtioError: the range ends behind the configuration.
         """
         before = self.config_read(0, offset) if offset else b""
         self._config(WRITE_CONF, before + data)
@@ -217,7 +217,7 @@ class VirtioCcw(Transport):
     def queue_max(self, index: int) -> int:
         """The most entries that a queue can have; 0 if there is no such queue.
 
-        QEMU answers with fewer once fewer were set up, until a reset.
+        After a queue was set up with fewer entries, QEMU returns that number until a reset.
         """
         try:
             answer = self._do(READ_VQ_CONF, _VQ_CONFIG.pack(index, 0))
@@ -228,15 +228,15 @@ class VirtioCcw(Transport):
         return int(_VQ_CONFIG.unpack(answer)[1])
 
     def queue_enabled(self, index: int) -> bool:
-        """Whether it was enabled through this object since the last reset: the device can't say."""
+        """Whether it was enabled through this object since the last reset; no command reads it."""
         return index in self._enabled
 
     def enable_queue(self, index: int, queue: QueueAddresses) -> None:
-        """Tell the device where a queue is and enable it.
+        """Tell the device the addresses of a queue and enable it.
 
         Raises:
-            VirtioError: it has not the legacy layout that revision 0 asks for.
-            ChannelError: the device does not take it, such as for its size.
+            VirtioError: it lacks the legacy layout that revision 0 requires.
+            ChannelError: the device does not accept it, such as for its size.
         """
         if self.legacy:
             queue.page_frame()
@@ -247,10 +247,10 @@ class VirtioCcw(Transport):
         self._enabled.add(index)
 
     def notify(self, index: int) -> None:
-        """An available buffer notification by DIAGNOSE (4.3.3.2).
+        """Send an available buffer notification with DIAGNOSE (4.3.3.2).
 
         Raises:
-            VirtioError: the device does not know the queue.
+            VirtioError: the device has no such queue.
         """
         registers = {
             1: NOTIFY_SUBCODE,
@@ -265,7 +265,7 @@ class VirtioCcw(Transport):
         self._cookies[index] = cookie
 
     def isr_status(self) -> int:
-        """Take the indicators (4.3.3.1): bit 0 for any queue, bit 1 for the configuration."""
+        """Read and clear the indicators (4.3.3.1): bit 0 for queues, bit 1 for configuration."""
         places = (self._indicators, self._indicators + _ADDRESS.size)
         (queues, config), _ = self.subchannel.cpu.run(
             [Instruction(_TAKE, {2: address}) for address in places]

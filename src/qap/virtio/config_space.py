@@ -45,10 +45,10 @@ class ConfigSpace:
     accesses: dict[int, RegisterAccess]
 
     def read(self, offset: int, size: int) -> bytes:
-        """A range, as the bytes lie there.
+        """A range, as bytes in the order of their addresses.
 
         Raises:
-            VirtioError: it ends behind the configuration.
+            VirtioError: the range ends behind the configuration.
         """
         parts = self._parts(offset, size)
         values = self.qtest.run_all([self.accesses[width].read(at) for at, width in parts])

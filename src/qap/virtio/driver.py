@@ -1,4 +1,4 @@
-"""A driver's way through initialization (virtio 1.3, 3.1.1), well-behaved or not."""
+"""Initialization of a device by a driver (virtio 1.3, 3.1.1), well-behaved or not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,8 +37,8 @@ class Behaviour:
     Attributes:
         supports: the features it accepts if they are offered.
         claims: the features it accepts even if they are not offered.
-        sets_features_ok: whether it sets FEATURES_OK and looks whether the bit stays.
-        obeys: whether it gives up, and sets FAILED, where the bit doesn't stay.
+        sets_features_ok: whether it sets FEATURES_OK and checks that the bit stays set.
+        obeys: whether it gives up and sets FAILED if the bit doesn't stay set.
     """
 
     supports: int = MODERN
@@ -47,14 +47,14 @@ class Behaviour:
     obeys: bool = True
 
     def without(self, *unwanted: int) -> "Behaviour":
-        """The same driver, which doesn't support these feature bits."""
+        """The same behaviour without support for these feature bits."""
         return replace(self, supports=self.supports & ~mask(unwanted))
 
 
 class Driver:
     """A driver of one device.
 
-    The order is the specification's: `negotiate`, `queue` for each queue, `start`.
+    Call the methods in the specification's order: `negotiate`, `queue` for each queue, `start`.
 
     Attributes:
         offered, accepted: feature words, once negotiated.
@@ -94,8 +94,10 @@ class Driver:
 
     @property
     def order(self) -> ByteOrder:
-        """The byte order of rings, config space and requests (2.5.3, 2.7.3): little-endian
-        once VERSION_1 is accepted, the guest's own before and without."""
+        """The byte order of rings, config space and requests (2.5.3, 2.7.3).
+
+        It is little-endian once VERSION_1 is accepted, and the guest's own otherwise.
+        """
         if self.has(FeatureBit.VERSION_1):
             return "<"
         return ">" if self.transport.qtest.endianness() == "big" else "<"
@@ -103,7 +105,7 @@ class Driver:
     def queue(self, index: int, size: int = QUEUE_SIZE) -> Queue:
         """Set up a queue of at most `size` entries and enable it (step 7).
 
-        Where the transport is legacy the device alone says how many entries there are.
+        On a legacy transport the queue always has the device's size.
 
         Raises:
             VirtioError: the device has no such queue.
@@ -137,7 +139,7 @@ class Driver:
         return bool(self.accepted >> bit & 1)
 
     def serve(self, queue: Queue, buffers: Sequence[Buffer], timeout: float = SERVED_S) -> Used:
-        """Hand a chain to the device and wait until it is used.
+        """Make a chain available and wait until the device has used it.
 
         Raises:
             TimeoutError: it was not used.

@@ -33,12 +33,12 @@ ROOM = 1 << 16
 # fuse_out_header: len, error, unique.
 IN_HEADER = "IIQQIIIHH"
 OUT_HEADER = "IiQ"
-# fuse_init_in and _out: major, minor, max_readahead, flags; of the latter then
-# max_background, congestion_threshold, max_write and what this driver doesn't use.
+# fuse_init_in and fuse_init_out: major, minor, max_readahead, flags; fuse_init_out also has
+# max_background, congestion_threshold, max_write and fields that this driver doesn't use.
 INIT_IN = "IIII"
 INIT_OUT = "IIIIHHI"
-# fuse_entry_out: nodeid, generation, two times to live, and fuse_attr: ino, size, blocks,
-# three times, three parts of a second, mode, nlink, uid, gid, rdev, blksize, flags.
+# fuse_entry_out: nodeid, generation, two validity times with their nanoseconds, and fuse_attr:
+# ino, size, blocks, three times with nanoseconds, mode, nlink, uid, gid, rdev, blksize, flags.
 ENTRY_OUT = "QQQQIIQQQQQQIIIIIIIIII"
 SIZE_FIELD = 7
 # fuse_open_in, fuse_create_in and fuse_open_out: fh, open_flags, padding.
@@ -81,7 +81,7 @@ class FuseError(VirtioError):
 
 @dataclass(frozen=True)
 class FuseEntry:
-    """What a name stands for: the server's number for it, and its size in bytes."""
+    """A file: the server's number for it, and its size in bytes."""
 
     nodeid: int
     size: int
@@ -90,12 +90,12 @@ class FuseEntry:
 class Fs:
     """A file system on a device whose features are negotiated; sets DRIVER_OK.
 
-    Any method raises FuseError where the server refuses, TimeoutError where it does not
-    answer, VirtioError where its answer is malformed.
+    Any method raises FuseError if the server refuses, TimeoutError if it does not answer,
+    VirtioError if its answer is malformed.
 
     Args:
-        order: of the bytes in FUSE, which the driver chooses: the server looks at INIT's
-            opcode (5.11.6.1). A guest's kernel takes its own.
+        order: byte order of FUSE messages. The driver chooses it, and the server detects it
+            from INIT's opcode (5.11.6.1). A guest's kernel uses its own.
         owner: user and group id to act for.
         timeout: seconds to wait for an answer.
     """
@@ -118,7 +118,7 @@ class Fs:
         self._out = self._struct(OUT_HEADER)
         self._asked = driver.memory.take(self._in.size + ROOM)
         self._said = driver.memory.take(self._out.size + ROOM)
-        # Linux' clients use even numbers; odd ones mean that a request was interrupted.
+        # Linux uses even numbers for requests and odd ones for interrupts.
         self._unique = itertools.count(2, 2)
         driver.start()
 
@@ -141,17 +141,17 @@ class Fs:
         return major, minor
 
     def lookup(self, parent: int, name: str) -> FuseEntry:
-        """What a name in a folder stands for; `forget` it in the end."""
+        """The file with a name in a folder; call `forget` for it in the end."""
         fields = self._parsed(Opcode.LOOKUP, parent, name.encode() + b"\0", ENTRY_OUT)
         return FuseEntry(fields[0], fields[SIZE_FIELD])
 
     def open(self, nodeid: int, flags: int = os.O_RDONLY) -> int:
-        """A handle for a file, by Linux' flags of open(2); `release` it in the end."""
+        """A handle for a file, with Linux' flags of open(2); call `release` in the end."""
         asked = self._struct(OPEN_IN).pack(flags, 0)
         return self._parsed(Opcode.OPEN, nodeid, asked, OPEN_OUT)[0]
 
     def create(self, parent: int, name: str, mode: int = 0o644) -> tuple[FuseEntry, int]:
-        """A new file in a folder, open for both: what it is, and a handle."""
+        """Create a file in a folder and open it to read and write; returns it and its handle."""
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
         asked = self._struct(CREATE_IN).pack(flags, mode, 0, 0) + name.encode() + b"\0"
         # Two structures of whole 8 bytes each: no padding between them.
@@ -159,12 +159,12 @@ class Fs:
         return FuseEntry(fields[0], fields[SIZE_FIELD]), fields[len(ENTRY_OUT)]
 
     def read(self, nodeid: int, handle: int, offset: int, size: int) -> bytes:
-        """At most `size` bytes, which must not be more than ROOM; fewer at the file's end."""
+        """At most `size` bytes, fewer at the file's end; `size` must not be more than ROOM."""
         asked = self._struct(IO_IN).pack(handle, offset, size, 0, 0, 0, 0)
         return self._request(Opcode.READ, nodeid, asked, size)
 
     def write(self, nodeid: int, handle: int, offset: int, data: bytes) -> int:
-        """Write data; returns how much the server took. IO_IN and data must fit into ROOM."""
+        """Write data; returns the bytes that were written. IO_IN and data must fit into ROOM."""
         asked = self._struct(IO_IN).pack(handle, offset, len(data), 0, 0, 0, 0)
         return self._parsed(Opcode.WRITE, nodeid, asked + data, WRITE_OUT)[0]
 
@@ -174,7 +174,7 @@ class Fs:
         self._request(Opcode.RELEASE, nodeid, asked, 0)
 
     def forget(self, nodeid: int, lookups: int = 1) -> None:
-        """Let go of what so many lookups gave, on the hiprio queue (5.11.6.2): no answer.
+        """Undo this many lookups, on the hiprio queue (5.11.6.2); there is no answer.
 
         Raises:
             TimeoutError: the device did not take it.
@@ -183,7 +183,7 @@ class Fs:
         self.driver.serve(self.hiprio, [Buffer(self._asked, size)], self._timeout)
 
     def _ask(self, opcode: Opcode, nodeid: int, body: bytes) -> tuple[int, int]:
-        """Put a request into memory; its size and its unique number."""
+        """Put a request into memory; returns its size and its unique number."""
         size, unique = self._in.size + len(body), next(self._unique)
         header = self._in.pack(size, opcode, unique, nodeid, *self._owner, 0, 0, 0)
         self.driver.memory.write(self._asked, header + body)
@@ -197,7 +197,7 @@ class Fs:
         return layout.unpack_from(answer)
 
     def _request(self, opcode: Opcode, nodeid: int, body: bytes, room: int) -> bytes:
-        """What follows the header in the answer to a request."""
+        """Send a request; returns its answer without the header."""
         memory = self.driver.memory
         size, unique = self._ask(opcode, nodeid, body)
         answer = Buffer(self._said, self._out.size + room, writable=True)

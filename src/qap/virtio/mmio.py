@@ -39,7 +39,7 @@ MAGIC = 0x74726976
 LEGACY_VERSION = 1
 MODERN_VERSION = 2
 
-# QEMU's microvm: 24 slots with its second I/O APIC, which is the default, or else 8.
+# QEMU's microvm: 24 slots with a second I/O APIC, which is the default; 8 without.
 MICROVM_BASE = 0xFEB0_0000
 MICROVM_SLOTS = 24
 SLOT_SIZE = 0x200
@@ -51,7 +51,7 @@ class Mmio(Transport):
     Args:
         base: address of its registers.
     Raises:
-        VirtioError: there is no virtio device of version 1 or 2.
+        VirtioError: there is no virtio device of version 1 or 2 at `base`.
 
     Attributes:
         version: 1, which is legacy, or 2.
@@ -96,7 +96,7 @@ class Mmio(Transport):
 
     @property
     def driver_features(self) -> int:
-        """What was written through this object since the last reset: nobody can read it."""
+        """What was written through this object since the last reset; the register is write-only."""
         return self._driver_features
 
     def set_driver_features(self, features: int) -> None:
@@ -137,12 +137,12 @@ class Mmio(Transport):
         return bool(self._selected(QUEUE_SEL, index, register))
 
     def enable_queue(self, index: int, queue: QueueAddresses) -> None:
-        """Tell the device where a queue is and enable it.
+        """Tell the device the addresses of a queue and enable it.
 
-        Version 1, too, takes fewer entries than `queue_max` (4.2.4).
+        Version 1, too, takes queues with fewer entries than `queue_max` (4.2.4).
 
         Raises:
-            VirtioError: it has more, or for version 1 not the legacy layout.
+            VirtioError: the queue has more entries, or not the legacy layout for version 1.
         """
         most = self.queue_max(index)
         if queue.size > most:
@@ -174,7 +174,7 @@ class Mmio(Transport):
 
     @property
     def interrupt_status(self) -> int:
-        """InterruptStatus, bits as in `isr_status`; stays until acknowledged."""
+        """InterruptStatus, with the bits of `isr_status`; they stay set until acknowledged."""
         return self.qtest.run(self._read(INTERRUPT_STATUS))
 
     def acknowledge(self, pending: int) -> None:
@@ -190,7 +190,7 @@ class Mmio(Transport):
 def mmio_slots(
     qtest: Qtest, base: int = MICROVM_BASE, slots: int = MICROVM_SLOTS, size: int = SLOT_SIZE
 ) -> list[Mmio]:
-    """The devices in a row of slots, those of microvm unless told, lowest address first."""
+    """The devices in a row of slots, by default those of microvm; lowest address first."""
     places = [base + size * slot for slot in range(slots)]
     words = qtest.run_all(
         [command.readl(at + register) for at in places for register in (MAGIC_VALUE, DEVICE_ID)]

@@ -36,7 +36,7 @@ class Net:
     Frames begin with the destination address and end without a checksum.
 
     Args:
-        room: bytes of a frame that fit into one receive buffer.
+        room: bytes of a frame for which a receive buffer has room.
     """
 
     def __init__(self, driver: Driver, room: int = FRAME_MAX) -> None:
@@ -55,15 +55,15 @@ class Net:
 
     @property
     def header_size(self) -> int:
-        """Of struct virtio_net_hdr in bytes: 10, or 12 where it has num_buffers (5.1.6)."""
+        """Bytes of struct virtio_net_hdr: 10, or 12 with num_buffers (5.1.6)."""
         return self._header.size
 
     @property
     def mac(self) -> bytes:
-        """The address that the device names, 6 bytes (5.1.4).
+        """The MAC address from the configuration, 6 bytes (5.1.4).
 
         Raises:
-            VirtioError: the feature MAC was not accepted, so that there is none.
+            VirtioError: the feature MAC was not accepted.
         """
         if not self.driver.has(FEATURE_MAC):
             raise VirtioError("the driver did not accept MAC: the device names no address")
@@ -71,14 +71,14 @@ class Net:
 
     @property
     def link_up(self) -> bool:
-        """Whether the cable is in; always, unless the feature STATUS was accepted (5.1.4)."""
+        """Whether the link is up; always True if the feature STATUS was not accepted (5.1.4)."""
         if not self.driver.has(FEATURE_STATUS):
             return True
         raw = self.driver.transport.config_read(STATUS, 2)
         return bool(struct.unpack(f"{self.driver.order}H", raw)[0] & STATUS_LINK_UP)
 
     def send(self, frame: bytes, timeout: float = SERVED_S) -> None:
-        """Hand a frame over and wait until the device has taken it (5.1.6.2).
+        """Send a frame and wait until the device has used its buffers (5.1.6.2).
 
         Raises:
             TimeoutError: it did not take the frame.
@@ -92,16 +92,16 @@ class Net:
         self.driver.serve(self.transmitq, chain, timeout)
 
     def receive(self, timeout: float = SERVED_S) -> bytes:
-        """The next frame, put together if it came in several buffers (5.1.6.4).
+        """The next frame, joined if it came in several buffers (5.1.6.4).
 
         Raises:
             TimeoutError: no frame came, or not all of it.
-            VirtioError: its header is not whole or is wrong.
+            VirtioError: its header is incomplete or wrong.
         """
         data = self._receiveq.take("a frame", timeout)
         if len(data) < self.header_size:
             raise VirtioError(f"a frame came with {len(data)} bytes of header")
-        # Without MRG_RXBUF it has to be 1 (5.1.6.4.1), and QEMU leaves 0 there.
+        # Without MRG_RXBUF num_buffers has to be 1 (5.1.6.4.1), but QEMU leaves it 0.
         buffers = self._header.unpack_from(data)[-1] if self._mergeable else 1
         if not buffers:
             raise VirtioError("a frame came in no buffers, by its num_buffers")

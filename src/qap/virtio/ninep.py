@@ -1,8 +1,8 @@
 """A 9P transport's driver, and the 9P2000.L messages that read and write a file.
 
-Virtio 1.3 gives the device its ID (section 5) and nothing else: feature and configuration
-are those of Linux' virtio_9p.h. "9P" is section 5 of the Plan 9 manual, "9P2000.L" the
-protocol description of the diod server. 9P is little-endian on every guest.
+Virtio 1.3 defines only the device's ID (section 5); feature and configuration are those of
+Linux' virtio_9p.h. "9P" is section 5 of the Plan 9 manual, "9P2000.L" the protocol
+description of the diod server. 9P is little-endian on every guest.
 """
 
 import errno
@@ -23,16 +23,16 @@ MSIZE = 8192
 # 9P intro: size, type and tag; a qid is type, version and path.
 HEADER = struct.Struct("<IBH")
 QID = struct.Struct("<BIQ")
-# 9P version and attach: no tag, no fid; the fid that an attach names here.
+# 9P version and attach: no tag, no fid; the fid of the share's root here.
 NOTAG = 0xFFFF
 NOFID = 0xFFFF_FFFF
 ROOT = 0
-# 9P read and write: what a message has beside the data.
+# 9P read and write: bytes of a message besides the data.
 IOHDRSZ = 24
 
 
 class NinepMessage(IntEnum):
-    """Types of requests (9P and 9P2000.L); each one's answer is the next number."""
+    """Types of requests (9P and 9P2000.L); the type of the answer is one more."""
 
     LERROR = 6
     LOPEN = 12
@@ -60,14 +60,14 @@ class NinePError(VirtioError):
 class NineP:
     """A file server on a device whose features are negotiated; sets DRIVER_OK.
 
-    Any method raises NinePError where the server refuses, TimeoutError where it does not
-    answer, VirtioError where its answer is malformed. A fid is a number of the caller's
-    choice for a file (9P intro).
+    Any method raises NinePError if the server refuses, TimeoutError if it does not answer,
+    VirtioError if its answer is malformed. A fid is a number for a file that the caller
+    chooses (9P intro).
 
     Args:
         timeout: seconds to wait for an answer.
     Attributes:
-        msize: bytes of the longest message, once `version` has settled it.
+        msize: bytes of the longest message; negotiated by `version`.
     """
 
     def __init__(self, driver: Driver, timeout: float = SERVED_S) -> None:
@@ -81,7 +81,7 @@ class NineP:
 
     @property
     def mount_tag(self) -> str:
-        """What the share is called: le16 tag_len and the tag.
+        """The name of the share, from the configuration: le16 tag_len and the tag.
 
         Raises:
             VirtioError: MOUNT_TAG was not accepted.
@@ -93,7 +93,7 @@ class NineP:
         return transport.config_read(2, size).decode()
 
     def version(self) -> str:
-        """Begin a session and settle the size of messages; returns the server's version."""
+        """Begin a session and negotiate the size of messages; returns the server's version."""
         asked = struct.pack("<I", MSIZE) + _string(VERSION)
         answer = self._request(NinepMessage.VERSION, asked, tag=NOTAG)
         msize, size = self._unpack("<IH", answer)
@@ -103,12 +103,12 @@ class NineP:
         return answer[6:].decode()
 
     def attach(self, uid: int, *, fid: int = ROOT) -> None:
-        """Let `fid` be the root of the share, seen by a user."""
+        """Let `fid` be the root of the share, for a user."""
         asked = struct.pack("<II", fid, NOFID) + _string("") + _string("")
         self._qid(self._request(NinepMessage.ATTACH, asked + struct.pack("<I", uid)))
 
     def walk(self, fid: int, newfid: int, *names: str) -> None:
-        """Let `newfid` be what is found from `fid` by these names, one folder a name."""
+        """Let `newfid` be the file at this path below `fid`; `names` are its components."""
         asked = struct.pack("<IIH", fid, newfid, len(names)) + b"".join(map(_string, names))
         (count,) = self._unpack("<H", self._request(NinepMessage.WALK, asked))
         if count != len(names):
@@ -119,7 +119,7 @@ class NineP:
         self._qid(self._request(NinepMessage.LOPEN, struct.pack("<II", fid, flags)))
 
     def create(self, fid: int, name: str, *, mode: int = 0o644, gid: int = 0) -> None:
-        """Create a file in the folder `fid`, which then is that file, open for both."""
+        """Create a file in the folder `fid`; `fid` then is that file, open to read and write."""
         flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
         rest = struct.pack("<III", flags, mode, gid)
         self._qid(
@@ -127,7 +127,7 @@ class NineP:
         )
 
     def read(self, fid: int, offset: int, size: int) -> bytes:
-        """At most `size` bytes of an open file, fewer at its end or if `msize` holds fewer."""
+        """At most `size` bytes of an open file, fewer at its end or because of `msize`."""
         size = min(size, self.msize - IOHDRSZ)
         answer = self._request(NinepMessage.READ, struct.pack("<IQI", fid, offset, size))
         (count,) = self._unpack("<I", answer)
@@ -136,18 +136,18 @@ class NineP:
         return answer[4:]
 
     def write(self, fid: int, offset: int, data: bytes) -> int:
-        """Write to an open file; returns how much the server took of what `msize` holds."""
+        """Write to an open file, at most what fits `msize`; returns the bytes that were written."""
         data = data[: self.msize - IOHDRSZ]
         head = struct.pack("<IQI", fid, offset, len(data))
         (count,) = self._unpack("<I", self._request(NinepMessage.WRITE, head + data))
         return count
 
     def clunk(self, fid: int) -> None:
-        """Let go of a fid."""
+        """Release a fid."""
         self._request(NinepMessage.CLUNK, struct.pack("<I", fid))
 
     def _request(self, message: NinepMessage, body: bytes, *, tag: int = 0) -> bytes:
-        """What follows the header in the answer to a request."""
+        """Send a request; returns its answer without the header."""
         memory = self.driver.memory
         size = HEADER.size + len(body)
         memory.write(self._asked, HEADER.pack(size, message, tag) + body)

@@ -7,7 +7,7 @@ from qap.machine.guest_memory import GuestMemory
 from qap.virtio.queue import Buffer, Queue, Used
 from qap.virtio.transport import QueueAddresses, VirtioError
 
-# 2.8.13: flags of a descriptor, and the two bits that the wrap counters turn over (2.8.1).
+# 2.8.13: flags of a descriptor; AVAIL and USED follow the wrap counters (2.8.1).
 DESC_F_NEXT = 1
 DESC_F_WRITE = 2
 DESC_F_INDIRECT = 4
@@ -23,14 +23,13 @@ EVENT_WRAP = 1 << 15
 
 
 class PackedQueue(Queue):
-    """A packed virtqueue, zeroed, not yet known to the device.
+    """A packed virtqueue, zeroed, which the device has not been told of yet.
 
     Args:
         index: of the queue in its device.
         size: entries, at most 2**15 (2.8.10.1).
         indirect: put each chain into a table of its own (INDIRECT_DESC, 2.8.7).
-        event_idx: heed the descriptor that the device wants to be notified of
-            (EVENT_IDX, 2.8.10).
+        event_idx: notify at the descriptor that the device names (EVENT_IDX, 2.8.10).
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class PackedQueue(Queue):
         self._ids = list(reversed(range(size)))
         self._lengths: dict[int, int] = {}
         self._free = size
-        # Positions count descriptors since the start: the wrap counter is their parity.
+        # Positions count descriptors since the start; the parity of the lap is the wrap counter.
         self._avail = 0
         self._told = 0
         self._used = 0
@@ -71,13 +70,14 @@ class PackedQueue(Queue):
         self._free -= needed
         if self._indirect:
             table = b"".join(
-                DESC.pack(one.address, one.size, 0, DESC_F_WRITE if one.writable else 0)
-                for one in buffers
+                DESC.pack(buffer.address, buffer.size, 0, DESC_F_WRITE if buffer.writable else 0)
+                for buffer in buffers
             )
             pieces = [(self._memory.put(table), len(table), DESC_F_INDIRECT)]
         else:
             pieces = [
-                (one.address, one.size, DESC_F_WRITE if one.writable else 0) for one in buffers
+                (buffer.address, buffer.size, DESC_F_WRITE if buffer.writable else 0)
+                for buffer in buffers
             ]
         writes = []
         for number, (address, size, flags) in enumerate(pieces):

@@ -10,11 +10,11 @@ from qap.virtio.transport import QueueAddresses, Transport, VirtioError
 
 # 4.1.2: the device IDs of transitional and of legacy devices.
 DEVICE_IDS = range(0x1000, 0x1040)
-# 4.1.2.3, and PCI 6.2.4: where their type is.
+# 4.1.2.3, and PCI 6.2.4: offset of their device type.
 SUBSYSTEM_ID = 0x2E
 
-# 4.1.4.10: offsets in BAR0. The vectors are there while MSI-X is enabled, and move the
-# configuration.
+# 4.1.4.10: offsets in BAR0. While MSI-X is enabled there are two vector registers, and the
+# configuration comes after them.
 DEVICE_FEATURES = 0x00
 DRIVER_FEATURES = 0x04
 QUEUE_ADDRESS = 0x08
@@ -35,7 +35,7 @@ class PciLegacy(Transport):
     there are I/O ports.
 
     Args:
-        function: found on the bus; its BARs are mapped here.
+        function: its BARs are mapped here.
     Raises:
         VirtioError: it has no legacy interface.
     """
@@ -90,7 +90,7 @@ class PciLegacy(Transport):
 
     @property
     def msi_x_enabled(self) -> bool:
-        """Whether MSI-X is on, and the vectors are between the other registers."""
+        """Whether MSI-X is on, so that the vector registers are there."""
         if self._msi_x is None:
             return False
         return bool(self.function.config_read(self._msi_x + 2, 2) & MSI_X_ENABLE)
@@ -114,10 +114,10 @@ class PciLegacy(Transport):
         return bool(self._queue(index, command.inl(self._ports + QUEUE_ADDRESS)))
 
     def enable_queue(self, index: int, queue: QueueAddresses) -> None:
-        """Tell the device where a queue is, which enables it.
+        """Tell the device the address of a queue, which enables it.
 
         Raises:
-            VirtioError: the queue has not the device's size or not the legacy layout.
+            VirtioError: the queue doesn't have the device's size or the legacy layout.
         """
         entries = self.queue_max(index)
         if queue.size != entries:

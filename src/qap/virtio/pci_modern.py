@@ -10,7 +10,7 @@ from qap.oracle.status import Status
 from qap.virtio.config_space import MEMORY, ConfigSpace
 from qap.virtio.transport import QueueAddresses, Transport, VirtioError
 
-# 4.1.2: vendor, and the device ID from which a modern device's type is counted.
+# 4.1.2: vendor, and what a modern device ID adds to the device type.
 VENDOR_ID = 0x1AF4
 MODERN_DEVICE_ID = 0x1040
 LEGACY_DEVICE_IDS = {0x1000: 1, 0x1001: 2, 0x1002: 5, 0x1003: 3, 0x1004: 8, 0x1005: 4, 0x1009: 9}
@@ -60,9 +60,9 @@ class PciModern(Transport):
     """A virtio PCI function driven through its modern regions.
 
     Args:
-        function: found on the bus; its BARs are mapped here.
+        function: its BARs are mapped here.
     Raises:
-        VirtioError: it is no virtio device, or lacks a region that 4.1.4 asks for.
+        VirtioError: it is no virtio device, or lacks a region that 4.1.4 requires.
     """
 
     def __init__(self, function: Function) -> None:
@@ -82,7 +82,7 @@ class PciModern(Transport):
         return str(self.function)
 
     def _find_regions(self) -> dict[int, VirtioRegion]:
-        # 4.1.4.1: of several capabilities of a type the first one counts that maps.
+        # 4.1.4.1: of several capabilities with a type, use the first whose BAR is mapped.
         regions: dict[int, VirtioRegion] = {}
         for capability in self.function.capabilities():
             if capability.id != CAPABILITY_VENDOR:

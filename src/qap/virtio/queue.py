@@ -13,10 +13,10 @@ ByteOrder = Literal["<", ">"]
 
 @dataclass(frozen=True)
 class Buffer:
-    """A piece of guest memory that one descriptor describes.
+    """A piece of guest memory for one descriptor.
 
     Attributes:
-        address: as the device is to see it.
+        address: as the device sees it.
         size: in bytes.
         writable: by the device.
     """
@@ -40,7 +40,7 @@ class Queue(ABC):
     Attributes:
         index: of the queue in its device.
         size: entries.
-        addresses: where its parts are, as the device is to see them.
+        addresses: of its three areas, as the device sees them.
     """
 
     index: int
@@ -49,7 +49,7 @@ class Queue(ABC):
 
     @abstractmethod
     def add(self, buffers: Sequence[Buffer]) -> int:
-        """Make a chain of buffers available; returns the id it will be used under.
+        """Make a chain of buffers available; returns the id of its used entry.
 
         Raises:
             VirtioError: the queue is full.
@@ -57,22 +57,22 @@ class Queue(ABC):
 
     @abstractmethod
     def wants_notification(self) -> bool:
-        """Whether the device asked to be told of what was added since the last call (2.7.10)."""
+        """Whether the device wants a notification for chains added since the last call (2.7.10)."""
 
     @abstractmethod
     def take_used(self) -> Used | None:
         """The next chain that the device has used, or None; its descriptors are free again.
 
         Raises:
-            VirtioError: the device used a chain that it was never given.
+            VirtioError: the device used a chain that was not available.
         """
 
     def wait_used(self, timeout: float) -> Used:
-        """The next chain that the device has used, once it has.
+        """Wait for the next chain that the device uses.
 
         Args:
             timeout: in seconds.
         Raises:
-            TimeoutError: it used none.
+            TimeoutError: it used none in time.
         """
         return poll_until(self.take_used, timeout, lambda: f"queue {self.index} to be served")

@@ -1,4 +1,4 @@
-"""Buffers that wait in the device until it has something to say (virtio 1.3, section 2.6)."""
+"""Receive buffers, which the device uses when data arrive (virtio 1.3, section 2.6)."""
 
 from qap.host.wait import poll_until
 from qap.machine.guest_memory import PAGE, GuestMemory
@@ -10,16 +10,16 @@ COUNT = 8
 
 
 class ReceiveQueue:
-    """A queue whose buffers are all with the device, which fills them when it likes.
+    """A queue whose buffers are all available to the device, which may use them at any time.
 
-    Made before DRIVER_OK is set; `open` once it is.
+    Make it before DRIVER_OK is set; call `open` afterwards.
 
     Args:
         index: of the queue.
         size: bytes of each buffer.
-        head: how many of these, if any, have a descriptor of their own.
-        count: buffers, fewer if the queue is short; 0 for one that the device gets only
-            while the driver waits.
+        head: bytes at the start of each buffer that get a descriptor of their own; 0 for none.
+        count: number of buffers, fewer if the queue is short; 0 for a single buffer that is
+            available only during `take`.
     Raises:
         VirtioError: the device has no such queue.
     """
@@ -39,15 +39,15 @@ class ReceiveQueue:
             self._give()
 
     def open(self) -> None:
-        """Tell the device of its buffers."""
+        """Notify the device of its buffers."""
         if self.queue.wants_notification():
             self._driver.transport.notify(self.queue.index)
 
     def take(self, what: str, timeout: float) -> bytes:
-        """What the device wrote into one buffer; the device has the buffer again.
+        """Wait for a used buffer and make it available again; returns what the device wrote.
 
         Args:
-            what: is waited for, as the TimeoutError calls it.
+            what: name of what is awaited, for the TimeoutError.
             timeout: in seconds.
         Raises:
             TimeoutError: it wrote nothing.
@@ -76,15 +76,15 @@ class ReceiveQueue:
 
 
 def pieces(address: int, size: int, head: int, *, writable: bool) -> list[Buffer]:
-    """A range of memory as a chain, its first `head` bytes, if any, as a piece of their own."""
+    """A range of memory as a chain; its first `head` bytes, if any, are a buffer of their own."""
     parts = [(0, head), (head, size)]
     return [Buffer(address + start, end - start, writable) for start, end in parts if end > start]
 
 
 def take_in_page(memory: GuestMemory, size: int) -> int:
-    """The address of `size` zeroed bytes that are in one page, unless they are more.
+    """The address of `size` zeroed bytes that do not cross a page, unless they are larger.
 
-    Whoever translates addresses then knows all of a buffer or nothing. DPDK 24.11 needs
-    that: of a buffer that it knows in part it may use the other part instead.
+    Then an IOTLB has all of the buffer or nothing. DPDK 24.11 needs that: if it has the
+    translation for only a part of a buffer, it may access wrong addresses.
     """
     return memory.take(size, min(PAGE, 1 << (size - 1).bit_length()))

@@ -17,7 +17,7 @@ CONTROL_TRANSMITQ = 3
 FEATURE_SIZE = 0
 FEATURE_MULTIPORT = 1
 
-# 5.3.4: where max_nr_ports is.
+# 5.3.4: offset of max_nr_ports.
 MAX_NR_PORTS = 4
 
 # 5.3.6.2: id, event and value.
@@ -43,7 +43,8 @@ class Control:
     """A control message from the device (5.3.6.2).
 
     Attributes:
-        port: its number; `rest` is what follows the message.
+        port: number of the port.
+        rest: bytes that follow the message.
     """
 
     port: int
@@ -53,13 +54,13 @@ class Control:
 
 
 class Port:
-    """A port: bytes both ways, without boundaries. Made before DRIVER_OK is set.
+    """A port, with a byte stream in each direction. Make it before DRIVER_OK is set.
 
     Attributes:
         number: from 0.
         name: UTF-8, or "" if the device gave none.
         console: the device calls it a console.
-        host_open: whether the other side is open, as far as the device has said.
+        host_open: whether the host's side is open, by the last message of the device.
     """
 
     def __init__(self, driver: Driver, number: int) -> None:
@@ -74,13 +75,13 @@ class Port:
         self._transmitq = driver.queue(first + 1)
 
     def open(self) -> None:
-        """Let the device write, once DRIVER_OK is set."""
+        """Notify the device of the receive buffers; call it after DRIVER_OK is set."""
         self._receiveq.open()
 
     def note(self, message: Control) -> None:
-        """Keep what a control message from the device says of this port."""
+        """Record what a control message from the device says about this port."""
         if message.event == Event.PORT_NAME:
-            # QEMU ends it with the NUL that 5.3.6.2 rules out.
+            # QEMU sends a NUL at the end, which 5.3.6.2 does not allow.
             self.name = message.rest.rstrip(b"\0").decode()
         elif message.event == Event.CONSOLE_PORT:
             self.console = True
@@ -96,11 +97,11 @@ class Port:
         _send(self._driver, self._transmitq, data, timeout)
 
     def read(self, size: int, timeout: float = SERVED_S) -> bytes:
-        """The next `size` bytes, in whatever pieces they come.
+        """The next `size` bytes, from as many buffers as needed.
 
         Raises:
-            TimeoutError: fewer came; the next `read` has them.
-            VirtioError: a piece is empty.
+            TimeoutError: fewer came; the next `read` returns them.
+            VirtioError: a buffer is empty.
         """
         while len(self._unread) < size:
             wanted = f"byte {len(self._unread)} of {size} of port {self.number}"
@@ -115,15 +116,15 @@ class Port:
 class Serial:
     """A console device whose features are negotiated; sets DRIVER_OK.
 
-    With MULTIPORT it says DEVICE_READY; each port's part in the handshake is `add`.
+    With MULTIPORT it sends DEVICE_READY; call `add` for the handshake of each port.
 
     Args:
-        ports: how many to prepare, from number 0; the others' queues stay off.
+        ports: how many to set up, from number 0; the queues of others stay disabled.
     Attributes:
         ports: by number.
-        max_ports: max_nr_ports, or the one that there is without MULTIPORT (5.3.4).
+        max_ports: max_nr_ports; 1 without MULTIPORT (5.3.4).
     Raises:
-        VirtioError: there are fewer.
+        VirtioError: the device has fewer ports than `ports`.
     """
 
     def __init__(self, driver: Driver, ports: int = 1) -> None:
@@ -152,13 +153,13 @@ class Serial:
         return int(struct.unpack(f"{self.driver.order}I", raw)[0])
 
     def add(self, number: int, timeout: float = SERVED_S) -> Port:
-        """Wait until the device adds a port, and say that it is ready and open (5.3.6.2).
+        """Wait until the device adds a port, and answer that it is ready and open (5.3.6.2).
 
-        A console's or a named port's name and its host's state may come only after this:
-        `wait_for` them.
+        The messages CONSOLE_PORT, PORT_NAME and PORT_OPEN may come only after this; use
+        `wait_for` for them.
 
         Raises:
-            TimeoutError: it does not add it, or takes no answer.
+            TimeoutError: the device does not add the port or does not take the answer.
         """
         self.wait_for(Event.DEVICE_ADD, number, timeout)
         self.send(Event.PORT_READY, number, 1, timeout)
@@ -166,11 +167,11 @@ class Serial:
         return self.ports[number]
 
     def wait_for(self, event: Event, number: int, timeout: float = SERVED_S) -> Control:
-        """The next control message of this kind and port; those before it stay for later.
+        """The next control message with this event and port; earlier ones are kept for later.
 
         Raises:
             TimeoutError: it does not come.
-            VirtioError: a message is malformed, or is about a port beyond `max_ports`.
+            VirtioError: a message is malformed or for a port beyond `max_ports`.
         """
 
         def wanted(message: Control) -> bool:
@@ -178,9 +179,9 @@ class Serial:
 
         while not any(wanted(message) for message in self._unclaimed):
             self._unclaimed.append(self._next(f"{event.name} of port {number}", timeout))
-        found = next(message for message in self._unclaimed if wanted(message))
-        self._unclaimed.remove(found)
-        return found
+        claimed = next(message for message in self._unclaimed if wanted(message))
+        self._unclaimed.remove(claimed)
+        return claimed
 
     def send(self, event: Event, number: int, value: int, timeout: float = SERVED_S) -> None:
         """Send a control message.
@@ -198,10 +199,10 @@ class Serial:
         number, event, value = self._message.unpack_from(raw)
         if event not in set(Event) or number >= self.max_ports:
             raise VirtioError(f"the control message {event} came for port {number}")
-        found = Control(number, Event(event), value, raw[self._message.size :])
+        control = Control(number, Event(event), value, raw[self._message.size :])
         if number in self.ports:
-            self.ports[number].note(found)
-        return found
+            self.ports[number].note(control)
+        return control
 
 
 def _send(driver: Driver, queue: Queue, data: bytes, timeout: float) -> None:

@@ -18,15 +18,15 @@ RING_HEAD = 4
 
 
 class SplitQueue(Queue):
-    """A split virtqueue, zeroed, not yet known to the device.
+    """A split virtqueue, zeroed, which the device has not been told of yet.
 
     Args:
         index: of the queue in its device.
         size: entries, a power of two (2.7).
         indirect: put each chain into a table of its own (INDIRECT_DESC, 2.7.5.3).
-        event_idx: ask `avail_event` when to notify (EVENT_IDX, 2.7.10).
-        order: of the bytes in its fields; a legacy device's is the guest's own (2.7.3).
-        legacy: in one piece, as a legacy transport is told of it (2.7.2).
+        event_idx: notify when `avail_event` asks for it (EVENT_IDX, 2.7.10).
+        order: byte order of its fields; for a legacy device the guest's own (2.7.3).
+        legacy: the contiguous layout for legacy transports (2.7.2).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every virtio transport gives to a driver (virtio 1.3, section 4)."""
+"""The interface of all virtio transports (virtio 1.3, section 4)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from qap.oracle.status import Status
 
 RESET_S = 5.0
 SETTLED_S = 5.0
-# 2.7.2, 4.1.4.10 and 4.2.4: the unit in which a legacy transport is told of a queue.
+# 2.7.2, 4.1.4.10 and 4.2.4: the unit of queue addresses on legacy transports.
 LEGACY_PAGE = 4096
 
 
 class VirtioError(QapError):
-    """The device did what its specification doesn't allow, or lacks what was asked for."""
+    """The device violates its specification or lacks what was requested."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class QueueAddresses:
     device: int
 
     def page_frame(self) -> int:
-        """The page frame number that tells a legacy transport all of this (2.7.2).
+        """The page frame number, which describes the queue to a legacy transport (2.7.2).
 
         Raises:
-            VirtioError: the queue does not begin with a page, is not in one piece, or is too
-                far up for 32 bits.
+            VirtioError: the queue does not begin at a page, is not contiguous as in 2.7.2, or
+                its page frame number does not fit 32 bits.
         """
         available_end = self.desc + 16 * self.size + 6 + 2 * self.size
         in_one_piece = (
@@ -59,10 +59,10 @@ class Transport(ABC):
     """A virtio device on its bus. Feature words are 64 bits wide.
 
     Attributes:
-        qtest: the session it is driven through.
-        legacy: it is driven through the legacy interface: 32 feature bits, no FEATURES_OK,
-            fields in the guest's byte order, and each queue in one piece and of exactly
-            `queue_max` entries (2.7.2).
+        qtest: the QTest session with the machine.
+        legacy: whether the legacy interface is used: 32 feature bits, no FEATURES_OK, fields
+            in the guest's byte order, and contiguous queues of exactly `queue_max` entries
+            (2.7.2).
     """
 
     qtest: Qtest
@@ -76,23 +76,23 @@ class Transport(ABC):
     @property
     @abstractmethod
     def device_features(self) -> int:
-        """What the device offers."""
+        """The features that the device offers."""
 
     @property
     @abstractmethod
     def driver_features(self) -> int:
-        """What the driver wrote last."""
+        """The features that the driver wrote last."""
 
     @abstractmethod
     def set_driver_features(self, features: int) -> None:
-        """Write what the driver accepts, offered or not."""
+        """Write the features that the driver accepts, offered or not."""
 
     @staticmethod
     def legacy_word(features: int) -> int:
-        """The features as a legacy transport can be told of them.
+        """The features, checked to fit the 32 bits of a legacy transport.
 
         Raises:
-            VirtioError: there are some above bit 31.
+            VirtioError: there are bits above 31.
         """
         if features >> 32:
             raise VirtioError(f"the legacy interface can't take the features {features:#x}")
@@ -101,17 +101,17 @@ class Transport(ABC):
     @property
     @abstractmethod
     def status(self) -> Status:
-        """The status field, as the device answers it."""
+        """The status field as read from the device."""
 
     @abstractmethod
     def set_status(self, status: Status) -> None:
-        """Write the status field, whatever the device makes of it."""
+        """Write the status field; the device may ignore or change it."""
 
     def reset(self) -> None:
-        """Reset the device and wait until it says that it is (2.4).
+        """Reset the device and wait until its status is 0 (2.4).
 
         Raises:
-            TimeoutError: it doesn't say so.
+            TimeoutError: the status stays set.
         """
         self.set_status(Status(0))
         poll_until(
@@ -125,16 +125,16 @@ class Transport(ABC):
 
     @abstractmethod
     def config_read(self, offset: int, size: int) -> bytes:
-        """A range of device configuration space (2.5), as the bytes lie there at one time.
+        """A consistent copy of a range of device configuration space (2.5).
 
-        Fields of 1, 2 and 4 bytes are read with an access of their size.
+        Fields of 1, 2 and 4 bytes are read with accesses of their size.
         """
 
     def settled(self, read: Callable[[], bytes]) -> bytes:
-        """What `read` finds in configuration space that did not change meanwhile.
+        """Call `read` until the configuration did not change meanwhile; returns its result.
 
-        It reads again while the generation changes (2.5.1), or without a generation until
-        two reads find the same (2.5.4).
+        With a generation it reads until that stays the same (2.5.1), without one until two
+        reads return the same (2.5.4).
 
         Raises:
             TimeoutError: the configuration keeps changing.
@@ -142,9 +142,9 @@ class Transport(ABC):
 
         def once() -> bytes | None:
             before = self.config_generation
-            found = read()
-            same = read() == found if before is None else self.config_generation == before
-            return found if same else None
+            config = read()
+            same = read() == config if before is None else self.config_generation == before
+            return config if same else None
 
         return poll_until(once, SETTLED_S, lambda: f"the configuration of {self} to stay the same")
 
@@ -158,23 +158,23 @@ class Transport(ABC):
 
     @abstractmethod
     def enable_queue(self, index: int, queue: QueueAddresses) -> None:
-        """Tell the device where a queue is and enable it."""
+        """Tell the device the addresses of a queue and enable it."""
 
     @abstractmethod
     def queue_enabled(self, index: int) -> bool:
         """Whether the device says that a queue is enabled."""
 
     def queue_reset(self, index: int) -> None:
-        """Reset one queue and wait until the device says that it is (RING_RESET, 2.6.1).
+        """Reset one queue and wait until that is done (RING_RESET, 2.6.1).
 
         Raises:
-            TimeoutError: it doesn't say so.
-            VirtioError: it left the queue enabled, or the transport knows no such thing.
+            TimeoutError: the reset does not end.
+            VirtioError: the queue is still enabled, or the transport can't reset a queue.
         """
         raise VirtioError(f"{self} can't reset a queue by itself")
 
     def await_queue_reset(self, index: int, ongoing: Callable[[], int]) -> None:
-        """Wait until `ongoing` is 0, and see that the queue is off; raises as `queue_reset`."""
+        """Wait until `ongoing` is 0 and check that the queue is off; raises as `queue_reset`."""
         poll_until(
             lambda: None if ongoing() else True, RESET_S, lambda: f"queue {index} to be reset"
         )
@@ -183,11 +183,8 @@ class Transport(ABC):
 
     @abstractmethod
     def notify(self, index: int) -> None:
-        """An available buffer notification for a queue (2.9)."""
+        """Send an available buffer notification for a queue (2.9)."""
 
     @abstractmethod
     def isr_status(self) -> int:
-        """Take what interrupts are pending for (4.1.4.5): bit 0 a queue, bit 1 the configuration.
-
-        They are pending no more afterwards.
-        """
+        """Read and clear the ISR status (4.1.4.5): bit 0 for queues, bit 1 for configuration."""

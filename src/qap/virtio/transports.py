@@ -1,4 +1,4 @@
-"""The ways by which a driver reaches a virtio device: a machine for each transport."""
+"""The variants of each virtio transport, with a machine for each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,12 +22,12 @@ RAM_MIB = 128
 
 @dataclass(frozen=True)
 class TransportVariant:
-    """How to reach a device over a transport.
+    """A variant of a transport, and a machine that has it.
 
     Attributes:
-        emulator: the program that has the machine.
+        emulator: the QEMU program for the machine.
         machine, accel, cpu: as in Spec.
-        suffix: what the names of the transport's device types end with.
+        suffix: end of the names of the transport's device types.
         connect: finds the machine's only virtio device.
         properties: of the device, for this transport.
         extra: as in Spec.
@@ -72,19 +72,19 @@ def _pci_legacy(machine: Machine) -> Transport:
 
 
 def _mmio(machine: Machine) -> Transport:
-    found = mmio_slots(machine.qtest)
-    if len(found) != 1:
-        raise VirtioError(f"{len(found)} virtio-mmio slots are taken, not one")
-    return found[0]
+    slots = mmio_slots(machine.qtest)
+    if len(slots) != 1:
+        raise VirtioError(f"{len(slots)} virtio-mmio slots are taken, not one")
+    return slots[0]
 
 
 def _ccw(revision: int) -> Callable[[Machine], Transport]:
     def connect(machine: Machine) -> Transport:
-        found = ChannelSubsystem(Cpu(machine.qtest, machine.serial)).scan()
-        if len(found) != 1:
-            raise VirtioError(f"{len(found)} subchannels have a device, not one")
-        found[0].enable()
-        return VirtioCcw(found[0], revision)
+        subchannels = ChannelSubsystem(Cpu(machine.qtest, machine.serial)).scan()
+        if len(subchannels) != 1:
+            raise VirtioError(f"{len(subchannels)} subchannels have a device, not one")
+        subchannels[0].enable()
+        return VirtioCcw(subchannels[0], revision)
 
     return connect
 

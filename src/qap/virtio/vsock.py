@@ -24,7 +24,7 @@ HEADER = struct.Struct("<QQIIIHHIII")
 EVENT_SIZE = 4
 # Bytes of data in a packet: with its header it is half a page at most.
 ROOM = 2048 - HEADER.size
-# What a connection tells its peer to have room for; all of it is in Python.
+# The buffer size that a connection announces to its peer.
 BUF_ALLOC = 8 * ROOM
 U32 = 1 << 32
 
@@ -43,7 +43,7 @@ class Op(IntEnum):
 
 
 class Shutdown(IntFlag):
-    """flags of a SHUTDOWN: what its sender will not do any more (5.10.6.5)."""
+    """flags of a SHUTDOWN: what its sender will do no more (5.10.6.5)."""
 
     RECEIVE = 1
     SEND = 2
@@ -69,7 +69,7 @@ class Packet:
     type: int = TYPE_STREAM
 
     def pack(self) -> bytes:
-        """As it is sent."""
+        """The packet as bytes."""
         cids, ports = zip(self.src, self.dst, strict=True)
         return (
             HEADER.pack(
@@ -87,10 +87,10 @@ class Packet:
 
     @classmethod
     def unpack(cls, raw: bytes) -> "Packet":
-        """A packet as it was sent; what follows `len` bytes of data is no part of it.
+        """A packet from bytes; bytes after the data are ignored.
 
         Raises:
-            VirtioError: it is not whole, or its op is not known.
+            VirtioError: the packet is incomplete, or its op is unknown.
         """
         if len(raw) < HEADER.size:
             raise VirtioError(f"a packet of {len(raw)} bytes has no whole header")
@@ -104,14 +104,14 @@ class Packet:
 
 
 class ConnectionReset(VirtioError):
-    """The peer answered with RST, or sent one (5.10.6.5)."""
+    """The peer sent RST (5.10.6.5)."""
 
 
 class Vsock:
     """A socket device whose features are negotiated; sets DRIVER_OK.
 
     Args:
-        buffers: how many the device has to receive into; see `ReceiveQueue`.
+        buffers: number of receive buffers; see `ReceiveQueue`.
     """
 
     def __init__(self, driver: Driver, buffers: int = COUNT) -> None:
@@ -130,7 +130,7 @@ class Vsock:
         return int.from_bytes(self.driver.transport.config_read(0, 8), "little")
 
     def send(self, packet: Packet, timeout: float = SERVED_S) -> None:
-        """Send a packet of at most ROOM bytes of data, whatever the peer's credit.
+        """Send a packet with at most ROOM bytes of data, without regard to the peer's credit.
 
         Raises:
             TimeoutError: the device did not take it.
@@ -143,7 +143,7 @@ class Vsock:
         """The next packet.
 
         Raises:
-            TimeoutError: none came; says what was `wanted`.
+            TimeoutError: none came; the text has `wanted`.
             VirtioError: it is malformed.
         """
         return Packet.unpack(self._rx.take(wanted, timeout))
@@ -154,9 +154,9 @@ class Vsock:
         """Ask for a connection from the port `local` and wait until it is established.
 
         Raises:
-            ConnectionReset: nobody listens there.
-            TimeoutError: no answer.
-            VirtioError: another answer.
+            ConnectionReset: nobody listens on that port.
+            TimeoutError: no answer came.
+            VirtioError: the answer is neither RESPONSE nor RST.
         """
         connection = VsockStream(self, (self.guest_cid, local), (cid, port))
         connection.request(timeout)
@@ -164,7 +164,7 @@ class Vsock:
 
 
 class VsockStream:
-    """A stream to a peer, the only one of its device.
+    """A stream to a peer; a device must have only one at a time.
 
     Attributes:
         local, remote: CID and port.
@@ -195,7 +195,7 @@ class VsockStream:
             raise VirtioError(f"{answer.op.name} came as an answer to REQUEST")
 
     def send(self, data: bytes, timeout: float = SERVED_S) -> None:
-        """Send data, in packets of ROOM bytes and no faster than the peer has room.
+        """Send data in packets of up to ROOM bytes, within the peer's credit.
 
         Raises:
             ConnectionReset: the peer ended the connection.
@@ -212,7 +212,7 @@ class VsockStream:
             data = data[len(piece) :]
 
     def read(self, size: int, timeout: float = SERVED_S) -> bytes:
-        """The next `size` bytes, fewer only if the peer has ended its sending before.
+        """The next `size` bytes; fewer only if the peer shuts down sending before.
 
         Raises:
             ConnectionReset: the peer ended the connection.
@@ -223,13 +223,13 @@ class VsockStream:
         data, self._unread = self._unread[:size], self._unread[size:]
         return data
 
-    def shutdown(self, ways: Shutdown, timeout: float = SERVED_S) -> None:
-        """Say what will not be done any more.
+    def shutdown(self, sides: Shutdown, timeout: float = SERVED_S) -> None:
+        """Send SHUTDOWN with these flags.
 
         Raises:
             TimeoutError: the device did not take it.
         """
-        self._send(Op.SHUTDOWN, flags=ways, timeout=timeout)
+        self._send(Op.SHUTDOWN, flags=sides, timeout=timeout)
 
     def close(self, timeout: float = SERVED_S) -> None:
         """Disconnect cleanly: SHUTDOWN, and the peer's RST (5.10.6.5).
@@ -251,7 +251,7 @@ class VsockStream:
         self._vsock.send(packet, timeout)
 
     def _take(self, wanted: str, timeout: float) -> Packet:
-        """The next packet, once what it means for this connection is done."""
+        """Receive the next packet and update the connection's state from it."""
         packet = self._vsock.receive(timeout, wanted)
         if (packet.src, packet.dst) != (self.remote, self.local):
             raise VirtioError(f"{packet.op.name} came from {packet.src} to {packet.dst}")

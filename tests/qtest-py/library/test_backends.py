@@ -1,4 +1,4 @@
-"""What configs/devices.toml says of the real back-ends, asked of the back-ends themselves."""
+"""The features of real back-ends are those that configs/devices.toml lists."""
 
 import socket
 from contextlib import ExitStack

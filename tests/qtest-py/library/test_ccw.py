@@ -54,9 +54,9 @@ def start(lab: Lab) -> Starter:
 @pytest.fixture
 def subchannel(start: Starter) -> Subchannel:
     """The enabled subchannel of a machine's only device."""
-    (found,) = ChannelSubsystem(start(RNG)[1]).scan()
-    found.enable()
-    return found
+    (subchannel,) = ChannelSubsystem(start(RNG)[1]).scan()
+    subchannel.enable()
+    return subchannel
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_instruction_leaves_registers_and_condition(
 
 
 def test_batch_is_executed_in_order(start: Starter) -> None:
-    """Its data are in memory before it, and come back as it leaves them."""
+    """Its data are written to memory before, and read back after it."""
     _, cpu = start()
     word = 0x0123_4567_89AB_CDEF
     batch = [
@@ -100,7 +100,7 @@ def test_batch_is_executed_in_order(start: Starter) -> None:
 def test_program_check_is_reported(
     start: Starter, instruction: Instruction, interruption: int, name: str
 ) -> None:
-    """And ends its batch, but not the CPU."""
+    """It ends the batch, but the CPU goes on."""
     machine, cpu = start()
     outside = 1 << 20
     store = Instruction(STORE, {0: 1, 2: outside})
@@ -130,7 +130,7 @@ def test_batch_of_no_size_is_an_error(start: Starter, count: int, size: int) -> 
 
 
 def test_idle_cpu_waits(start: Starter) -> None:
-    """In a wait state, where the host's CPU has nothing to do."""
+    """In a wait state, so that it takes no CPU time of the host."""
     machine, cpu = start()
     cpu.run([Instruction(ADD)])
 
@@ -142,7 +142,7 @@ def test_idle_cpu_waits(start: Starter) -> None:
 
 
 def test_stopped_cpu_is_not_waited_for_long(start: Starter) -> None:
-    """Its answer would come out of turn, so that it is of no more use."""
+    """After that it can't be used: its late answer would be out of order."""
     machine, cpu = start(timeout=0.2)
     cpu.run([Instruction(ADD)])
     machine.qmp.execute("stop")
@@ -168,22 +168,22 @@ def test_cpu_outlives_a_system_reset(start: Starter) -> None:
 
 
 def test_scan_finds_each_device(start: Starter) -> None:
-    found = ChannelSubsystem(start(RNG, NET)[1]).scan()
-    assert [str(one) for one in found] == ["0.0.0005", "0.0.abcd"]
-    for one in found:
-        one.enable()
-    sensed = [one.sense_id() for one in found]
-    assert [(one.cu_type, one.cu_model) for one in sensed] == [
+    subchannels = ChannelSubsystem(start(RNG, NET)[1]).scan()
+    assert [str(subchannel) for subchannel in subchannels] == ["0.0.0005", "0.0.abcd"]
+    for subchannel in subchannels:
+        subchannel.enable()
+    sensed = [subchannel.sense_id() for subchannel in subchannels]
+    assert [(sense.cu_type, sense.cu_model) for sense in sensed] == [
         (0x3832, RNG_TYPE),
         (0x3832, NET_TYPE),
     ]
-    assert [(one.device_type, one.device_model) for one in sensed] == [(0, 0)] * 2
+    assert [(sense.device_type, sense.device_model) for sense in sensed] == [(0, 0)] * 2
 
 
 def test_scan_finds_many_devices(start: Starter) -> None:
     devices = [{"driver": "virtio-rng-ccw", "devno": f"fe.0.{at:04x}"} for at in range(40)]
-    found = ChannelSubsystem(start(*devices)[1]).scan()
-    assert [one.device_number for one in found] == list(range(40))
+    subchannels = ChannelSubsystem(start(*devices)[1]).scan()
+    assert [subchannel.device_number for subchannel in subchannels] == list(range(40))
 
 
 def test_empty_channel_subsystem_is_empty(start: Starter) -> None:
@@ -197,15 +197,15 @@ def test_hot_plugged_device_comes_and_goes(start: Starter) -> None:
     machine, cpu = start(NET)
     css = ChannelSubsystem(cpu)
     machine.plug(RNG)
-    found = css.find(5)
-    found.enable()
-    assert found.sense_id().cu_model == RNG_TYPE
+    subchannel = css.find(5)
+    subchannel.enable()
+    assert subchannel.sense_id().cu_model == RNG_TYPE
     machine.unplug("dut")
     with pytest.raises(ChannelError, match=r"0\.0\.0005 can't be started: it is not operational"):
-        found.sense_id()
+        subchannel.sense_id()
     with pytest.raises(ChannelError, match="can't be modified: it is not operational"):
-        found.enable()
-    assert [str(one) for one in css.scan()] == ["0.0.abcd"]
+        subchannel.enable()
+    assert [str(subchannel) for subchannel in css.scan()] == ["0.0.abcd"]
 
 
 def test_disabled_subchannel_starts_nothing(subchannel: Subchannel) -> None:
@@ -224,7 +224,7 @@ def test_chained_commands_leave_their_data_each(subchannel: Subchannel) -> None:
 
 
 def test_command_reject_is_reported(subchannel: Subchannel) -> None:
-    """With its sense data, and the command that it was."""
+    """The error has the sense data and names the command."""
     program = [Ccw(NO_OPERATION), Ccw(UNKNOWN_COMMAND, data=b"data"), Ccw(NO_OPERATION)]
     said = r"0\.0\.0005: command 0x99 with 4 bytes ended in unit check \(command reject\)"
     with pytest.raises(ProgramFailed, match=said) as failed:
@@ -237,7 +237,7 @@ def test_command_reject_is_reported(subchannel: Subchannel) -> None:
 
 
 def test_sense_data_are_taken_with_their_status(subchannel: Subchannel) -> None:
-    """So that BASIC SENSE finds none afterwards."""
+    """BASIC SENSE returns none afterwards."""
     with pytest.raises(ProgramFailed):
         subchannel.start([Ccw(UNKNOWN_COMMAND)])
     ended = subchannel.start([Ccw(BASIC_SENSE, count=SENSE_SIZE)])
@@ -245,7 +245,7 @@ def test_sense_data_are_taken_with_their_status(subchannel: Subchannel) -> None:
 
 
 def test_invalid_program_is_reported(subchannel: Subchannel) -> None:
-    """BASIC SENSE of another length than the device's, which is not suppressed."""
+    """BASIC SENSE with a wrong length, which is not suppressed."""
     with pytest.raises(
         ProgramFailed, match="command 0x04 with 7 bytes ended in program check"
     ) as failed:
@@ -255,7 +255,7 @@ def test_invalid_program_is_reported(subchannel: Subchannel) -> None:
 
 
 def test_suspended_program_keeps_its_subchannel_busy(subchannel: Subchannel) -> None:
-    """Until it is cleared."""
+    """The subchannel stays busy until it is cleared."""
     suspended = [Ccw(NO_OPERATION), Ccw(NO_OPERATION, Flag.SUSPEND)]
     with pytest.raises(ProgramFailed, match="ended in program check"):
         subchannel.start(suspended)

@@ -1,4 +1,4 @@
-"""Network, console and 9P devices of QEMU's own, served both ways past the ends of rings."""
+"""QEMU's own network, console and 9P devices: both directions, past the end of the rings."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ from qap.virtio.transport import VirtioError
 MAC = "52:54:00:0a:0b:0c"
 OURS = bytes.fromhex(MAC.replace(":", ""))
 THEIRS = bytes.fromhex("525400ffeedd")
-# More than a queue of 64 entries holds, whatever a chain takes.
+# More than fit in a queue of 64 entries, even with one descriptor each.
 PAST_WRAP = 100
 RINGS = {"split": (), "packed": (FeatureBit.RING_PACKED,)}
 
@@ -48,7 +48,7 @@ def frame(destination: bytes, source: bytes, number: int, size: int = 60) -> byt
 
 @pytest.fixture
 def wire(lab: Lab) -> Callable[..., tuple[Machine, socket.socket]]:
-    """A machine with virtio-net-pci, and the other end of its cable: a datagram is a frame."""
+    """A machine with virtio-net-pci, and a socket for its frames: one datagram each."""
 
     def start(**properties: object) -> tuple[Machine, socket.socket]:
         here, there = lab.folder / "here.sock", lab.folder / "there.sock"
@@ -113,8 +113,8 @@ def test_net_keeps_frames_until_they_are_read(
     machine, cable = wire()
     device = Net(negotiated(machine))
     frames = [frame(OURS, THEIRS, number) for number in range(6)]
-    for one in frames:
-        cable.send(one)
+    for sent in frames:
+        cable.send(sent)
     assert [device.receive() for _ in frames] == frames
 
 
@@ -175,7 +175,7 @@ def lines(lab: Lab) -> Callable[..., tuple[Machine, list[socket.socket]]]:
 
 
 def received(end: socket.socket, size: int) -> bytes:
-    """So many bytes, in whatever pieces they come."""
+    """Receive this number of bytes, in any number of pieces."""
     data = b""
     while len(data) < size:
         piece = end.recv(size - len(data))
@@ -241,7 +241,7 @@ def test_serial_hears_that_the_host_has_closed_a_port(
 def test_serial_control_handshake_is_in_order(
     lines: Callable[..., tuple[Machine, list[socket.socket]]],
 ) -> None:
-    """A port that the driver has not called ready gets no name (5.3.6.2)."""
+    """A port gets its name only after the driver has sent PORT_READY (5.3.6.2)."""
     machine, ends = lines(2)
     device = Serial(negotiated(machine, serial.FEATURE_MULTIPORT), ports=2)
     with pytest.raises(TimeoutError, match=r"waited 0\.2 s for PORT_NAME of port 1 on queue 2"):

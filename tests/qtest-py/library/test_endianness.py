@@ -1,4 +1,4 @@
-"""Which byte order device configuration and rings are in, on a big- and a little-endian guest."""
+"""Byte order of device configuration and rings, on a big- and a little-endian guest."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ MODERN = ("pci modern", "mmio 2", "ccw 1", "ccw 2")
 LEGACY = ("pci legacy", "mmio 1", "ccw 0")
 CCW = ("ccw 0", "ccw 1", "ccw 2")
 ORDERS = {"little": "<", "big": ">"}
-# The transports on which configuration has been seen to change its order under a driver.
+# The transports on which QEMU changes the byte order of configuration during negotiation.
 UNDETECTED = pytest.mark.xfail(
     strict=True, reason="nothing detects a modern driver before it accepts VERSION_1"
 )
@@ -30,7 +30,7 @@ Reach = Callable[[str], Transport]
 
 @pytest.fixture
 def reach() -> Iterator[Reach]:
-    """A disk of 0x800 sectors behind a transport: 2048 reads otherwise the other way round."""
+    """A disk of 0x800 sectors behind a transport; this number differs if its bytes are swapped."""
     with ExitStack() as owned:
 
         def connected(name: str) -> Transport:
@@ -55,7 +55,7 @@ def drive(transport: Transport) -> Blk:
 
 @pytest.mark.parametrize("variant", MODERN)
 def test_modern_driver_reads_little_endian_configuration(reach: Reach, variant: str) -> None:
-    """2.5.3, whatever the guest's own order."""
+    """2.5.3: it is little-endian on any guest."""
     transport = reach(variant)
     assert drive(transport).capacity == SECTORS
     assert transport.config_read(0, 8) == capacity("<")

@@ -1,4 +1,4 @@
-"""Devices behind virtual IOMMUs: what they reach, what they don't, and who hears of it."""
+"""Devices behind virtual IOMMUs: what they can access, and which faults are reported."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +38,7 @@ RNG: Device = {"driver": "virtio-rng-pci", "id": "dut", "bus": "port0", "iommu_p
 RNG1: Device = {**RNG, "id": "dut1", "bus": "port1"}
 BEHIND_PORT0 = Bdf(1, 0, 0)
 
-# Guest physical memory ends below every IOVA, so that no address means both.
+# Guest physical memory ends below every IOVA, so that no address is valid as both.
 RINGS, DATA, TABLES = 16 * MIB, 32 * MIB, 80 * MIB
 RINGS_IOVA, DATA_IOVA = 1 << 30, 5 << 28
 SIZE = 64
@@ -57,13 +57,13 @@ class Behind:
         return GuestMemory(self.machine.qtest, base, size, iova)
 
     def function(self, bdf: Bdf) -> Function:
-        return next(one for one in self.bus.scan() if one.bdf == bdf)
+        return next(function for function in self.bus.scan() if function.bdf == bdf)
 
     def plug(self, device: Device) -> Function:
-        """Hot-plug a device; returns the function that is there since."""
-        before = {one.bdf for one in self.bus.scan()}
+        """Hot-plug a device; returns its new function."""
+        before = {function.bdf for function in self.bus.scan()}
         self.machine.plug(device)
-        (new,) = [one for one in self.bus.scan() if one.bdf not in before]
+        (new,) = [function for function in self.bus.scan() if function.bdf not in before]
         return new
 
     def driver(self, function: Function, base: int = RINGS) -> Driver:
@@ -74,7 +74,7 @@ class Behind:
         return again(function, memory)
 
     def expect_fault(self, bdf: Bdf, address: int, *, write: bool, mapped: bool) -> None:
-        """Since the last time the IOMMU has reported this fault and no other.
+        """The IOMMU has reported exactly this fault since the last call.
 
         Args:
             mapped: whether there is a mapping, which doesn't allow the access.
@@ -82,20 +82,22 @@ class Behind:
         faults = self.iommu.faults()
         reason = FaultReason.MAPPING
         if isinstance(self.iommu, Amd):
-            # QEMU's amd-iommu believes its log to be full for ever.
+            # QEMU's amd-iommu always takes its log for full.
             assert faults == []
         elif isinstance(self.iommu, VirtioIommu):
-            # 5.13.6.9: it need not say what access it was, and does so only at a mapping.
+            # 5.13.6.9: the kind of access is optional; QEMU gives it only if there is a mapping.
             told = write if mapped else None
             assert faults[0] == IommuFault(bdf, address, reason, told, 2)
-            assert {(one.bdf, one.reason, one.write) for one in faults} == {(bdf, reason, told)}
+            assert {(fault.bdf, fault.reason, fault.write) for fault in faults} == {
+                (bdf, reason, told)
+            }
         else:
             assert faults == [IommuFault(bdf, address, reason, write, 5 if write else 6)]
         assert self.iommu.faults() == []
 
 
 def again(function: Function, memory: GuestMemory) -> Driver:
-    """A driver that begins anew, in memory that nothing else uses any more."""
+    """A new driver for the device, in memory that is no longer in use."""
     memory.give_back()
     driver = Driver(PciModern(function), memory)
     driver.negotiate()
@@ -103,7 +105,7 @@ def again(function: Function, memory: GuestMemory) -> Driver:
 
 
 def drawn(device: Rng, buffer: GuestMemory) -> bool:
-    """Whether the device writes into a buffer at the front of other memory than its rings'."""
+    """Whether the device fills a buffer at the start of this memory, apart from its rings."""
     buffer.give_back()
     at = buffer.take(SIZE)
     with suppress(TimeoutError):
@@ -125,7 +127,7 @@ def behind(lab: Lab) -> Callable[..., Behind]:
 
 
 each_iommu = pytest.mark.parametrize("kind", IOMMUS)
-each_paged = pytest.mark.parametrize("kind", [one for one in IOMMUS if "virtio" not in one])
+each_paged = pytest.mark.parametrize("kind", [kind for kind in IOMMUS if "virtio" not in kind])
 
 
 @each_iommu
@@ -147,10 +149,10 @@ def test_device_without_a_domain_reaches_nothing(behind: Callable[..., Behind], 
     with pytest.raises(TimeoutError):
         device.read(SIZE, timeout=REFUSED_S)
     if not isinstance(here.iommu, Amd):
-        found = here.iommu.faults()[0]
+        fault = here.iommu.faults()[0]
         no_domain = isinstance(here.iommu, VirtioIommu)
-        assert found.bdf == function.bdf == BEHIND_PORT0
-        assert found.reason == (FaultReason.UNKNOWN if no_domain else FaultReason.DOMAIN)
+        assert fault.bdf == function.bdf == BEHIND_PORT0
+        assert fault.reason == (FaultReason.UNKNOWN if no_domain else FaultReason.DOMAIN)
 
 
 @each_iommu
@@ -205,7 +207,7 @@ def test_device_reads_only_where_it_may_read(
 
 @each_iommu
 def test_unmapping_takes_back_what_was_in_use(behind: Callable[..., Behind], kind: str) -> None:
-    """The mapping is in QEMU's caches when it goes."""
+    """The mapping is in QEMU's caches when it is removed."""
     here = behind(kind)
     function = here.plug(RNG)
     device = Rng(here.driver(function))
@@ -249,7 +251,7 @@ def test_page_out_of_a_large_one_is_unmapped(behind: Callable[..., Behind], kind
 def test_window_of_small_pages_is_reached_everywhere(
     behind: Callable[..., Behind], kind: str
 ) -> None:
-    """Its IOVA and its address differ by an odd number of pages, and it spans tables."""
+    """IOVA and address differ by an odd number of pages; the window spans several tables."""
     here = behind(kind)
     function = here.plug(RNG)
     device = Rng(here.driver(function))
@@ -275,7 +277,7 @@ def test_device_without_iommu_platform_is_not_translated(
 
 @each_iommu
 def test_disabled_iommu_leaves_addresses_alone(behind: Callable[..., Behind], kind: str) -> None:
-    """And enabled again it has forgotten nothing."""
+    """All mappings are there again when it is enabled again."""
     here = behind(kind)
     function = here.plug(RNG)
     mapped = here.driver(function).memory
@@ -301,7 +303,7 @@ def test_iommu_is_restored_after_a_system_reset(behind: Callable[..., Behind], k
 
 @each_iommu
 def test_domains_are_apart(behind: Callable[..., Behind], kind: str) -> None:
-    """The same IOVA means other memory to each device, and none has the other's mappings."""
+    """The same IOVA is different memory for each device; none has the other's mappings."""
     here = behind(kind, PORT1)
     first, second = here.plug(RNG), here.plug(RNG1)
     devices = [Rng(here.driver(first)), Rng(here.driver(second, RINGS + 8 * MIB))]

@@ -1,4 +1,4 @@
-"""What the drivers of virtual IOMMUs do by themselves: tables, domain numbers, errors."""
+"""Drivers of virtual IOMMUs without devices: tables, domain numbers, errors."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ IOVA = 1 << 30
 
 @pytest.fixture
 def iommu_of(lab: Lab) -> Callable[..., Iommu]:
-    """The IOMMU of a machine that has nothing behind it, translating."""
+    """The enabled IOMMU of a machine with no device behind it."""
 
     def start(kind: str) -> Iommu:
         bus = PciBus(lab.machine(IOMMUS[kind], qtest=True).qtest)
@@ -47,10 +47,10 @@ each_paged = pytest.mark.parametrize("kind", ["intel-iommu", "amd-iommu"])
 
 @each_paged
 def test_large_window_needs_few_tables(lab: Lab, kind: str) -> None:
-    """64 MiB by 2 MiB pages: in pages of 4 KiB its leaves alone would fill 32 tables."""
+    """64 MiB in 2 MiB pages; with pages of 4 KiB the leaves alone would need 32 tables."""
     bus = PciBus(lab.machine(IOMMUS[kind], qtest=True).qtest)
     memory = GuestMemory(bus.qtest, TABLES, 16 * PAGE)
-    amd = [one for one in bus.scan() if is_amd(one)]
+    amd = [function for function in bus.scan() if is_amd(function)]
     iommu = Amd(amd[0], memory, buses=1) if amd else Vtd(memory)
     iommu.attach(SATA)
     iommu.map(SATA, IOVA, DATA, 64 * MIB)
@@ -62,7 +62,7 @@ def test_large_window_needs_few_tables(lab: Lab, kind: str) -> None:
 def test_tables_of_detached_devices_are_used_again(
     iommu_of: Callable[..., Iommu], kind: str
 ) -> None:
-    """Each time 11 pages or more, of the 1024 that there are in all."""
+    """Each attach needs at least 11 of the 1024 pages."""
     iommu = iommu_of(kind)
     for _ in range(100):
         iommu.attach(SATA)

@@ -1,4 +1,4 @@
-"""A machine's life, and what is said of its end."""
+"""The life cycle of a machine, and errors when QEMU ends."""
 
 import time
 
@@ -18,7 +18,7 @@ def test_wait_for_an_event_ends_with_qemu(lab: Lab) -> None:
 
 
 def test_unplug_tells_that_qemu_ended(lab: Lab) -> None:
-    """A guest that never lets go, and a QEMU that is ended meanwhile."""
+    """The guest never completes the unplug, and QEMU ends meanwhile."""
     machine = lab.machine({"driver": "virtio-rng-pci", "bus": "port0", "id": "dut"})
     machine.process.kill()
     with pytest.raises(QemuDied):

@@ -1,4 +1,4 @@
-"""Guest memory that is mapped here is the guest's."""
+"""Guest memory that is mapped into this process."""
 
 from qap.fork.build import Build
 from qap.machine.guest_memory import GuestMemory
@@ -10,7 +10,7 @@ from qap.virtio.transports import TRANSPORTS
 
 
 def test_what_one_side_writes_the_other_reads() -> None:
-    """Over qtest or through the mapping; and a device serves from there."""
+    """Through qtest and through the mapping; a device uses the same memory."""
     variant = TRANSPORTS["pci modern"]
     with Machine(Build.under_test().path(variant.emulator), variant.spec("virtio-rng")) as machine:
         over_qtest = GuestMemory(machine.qtest)

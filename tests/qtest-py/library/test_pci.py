@@ -1,4 +1,4 @@
-"""PCI as a driver sees it: what is found where, what it maps, and coming and going."""
+"""PCI as a driver sees it: functions, BARs, hot plug and unplug."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def root_port(bus: PciBus) -> Function:
 
 
 def seen_by_qemu(machine: Machine, device_id: str) -> list[tuple[int, str, int, int]]:
-    """Index, space, size and address of a device's mapped BARs, as QMP tells them."""
+    """Index, space, size and address of a device's mapped BARs, from QMP."""
     pending = [device for bus in machine.qmp.execute("query-pci") for device in bus["devices"]]
     while pending:
         device = pending.pop()
@@ -53,13 +53,13 @@ def seen_by_driver(bars: dict[int, Bar]) -> list[tuple[int, str, int, int]]:
 
 
 def test_functions_of_q35_are_found(lab: Lab) -> None:
-    """Root bus, multi-function device and bus behind the port, each in its place."""
+    """On the root bus, in a multi-function device, and behind a root port."""
     bus = PciBus(lab.machine(RNG, qtest=True).qtest)
-    found = {function.bdf: (function.vendor_id, function.device_id) for function in bus.scan()}
-    assert found[Bdf(0, 0, 0)] == (0x8086, 0x29C0)
-    assert found[Bdf(0, 0x1F, 2)] == (0x8086, 0x2922)
-    assert found[Bdf(1, 0, 0)] == (VIRTIO, 0x1044)
-    assert (REDHAT, ROOT_PORT_ID) in found.values()
+    ids = {function.bdf: (function.vendor_id, function.device_id) for function in bus.scan()}
+    assert ids[Bdf(0, 0, 0)] == (0x8086, 0x29C0)
+    assert ids[Bdf(0, 0x1F, 2)] == (0x8086, 0x2922)
+    assert ids[Bdf(1, 0, 0)] == (VIRTIO, 0x1044)
+    assert (REDHAT, ROOT_PORT_ID) in ids.values()
 
 
 def test_scanning_again_changes_nothing(lab: Lab) -> None:
@@ -69,13 +69,15 @@ def test_scanning_again_changes_nothing(lab: Lab) -> None:
 
 
 def test_bus_that_another_driver_has_numbered_is_numbered_anew(lab: Lab) -> None:
-    """Even where each bridge has the number that the other one is to get."""
+    """Also if each bridge has the number that the other one will get."""
     machine = lab.machine(RNG, SECOND_PORT, SECOND_RNG, qtest=True)
     scanned = PciBus(machine.qtest).scan()
     ports = [function for function in scanned if function.device_id == ROOT_PORT_ID]
     for port, number in zip(ports, (2, 1), strict=True):
         port.config_write(PRIMARY_BUS, 4, number << 16 | number << 8)
-    functions = [one for one in PciBus(machine.qtest).scan() if one.vendor_id == VIRTIO]
+    functions = [
+        function for function in PciBus(machine.qtest).scan() if function.vendor_id == VIRTIO
+    ]
     assert [function.bdf for function in functions] == [Bdf(1, 0, 0), Bdf(2, 0, 0)]
     bars = [seen_by_driver(function.map_bars()) for function in functions]
     assert bars == [seen_by_qemu(machine, "dut"), seen_by_qemu(machine, "second")]
@@ -96,19 +98,21 @@ def test_bus_is_numbered_again_after_a_system_reset(lab: Lab) -> None:
 @pytest.mark.parametrize("second_port_had", [0, 1])
 @pytest.mark.parametrize("depth", [1, 2])
 def test_bus_behind_bridges_behind_a_port(lab: Lab, depth: int, second_port_had: int) -> None:
-    """Whatever number another port had before: here the one that the first port gets."""
+    """Also if another port had the number before that the first port gets now."""
     bridges: list[Device] = [
         {"driver": "pcie-pci-bridge", "id": "bridge1", "bus": "port0"},
         {"driver": "pci-bridge", "id": "bridge2", "bus": "bridge1", "addr": 2, "chassis_nr": 5},
     ]
     device = {**RNG, "bus": f"bridge{depth}", "addr": 3}
     machine = lab.machine(SECOND_PORT, SECOND_RNG, *bridges[:depth], device, qtest=True)
-    last = [one for one in PciBus(machine.qtest).scan() if one.device_id == ROOT_PORT_ID][-1]
+    last = [
+        function for function in PciBus(machine.qtest).scan() if function.device_id == ROOT_PORT_ID
+    ][-1]
     last.config_write(PRIMARY_BUS, 4, second_port_had << 16 | second_port_had << 8)
     bus = PciBus(machine.qtest)
-    ports = [one.bdf for one in bus.scan() if one.device_id == ROOT_PORT_ID]
+    ports = [function.bdf for function in bus.scan() if function.device_id == ROOT_PORT_ID]
     assert last.bdf == ports[-1]
-    functions = [one for one in bus.scan() if one.vendor_id == VIRTIO]
+    functions = [function for function in bus.scan() if function.vendor_id == VIRTIO]
     assert sorted(function.bdf for function in functions) == [
         Bdf(depth + 1, 3, 0),
         Bdf(depth + 2, 0, 0),
@@ -120,7 +124,9 @@ def test_bus_behind_bridges_behind_a_port(lab: Lab, depth: int, second_port_had:
 
 def test_two_ports_get_a_bus_and_windows_each(lab: Lab) -> None:
     machine = lab.machine(RNG, SECOND_PORT, SECOND_RNG, qtest=True)
-    functions = [one for one in PciBus(machine.qtest).scan() if one.vendor_id == VIRTIO]
+    functions = [
+        function for function in PciBus(machine.qtest).scan() if function.vendor_id == VIRTIO
+    ]
     assert [function.bdf for function in functions] == [Bdf(1, 0, 0), Bdf(2, 0, 0)]
     bars = [seen_by_driver(function.map_bars()) for function in functions]
     assert bars == [seen_by_qemu(machine, "dut"), seen_by_qemu(machine, "second")]
@@ -129,7 +135,7 @@ def test_two_ports_get_a_bus_and_windows_each(lab: Lab) -> None:
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_bars_are_where_and_as_large_as_qemu_says(lab: Lab, legacy: bool) -> None:
-    """A transitional device has an I/O BAR besides."""
+    """A transitional device also has an I/O BAR."""
     machine = lab.machine({**RNG, "disable-legacy": "off" if legacy else "on"}, qtest=True)
     bars = PciBus(machine.qtest).find(VIRTIO).map_bars()
     assert seen_by_driver(bars) == seen_by_qemu(machine, "dut")
@@ -165,7 +171,7 @@ def test_full_window_is_an_error() -> None:
 
 
 def test_msi_x_message_is_a_word_in_memory(lab: Lab) -> None:
-    """A served queue writes its vector's data to its vector's address."""
+    """When a queue is served, the device writes the vector's data to the vector's address."""
     qtest = lab.machine(RNG, qtest=True).qtest
     transport = PciModern(PciBus(qtest).find(VIRTIO))
     memory = GuestMemory(qtest)
@@ -194,7 +200,7 @@ def test_hot_plugged_device_is_found(lab: Lab) -> None:
 
 
 def test_native_hot_plug_as_its_driver_sees_it(lab: Lab) -> None:
-    """Button, power, device; and again on the way out: the driver lets go, then it is gone."""
+    """Attention button, power, device; for unplug the driver turns off the power first."""
     machine = lab.machine(qtest=True, extra=NATIVE)
     bus = PciBus(machine.qtest)
     bus.scan()

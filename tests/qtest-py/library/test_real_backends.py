@@ -1,4 +1,4 @@
-"""Programs behind vhost-user devices: Debian's virtiofsd, and DPDK's testpmd, which translates."""
+"""Real vhost-user back-ends: Debian's virtiofsd, and DPDK's testpmd, which translates."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ from qap.virtio.pci_modern import VENDOR_ID, PciModern
 MAC = "52:54:00:0a:0b:0c"
 OURS = bytes.fromhex(MAC.replace(":", ""))
 THEIRS = bytes.fromhex("525400ffeedd")
-# More than a queue of 64 entries holds, whatever a chain takes.
+# More than fit in a queue of 64 entries, even with one descriptor each.
 PAST_WRAP = 100
 RINGS = {"split": (), "packed": (FeatureBit.RING_PACKED,)}
 
@@ -44,7 +44,7 @@ def negotiated(machine: Machine, *extra: int) -> Driver:
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Path:
-    """A folder on the host."""
+    """The folder on the host that is shared."""
     folder = tmp_path / "shared"
     folder.mkdir()
     return folder
@@ -64,7 +64,7 @@ def share(lab: Lab, shared: Path) -> Machine:
 
 
 def mounted(machine: Machine) -> Fs:
-    """The file system in a session."""
+    """The file system, after INIT."""
     device = Fs(negotiated(machine), owner=(os.getuid(), os.getgid()))
     assert device.init() >= (fs.MAJOR, fs.MINOR)
     return device
@@ -92,7 +92,7 @@ def test_virtiofsd_reads_and_writes_the_folder(share: Machine, shared: Path) -> 
 
 
 def test_virtiofsd_forgets_what_was_looked_up(share: Machine, shared: Path) -> None:
-    """Past the end of the hiprio queue; its number means nothing any more afterwards."""
+    """Past the end of the hiprio queue; after that the node id is invalid."""
     device = mounted(share)
     (shared / "there").touch()
     for _ in range(PAST_WRAP):
@@ -132,7 +132,7 @@ def forwarder(lab: Lab) -> Callable[[bool], BackendProcess]:
 
 
 def card(service: BackendProcess) -> dict[str, Any]:
-    """virtio-net-pci in front of testpmd, wanting ACCESS_PLATFORM: what the lab starts."""
+    """Options for virtio-net-pci with ACCESS_PLATFORM in front of testpmd."""
     chardev = f"socket,id=net,path={service.socket}"
     return {"extra": ["-chardev", chardev, "-netdev", "vhost-user,id=net0,chardev=net"]}
 
@@ -149,7 +149,7 @@ DEVICE: Device = {
 
 
 def told(service: BackendProcess) -> list[int]:
-    """The feature words that testpmd says it was told, in order."""
+    """The feature words that testpmd logs as received, in order."""
     said = re.findall(r"negotiated Virtio features: (0x[0-9a-f]+)", service.process.log.read_text())
     return [int(word, 16) for word in said]
 
@@ -160,14 +160,14 @@ def frame(destination: bytes, source: bytes, number: int, payload: bytes) -> byt
 
 
 def answer(device: Net, number: int, timeout: float) -> bytes:
-    """Frame `number` as it comes back; earlier ones, which somebody gave up, are passed over."""
+    """Wait for frame `number` to come back; earlier frames are skipped."""
     while int.from_bytes((came := device.receive(timeout))[14:18]) < number:
         pass
     return came
 
 
 def until_it_comes_back(device: Net, number: int) -> None:
-    """Send a long frame again and again: testpmd may drop one for want of a translation."""
+    """Repeat a long frame until it comes back: testpmd may drop frames on an IOTLB miss."""
     payload = os.urandom(1400)
 
     def once() -> bytes | None:
@@ -192,7 +192,7 @@ def test_testpmd_sends_frames_back(
     access_platform: bool,
     ring: str,
 ) -> None:
-    """The driver accepts the bit in each case; the back-end hears of it where it translates."""
+    """The driver always accepts the bit; the back-end gets it only if addresses are translated."""
     service = forwarder(access_platform)
     machine = lab.machine(DEVICE, viommu=viommu, qtest=True, **card(service))
     device = Net(negotiated(machine, net.FEATURE_MAC, *RINGS[ring]))
@@ -200,7 +200,7 @@ def test_testpmd_sends_frames_back(
     assert device.driver.has(FeatureBit.RING_PACKED) == (ring == "packed")
     assert device.mac == OURS
     translates = viommu != "none"
-    # As many frames as there are receive buffers: all addresses are translated after them.
+    # As many frames as receive buffers: after them, all addresses are translated.
     first = receive_queue.COUNT if translates else 0
     for number in range(first):
         until_it_comes_back(device, number)

@@ -1,7 +1,7 @@
 """The Python back-end behind a vIOMMU that translates nothing yet: QEMU's answers to misses.
 
-With VT-d's translation off, and while virtio-iommu lets through what is in no domain, QEMU
-tells entries that map an address to itself.
+If translation of VT-d is off, or virtio-iommu bypasses devices without a domain, QEMU sends
+entries that map an address to itself.
 """
 
 import pytest
@@ -27,7 +27,7 @@ VIOMMUS = ("intel-iommu", "virtio-iommu")
 PAGE = 4096
 RINGS = {"split": (), "packed": (FeatureBit.RING_PACKED,)}
 MIB = 1 << 20
-# Above the 128 MiB of RAM and below the PCI hole: nothing is there.
+# Above the 128 MiB of RAM and below the PCI hole, so not mapped.
 NOWHERE = 0x4000_0000
 
 
@@ -43,9 +43,13 @@ class Started:
         if kind in ("vhost-user-blk", "vhost-user-scsi", "vhost-user-vsock", "vhost-user-net"):
             placed["disable-legacy"] = "on"
         self.machine: Machine = lab.machine(placed, viommu=viommu, qtest=True, extra=options)
-        found = PciBus(self.machine.qtest).scan()
-        # On the root port: a virtio-iommu is on the root bus.
-        (dut,) = [one for one in found if one.vendor_id == VENDOR_ID and one.bdf.bus]
+        functions = PciBus(self.machine.qtest).scan()
+        # The device is behind the root port; a virtio-iommu is on the root bus.
+        (dut,) = [
+            function
+            for function in functions
+            if function.vendor_id == VENDOR_ID and function.bdf.bus
+        ]
         self.transport = PciModern(dut)
         self.memory = GuestMemory(self.machine.qtest)
         self.behaviour = Behaviour(supports=MODERN | mask(bits))
@@ -58,24 +62,24 @@ class Started:
         self.driver.start()
 
     def exchange(self, address: int, size: int) -> None:
-        """Have the device fill a buffer, and look that it did."""
+        """Have the device fill a buffer, and check its contents."""
         used = self.driver.serve(self.queue, [Buffer(address, size, writable=True)])
         assert used.length == size
         assert self.memory.read(address, size) == pattern(size)
 
 
 def entries(backend: Backend) -> list[Received]:
-    """Every IOTLB entry that QEMU has told."""
+    """Every IOTLB update that QEMU has sent."""
     told = backend.requests(FrontendRequest.IOTLB_MSG)
-    return [one for one in told if one.words[4] == IotlbType.UPDATE]
+    return [message for message in told if message.words[4] == IotlbType.UPDATE]
 
 
 def pages(backend: Backend) -> set[int]:
-    """First addresses of the pages that the back-end touched."""
+    """Start addresses of the pages that the back-end accessed."""
     return {
         page
-        for one in backend.touched
-        for page in range(one.address & -PAGE, one.address + one.size, PAGE)
+        for access in backend.touched
+        for page in range(access.address & -PAGE, access.address + access.size, PAGE)
     }
 
 
@@ -86,9 +90,13 @@ def test_rings_and_buffers_are_translated(lab: Lab, viommu: str, ring: str) -> N
     for _ in range(3):
         started.exchange(started.memory.take(64), 64)
     backend = started.backend
-    assert {one.space for one in backend.touched} == {"iova"}
+    assert {access.space for access in backend.touched} == {"iova"}
     assert backend.ring_errors == []
-    told = {one.words[0] + at for one in entries(backend) for at in range(0, one.words[1], PAGE)}
+    told = {
+        message.words[0] + at
+        for message in entries(backend)
+        for at in range(0, message.words[1], PAGE)
+    }
     assert pages(backend) <= told
 
 
@@ -99,7 +107,7 @@ def test_rings_and_buffers_are_translated(lab: Lab, viommu: str, ring: str) -> N
 def test_every_type_is_served_through_the_iotlb(lab: Lab, kind: str) -> None:
     started = Started(lab, kind)
     started.exchange(started.memory.take(32), 32)
-    assert {one.space for one in started.backend.touched} == {"iova"}
+    assert {access.space for access in started.backend.touched} == {"iova"}
 
 
 def test_crypto_is_served_through_the_iotlb(lab: Lab) -> None:
@@ -123,9 +131,11 @@ def test_buffer_on_several_pages_needs_an_entry_for_each(lab: Lab) -> None:
     started = Started(lab, RNG)
     address = started.memory.take(5 * PAGE, PAGE) + PAGE // 2
     started.exchange(address, 3 * PAGE)
-    buffers = [one for one in started.backend.touched if one.what == "buffer"]
-    assert [(one.address, one.size, one.write) for one in buffers] == [(address, 3 * PAGE, True)]
-    told = {one.words[0] for one in entries(started.backend)}
+    buffers = [access for access in started.backend.touched if access.what == "buffer"]
+    assert [(access.address, access.size, access.write) for access in buffers] == [
+        (address, 3 * PAGE, True)
+    ]
+    told = {message.words[0] for message in entries(started.backend)}
     assert {address - PAGE // 2 + at * PAGE for at in range(4)} <= told
 
 
@@ -140,12 +150,12 @@ def test_page_is_asked_for_once(lab: Lab) -> None:
 
 
 def test_nothing_is_kept_over_a_reset(lab: Lab) -> None:
-    """Who stops a device tells of no invalidated entry any more."""
+    """QEMU sends no invalidations for a device that is stopped."""
     started = Started(lab, RNG)
     address = started.memory.take(PAGE, PAGE)
     for _ in range(3):
         started.exchange(address, 64)
-        assert address in {one.words[0] for one in entries(started.backend)}
+        assert address in {message.words[0] for message in entries(started.backend)}
         started.transport.reset()
         started.backend.forget()
         started.start()
@@ -202,8 +212,8 @@ def test_back_end_that_translates_must_be_able_to_ask(lab: Lab, missing: Protoco
 
 
 def test_untranslated_device_has_no_iotlb(lab: Lab) -> None:
-    """Without a vIOMMU a back-end that could translate is never told to."""
+    """Without a vIOMMU a back-end that could translate is not asked to."""
     started = Started(lab, RNG, "none")
     started.exchange(started.memory.take(64), 64)
     assert entries(started.backend) == []
-    assert {one.space for one in started.backend.touched} == {"uva", "gpa"}
+    assert {access.space for access in started.backend.touched} == {"uva", "gpa"}

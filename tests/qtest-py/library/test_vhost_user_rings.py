@@ -1,4 +1,4 @@
-"""The Python back-end serves the rings of real vhost-user devices, and says what it touched."""
+"""The Python back-end serves the rings of QEMU's vhost-user devices and records accesses."""
 
 import pytest
 
@@ -63,7 +63,7 @@ def served(lab: Lab, kind: str, *bits: int) -> tuple[Backend, Driver, Queue]:
 
 
 def exchange(willing: Driver, queue: Queue, said: bytes, room: int) -> bytes:
-    """Hand the device a chain of something to read and of room to write; returns what it wrote."""
+    """Serve a chain with data for the device and room for its answer; returns the answer."""
     memory = willing.memory
     readable, writable = memory.put(said), memory.take(room)
     used = willing.serve(queue, [Buffer(readable, len(said)), Buffer(writable, room, True)])
@@ -86,7 +86,9 @@ def test_every_queue_of_every_type_is_served(lab: Lab, kind: str) -> None:
             said = f"to queue {queue.index}".encode()
             assert exchange(willing, queue, said, 48) == pattern(48)
             assert backend.served[-1].readable == said
-    assert {one.queue for one in backend.served} == set(range(count)) - QEMUS_OWN.get(kind, set())
+    assert {chain.queue for chain in backend.served} == set(range(count)) - QEMUS_OWN.get(
+        kind, set()
+    )
     assert backend.ring_errors == []
 
 
@@ -95,7 +97,7 @@ def test_ring_is_served_past_its_wrap(lab: Lab, ring: str) -> None:
     backend, willing, queue = served(lab, RNG, *RINGS[ring])
     for number in range(queue.size + 40):
         assert exchange(willing, queue, f"chain {number}".encode(), 24) == pattern(24)
-    said = [one.readable for one in backend.served]
+    said = [chain.readable for chain in backend.served]
     assert said == [f"chain {number}".encode() for number in range(queue.size + 40)]
 
 
@@ -110,34 +112,34 @@ def test_several_chains_come_back_once_each(lab: Lab, ring: str) -> None:
         if queue.wants_notification():
             willing.transport.notify(0)
         used = [queue.wait_used(10) for _ in range(5)]
-        assert [one.id for one in used] == ids
-        assert [one.length for one in used] == [16, 17, 18, 19, 20]
+        assert [entry.id for entry in used] == ids
+        assert [entry.length for entry in used] == [16, 17, 18, 19, 20]
 
 
 @pytest.mark.parametrize("ring", RINGS)
 def test_only_what_the_driver_gave_is_touched(lab: Lab, ring: str) -> None:
-    """Buffers at their guest physical addresses, and the queue's three areas."""
+    """Only buffers, at their guest physical addresses, and the queue's three areas."""
     backend, willing, queue = served(lab, RNG, *RINGS[ring])
     memory = willing.memory
     readable, writable = memory.put(b"r" * 100), memory.take(200)
     willing.serve(queue, [Buffer(readable, 100), Buffer(writable, 200, True)])
-    buffers = [one for one in backend.touched if one.what == "buffer"]
-    assert [(one.space, one.address, one.size, one.write) for one in buffers] == [
+    buffers = [access for access in backend.touched if access.what == "buffer"]
+    assert [(access.space, access.address, access.size, access.write) for access in buffers] == [
         ("gpa", readable, 100, False),
         ("gpa", writable, 200, True),
     ]
-    tables = [one for one in backend.touched if one.what == "indirect"]
+    tables = [access for access in backend.touched if access.what == "indirect"]
     assert len(tables) == (FeatureBit.INDIRECT_DESC in RINGS[ring])
-    (told,) = [one.words for one in backend.requests(FrontendRequest.SET_VRING_ADDR)]
+    (told,) = [message.words for message in backend.requests(FrontendRequest.SET_VRING_ADDR)]
     _, _, desc, device, avail, _ = told
     areas = {"desc": (desc, 16 * queue.size), "driver": (avail, 6 + 2 * queue.size)}
     areas["device"] = (device, 6 + 8 * queue.size)
-    for one in backend.touched:
-        if one.what in areas:
-            base, size = areas[one.what]
-            assert one.space == "uva"
-            assert base <= one.address < one.address + one.size <= base + size
-    written = {one.what for one in backend.touched if one.write}
+    for access in backend.touched:
+        if access.what in areas:
+            base, size = areas[access.what]
+            assert access.space == "uva"
+            assert base <= access.address < access.address + access.size <= base + size
+    written = {access.what for access in backend.touched if access.write}
     assert "driver" not in written
     assert FeatureBit.RING_PACKED in RINGS[ring] or "desc" not in written
 
@@ -201,7 +203,7 @@ def test_memory_region_by_region(lab: Lab) -> None:
 
 
 def test_kept_chain_is_in_flight(lab: Lab) -> None:
-    """INFLIGHT_SHMFD: what is taken and not used is in the buffer that QEMU keeps."""
+    """INFLIGHT_SHMFD: chains that are taken but not used are in QEMU's inflight buffer."""
     backend = lab.backend(BLK)
     backend.protocol_features |= mask([ProtocolFeature.INFLIGHT_SHMFD])
     willing = driver(plugged(lab, BLK, backend))
@@ -238,7 +240,7 @@ def test_changed_configuration_reaches_the_driver(lab: Lab) -> None:
 
 
 def test_status_is_told_on_request(lab: Lab) -> None:
-    """STATUS; QEMU tells DRIVER_OK for network devices alone."""
+    """STATUS: QEMU sends DRIVER_OK only for network devices."""
     backend = lab.backend("vhost-user-net")
     backend.protocol_features |= mask([ProtocolFeature.STATUS])
     willing = driver(plugged(lab, "vhost-user-net", backend))
@@ -274,7 +276,7 @@ def test_device_goes_on_while_its_writes_are_logged(lab: Lab) -> None:
 
 
 def test_everything_ends_with_the_back_end(lab: Lab) -> None:
-    """In the middle of a running device; QEMU lives on."""
+    """The device is running when the back-end ends; QEMU goes on."""
     backend, willing, queue = served(lab, RNG)
     exchange(willing, queue, b"?", 8)
     backend.close()

@@ -1,4 +1,4 @@
-"""A socket device whose host is Python's."""
+"""A vhost-user-vsock device with a host in Python."""
 
 import os
 import struct

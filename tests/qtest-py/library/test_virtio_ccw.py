@@ -46,7 +46,7 @@ def disk_machine(lab: Lab, disk: Path) -> Callable[..., Machine]:
 
 
 def transport(machine: Machine, revision: int, *, sets_revision_0: bool = False) -> VirtioCcw:
-    """The device, at the start of a CPU's life."""
+    """The transport to the device, through a new CPU."""
     cpu = Cpu(machine.qtest, machine.serial)
     return VirtioCcw(
         ChannelSubsystem(cpu).find(DEVICE_NUMBER), revision, sets_revision_0=sets_revision_0
@@ -54,7 +54,7 @@ def transport(machine: Machine, revision: int, *, sets_revision_0: bool = False)
 
 
 def negotiated(device: VirtioCcw, behaviour: Behaviour | None = None) -> Driver:
-    """A driver that the device has accepted, a legacy one at revision 0."""
+    """A driver after negotiation; a legacy driver at revision 0."""
     willing = Driver(
         device, GuestMemory(device.qtest), behaviour or (LEGACY if device.legacy else None)
     )
@@ -129,7 +129,7 @@ def test_later_revision_is_refused(lab: Lab, most: int, revision: int) -> None:
 
 
 def test_modern_device_refuses_revision_0(lab: Lab) -> None:
-    """And commands of a driver that does not know revisions (4.3.2.1)."""
+    """It also rejects commands of a driver that does not know revisions (4.3.2.1)."""
     machine = lab.s390x(KEYBOARD)
     with pytest.raises(RevisionRefused):
         transport(machine, 0, sets_revision_0=True)
@@ -144,7 +144,7 @@ def test_modern_device_refuses_revision_0(lab: Lab) -> None:
 def test_features_ok_needs_access_platform_where_it_is_offered(
     lab: Lab, revision: int, iommu_platform: bool
 ) -> None:
-    """The device rejects the status then (4.3.2.3), and keeps the one before."""
+    """Without the bit the device rejects the status (4.3.2.3) and keeps the previous one."""
     device = transport(lab.s390x({**RNG, "iommu_platform": iommu_platform}), revision)
     behaviour = Behaviour().without(FeatureBit.ACCESS_PLATFORM)
     if not iommu_platform:
@@ -173,7 +173,7 @@ def test_reset_takes_everything_back(lab: Lab, revision: int) -> None:
 
 
 def test_device_says_its_status_at_revision_2(lab: Lab) -> None:
-    """Even after another driver's work: a new one has written nothing yet."""
+    """Also the status that another driver has written before."""
     machine = lab.s390x(RNG)
     negotiated(transport(machine, 2))
     assert transport(machine, 2).status == AT_FEATURES_OK
@@ -202,7 +202,7 @@ def test_configuration_interrupt_is_pending_until_taken(
 
 
 def test_interrupted_subchannel_takes_commands(lab: Lab) -> None:
-    """Its pending status is dropped, where START SUBCHANNEL would say that it is pending."""
+    """The pending status is cleared first; otherwise START SUBCHANNEL would report it."""
     device = transport(lab.s390x(RNG), 2)
     Rng(negotiated(device)).read(8)
     assert Status.DRIVER_OK in device.status
@@ -210,7 +210,7 @@ def test_interrupted_subchannel_takes_commands(lab: Lab) -> None:
 
 
 def test_configuration_is_written(disk_machine: Callable[..., Machine]) -> None:
-    """Field `writeback` at offset 32 (5.2.4), and what precedes it stays as it was."""
+    """Field `writeback` at offset 32 (5.2.4); the bytes before it don't change."""
     supports = MODERN | mask([FEATURE_CONFIG_WCE])
     device = transport(disk_machine(), 2)
     drive = Blk(negotiated(device, Behaviour(supports=supports)))
@@ -250,7 +250,7 @@ def test_queue_that_is_too_long_is_refused(lab: Lab) -> None:
 
 
 def test_hot_plugged_device_is_driven(lab: Lab) -> None:
-    """Four times under the same number, once for each revision and again."""
+    """Four times with the same number: once for each revision, and once more."""
     machine = lab.s390x()
     for revision in (*REVISIONS, 0):
         machine.plug(RNG)
@@ -261,7 +261,7 @@ def test_hot_plugged_device_is_driven(lab: Lab) -> None:
 def test_devices_have_indicators_of_their_own(lab: Lab) -> None:
     machine = lab.s390x(RNG, {"driver": "virtio-rng-ccw", "devno": "fe.0.0006"})
     css = ChannelSubsystem(Cpu(machine.qtest, machine.serial))
-    first, second = (VirtioCcw(found, 2) for found in css.scan())
+    first, second = (VirtioCcw(subchannel, 2) for subchannel in css.scan())
     memory = GuestMemory(machine.qtest)
     entropy = []
     for device in (first, second):

@@ -153,7 +153,7 @@ def test_blk_is_served_past_the_end_of_its_ring(disk_machine: Machine, disk: Pat
 
 
 def test_only_the_lower_features_are_offered(start: Start) -> None:
-    """Bits 32 to 63 can't be seen and count as not accepted (4.1.4.10)."""
+    """The driver can't read bits 32 to 63; they count as not accepted (4.1.4.10)."""
     transitional = function(start())
     legacy = PciLegacy(transitional).device_features
     modern = PciModern(transitional).device_features
@@ -176,7 +176,7 @@ def test_accepted_features_read_back_until_reset(start: Start) -> None:
 
 
 def test_capacity_is_read_wherever_msi_x_puts_it(disk_machine: Machine) -> None:
-    """Enabled MSI-X moves the configuration by its two vectors."""
+    """While MSI-X is enabled, two vector registers precede the configuration."""
     transport = PciLegacy(function(disk_machine))
     capacity = SECTORS.to_bytes(8, "little")
     assert not transport.msi_x_enabled

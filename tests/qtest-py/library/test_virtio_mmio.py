@@ -103,7 +103,7 @@ def negotiated(machine: Machine, *features: int) -> Driver:
 
 
 def short_legacy_queue(driver: Driver) -> Queue:
-    """One of 16 entries, which the driver would not ask for by itself, enabled."""
+    """Enable a queue of 16 entries, shorter than `Driver.queue` would make it."""
     queue = SplitQueue(
         driver.memory,
         0,
@@ -119,11 +119,13 @@ def short_legacy_queue(driver: Driver) -> Queue:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_slots_that_are_taken_are_found(start: Start, version: int) -> None:
     machine = start(version, "virtio-rng-device", "virtio-balloon-device", "virtio-rng-device")
-    found = mmio_slots(machine.qtest)
-    assert sorted(transport.device_type for transport in found) == [4, 4, 5]
-    assert [transport.base for transport in found] == sorted({one.base for one in found})
-    assert {transport.version for transport in found} == {version}
-    assert {transport.legacy for transport in found} == {version == 1}
+    transports = mmio_slots(machine.qtest)
+    assert sorted(transport.device_type for transport in transports) == [4, 4, 5]
+    assert [transport.base for transport in transports] == sorted(
+        {transport.base for transport in transports}
+    )
+    assert {transport.version for transport in transports} == {version}
+    assert {transport.legacy for transport in transports} == {version == 1}
 
 
 def test_machine_without_devices_has_only_empty_slots(start: Start) -> None:
@@ -141,7 +143,7 @@ def test_other_memory_is_no_device(start: Start) -> None:
 
 
 def test_device_of_an_unknown_version_is_ignored(start: Start) -> None:
-    """What stands in RAM looks like a device of version 3."""
+    """Data in RAM that look like a device of version 3."""
     qtest = start(2).qtest
     qtest.write(0x100_0000, b"virt" + bytes([3, 0, 0, 0, 4, 0, 0, 0]))
     with pytest.raises(VirtioError, match="no virtio device is at 0x1000000"):
@@ -183,7 +185,7 @@ def test_blk_reads_and_writes_its_file(
 def test_short_ring_is_served_past_its_end(
     disk_machine: Callable[[int], Machine], disk: Path, version: int, ring: str
 ) -> None:
-    """Version 1, too, takes a queue that is shorter than it could be (4.2.4)."""
+    """Version 1, too, takes a queue that is shorter than its maximum (4.2.4)."""
     driver = negotiated(disk_machine(version), *KNOWN_RINGS[ring])
     queue = driver.queue(0, size=16) if version == 2 else short_legacy_queue(driver)
     driver.start()
@@ -251,7 +253,7 @@ def test_interrupt_is_pending_until_acknowledged(
     device = Rng(negotiated(machine))
     transport = device.driver.transport
     assert isinstance(transport, Mmio)
-    # QEMU's path of the slot that the device's bus belongs to.
+    # QOM path of the slot with the device's bus.
     bus = machine.qmp.execute("qom-get", path="/machine/peripheral/dut0", property="parent_bus")
     machine.qtest.irq_intercept_out(bus.rpartition("/")[0], "sysbus-irq")
     assert transport.interrupt_status == 0
@@ -289,7 +291,7 @@ def test_features_ok_needs_access_platform_where_it_is_offered(
 def test_version_1_can_not_speak_of_access_platform(
     rng_machine: Callable[..., Machine], record_property: Callable[[str, object], None]
 ) -> None:
-    """Whether QEMU takes such a device, and then serves it, is the matrix's to judge."""
+    """Whether QEMU accepts and serves such a device is tested by the matrix."""
     try:
         machine = rng_machine(1, iommu_platform=True)
     except QemuDied as died:

@@ -1,4 +1,4 @@
-"""Modern virtio PCI devices driven to service, and drivers that negotiate in many ways."""
+"""Modern virtio PCI devices: service, and negotiation with various drivers."""
 
 import os
 from collections.abc import Callable
@@ -39,7 +39,7 @@ AT_FEATURES_OK = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK
 
 
 def driver(machine: Machine, behaviour: Behaviour | None = None) -> Driver:
-    """A driver of the machine's only virtio function, which it has found and not yet reset."""
+    """A driver of the machine's only virtio function, which is not reset yet."""
     transport = PciModern(PciBus(machine.qtest).find(VENDOR_ID))
     return Driver(transport, GuestMemory(machine.qtest), behaviour)
 
@@ -90,7 +90,7 @@ def test_other_functions_are_no_virtio_devices(lab: Lab) -> None:
 
 @pytest.mark.parametrize("ring", RINGS)
 def test_ring_serves_past_its_wrap(lab: Lab, ring: str) -> None:
-    """300 buffers, of which a ring of 64 descriptors or less holds one at a time."""
+    """300 buffers, one at a time, in a ring of at most 64 descriptors."""
     extra = mask(RINGS[ring])
     device = Rng(negotiated(lab.machine(RNG, qtest=True), Behaviour(supports=MODERN | extra)))
     assert device.driver.accepted & extra == extra
@@ -165,7 +165,7 @@ def test_access_platform_is_offered_on_request(lab: Lab, iommu_platform: bool) -
 def test_features_ok_needs_access_platform_where_it_is_offered(
     lab: Lab, iommu_platform: bool
 ) -> None:
-    """virtio 1.3, 6.1: a driver SHOULD accept it; the device MAY fail to operate without."""
+    """virtio 1.3, 6.1: a driver SHOULD accept it; the device MAY fail to operate otherwise."""
     machine = lab.machine({**RNG, "iommu_platform": iommu_platform}, qtest=True)
     refusing = driver(machine, Behaviour().without(FeatureBit.ACCESS_PLATFORM))
     if not iommu_platform:
@@ -178,7 +178,7 @@ def test_features_ok_needs_access_platform_where_it_is_offered(
 
 
 def test_refused_driver_may_negotiate_again(lab: Lab) -> None:
-    """After a reset, and then it is served (3.1.1)."""
+    """After a reset it may negotiate again and is served (3.1.1)."""
     machine = lab.machine({**RNG, "iommu_platform": True}, qtest=True)
     stubborn = driver(machine, Behaviour().without(FeatureBit.ACCESS_PLATFORM))
     with pytest.raises(FeaturesRefused):
@@ -196,7 +196,7 @@ def test_driver_that_disobeys_sees_the_refusal(lab: Lab) -> None:
 
 
 def test_claimed_feature_is_not_taken(lab: Lab) -> None:
-    """A driver can't have what was not offered (2.2.1); the register still reads as written."""
+    """A feature that was not offered has no effect (2.2.1); the register reads as written."""
     machine = lab.machine(RNG, qtest=True)
     claiming = driver(machine, Behaviour(claims=mask([FeatureBit.ACCESS_PLATFORM]), obeys=False))
     claiming.negotiate()
@@ -224,7 +224,7 @@ def test_interrupt_is_pending_until_read(lab: Lab) -> None:
 
 
 def test_unserved_buffer_says_so(lab: Lab) -> None:
-    """A reset device has forgotten where its queue is."""
+    """The device was reset, so its queue is disabled."""
     machine = lab.machine(RNG, qtest=True)
     device = Rng(negotiated(machine))
     device.driver.transport.reset()
@@ -248,7 +248,7 @@ def test_full_queue_is_an_error(lab: Lab) -> None:
 
 
 def test_hot_plugged_device_is_driven(lab: Lab) -> None:
-    """Four times in the same slot: the machine outlives its devices."""
+    """Four times in the same slot of one machine."""
     machine = lab.machine(qtest=True)
     for _ in range(4):
         machine.plug({**RNG, "iommu_platform": True})
@@ -260,7 +260,7 @@ def test_hot_plugged_device_is_driven(lab: Lab) -> None:
 
 @pytest.mark.parametrize("viommu", ["none", "intel-iommu"])
 def test_back_end_hears_of_access_platform_only_behind_an_iommu(lab: Lab, viommu: str) -> None:
-    """The driver accepts the bit either way; it is the back-end's business only to translate."""
+    """The driver always accepts the bit; the back-end gets it only if it must translate."""
     backend = lab.backend("vhost-user-rng", access_platform=viommu != "none")
     device = lab.device("vhost-user-rng", backend)
     willing = negotiated(lab.machine(device, viommu=viommu, qtest=True))

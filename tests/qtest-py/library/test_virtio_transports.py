@@ -1,4 +1,4 @@
-"""What holds on each transport: configuration, interrupts, reset of a device and of a queue."""
+"""Tests for each transport: configuration, interrupts, reset of a device and of a queue."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -21,13 +21,13 @@ from qap.virtio.transport import Transport, VirtioError
 from qap.virtio.transports import TRANSPORTS
 
 SECTORS = 2048
-# 5.2.3, and 5.2.4: the byte that the driver may write with it.
+# 5.2.3, and 5.2.4: the byte of configuration that the driver may write with it.
 FEATURE_CONFIG_WCE = 11
 WRITEBACK = 0x20
 
 
-LEGACY_WAYS = ("pci legacy", "mmio 1")
-# Device configuration is read from registers; CCW moves it with channel programs.
+LEGACY_VARIANTS = ("pci legacy", "mmio 1")
+# Configuration is in registers on these transports; CCW has channel programs for it.
 REGISTERS = [name for name in TRANSPORTS if not name.startswith("ccw")]
 
 
@@ -49,7 +49,7 @@ class Site:
         return driver
 
     def resize(self, sectors: int) -> None:
-        """Make the disk larger; a device that runs tells its driver."""
+        """Make the disk larger; a running device notifies its driver."""
         self.machine.qmp.execute("block_resize", **{"node-name": "disk0", "size": 512 * sectors})
 
 
@@ -140,7 +140,7 @@ def test_resize_changes_the_config_and_interrupts(
     place.resize(2 * SECTORS)
     assert place.transport.isr_status() & 2
     assert device.capacity == 2 * SECTORS
-    if variant in LEGACY_WAYS:
+    if variant in LEGACY_VARIANTS:
         assert before is None
     else:
         assert place.transport.config_generation != before
@@ -150,7 +150,7 @@ def test_resize_changes_the_config_and_interrupts(
 def test_config_that_changes_in_between_is_read_again(
     testbed: Callable[..., Site], variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is resized when its two words of capacity have just been read."""
+    """The disk is resized after the two words of its capacity were read."""
     place = testbed(variant, "blk")
     device = Blk(place.negotiated())
     ask = place.machine.qtest.run_all
@@ -158,7 +158,7 @@ def test_config_that_changes_in_between_is_read_again(
 
     def run_all(commands: Sequence[Any]) -> list[Any]:
         answers = ask(commands)
-        reads = [one.line for one in commands if one.line.startswith(("readl", "inl"))]
+        reads = [command.line for command in commands if command.line.startswith(("readl", "inl"))]
         if len(reads) == len(commands) == 2 and sizes:
             place.resize(sizes.pop(0))
         return answers
@@ -180,7 +180,7 @@ def test_config_that_never_settles_is_an_error(
 
 
 def test_queue_is_reset_by_itself_over_pci(testbed: Callable[..., Site]) -> None:
-    """And enabled again, with another ring of another size (2.6.1.2)."""
+    """Then it is enabled again, with another ring of another size (2.6.1.2)."""
     device = Rng(testbed("pci modern").negotiated(FeatureBit.RING_RESET))
     driver = device.driver
     device.read(8)
@@ -195,13 +195,13 @@ def test_queue_is_reset_by_itself_over_pci(testbed: Callable[..., Site]) -> None
 
 
 def test_queue_that_stays_enabled_was_not_reset(testbed: Callable[..., Site]) -> None:
-    """QEMU offers RING_RESET over MMIO and has no QueueReset register (4.2.2)."""
+    """QEMU offers RING_RESET over MMIO but has no QueueReset register (4.2.2)."""
     device = Rng(testbed("mmio 2").negotiated(FeatureBit.RING_RESET))
     with pytest.raises(VirtioError, match="has reset queue 0 and left it enabled"):
         device.driver.transport.queue_reset(0)
 
 
-@pytest.mark.parametrize("variant", LEGACY_WAYS)
+@pytest.mark.parametrize("variant", LEGACY_VARIANTS)
 def test_legacy_queue_has_no_reset(testbed: Callable[..., Site], variant: str) -> None:
     with pytest.raises(VirtioError, match="can't reset a queue by itself"):
         testbed(variant).negotiated().transport.queue_reset(0)

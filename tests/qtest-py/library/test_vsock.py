@@ -1,4 +1,4 @@
-"""A socket device's driver and a peer in a Python back-end: connections, data and credit.
+"""A driver of a socket device and a peer in a Python back-end: connections, data and credit.
 
 Debian has no vhost-user-vsock back-end, and the kernel's needs /dev/vhost-vsock.
 """
@@ -28,18 +28,18 @@ ECHO, FLOOD, DEAF = 7, 19, 9
 LOCAL = 1024
 PAST_WRAP = 100
 RINGS = {"split": (), "packed": (FeatureBit.RING_PACKED,)}
-# 5.10.6, written once more: what the driver packs must not be unpacked by itself.
+# 5.10.6, defined again here, so that the test does not rely on the driver's definition.
 HEADER = struct.Struct("<QQIIIHHIII")
 STREAM = 1
 
 
 @dataclass
 class Peer:
-    """The host's side: port ECHO sends back, FLOOD sends as much as it was told, DEAF nothing.
+    """The host: port ECHO sends data back, FLOOD sends as much as requested, DEAF sends nothing.
 
     Attributes:
-        buf_alloc: bytes that it has room for.
-        most: bytes that were ever in its buffer at once.
+        buf_alloc: size of its buffer in bytes.
+        most: the largest number of bytes in its buffer so far.
     """
 
     buf_alloc: int = 1 << 16
@@ -51,7 +51,7 @@ class Peer:
     _sent: int = 0
 
     def __call__(self, queue: int, readable: bytes, room: int) -> bytes | None:
-        """Its Service: see `qap.vhost_user.chain_service`."""
+        """See `qap.vhost_user.chain_service.ChainService`."""
         if queue == vsock.TX:
             self._hear(readable)
             return b""
@@ -114,18 +114,18 @@ def connected(lab: Lab) -> Callable[..., tuple[Vsock, Peer, Backend]]:
         behaviour = Behaviour(supports=MODERN | mask(extra))
         driver = Driver(transport, GuestMemory(machine.qtest), behaviour)
         driver.negotiate()
-        # This back-end would never fill a buffer that it got before it had something to say.
+        # A receive buffer that the back-end takes before it has data is never used.
         return Vsock(driver, buffers=0), peer, backend
 
     return start
 
 
 def sent(backend: Backend) -> Iterator[tuple[int, ...]]:
-    """The headers of what the driver sent, in order."""
+    """The headers of the packets that the driver sent, in order."""
     served: list[Served] = backend.served
-    for one in served:
-        if one.queue == vsock.TX:
-            yield HEADER.unpack_from(one.readable)
+    for chain in served:
+        if chain.queue == vsock.TX:
+            yield HEADER.unpack_from(chain.readable)
 
 
 @pytest.mark.parametrize("ring", RINGS)
@@ -152,7 +152,7 @@ def test_stream_carries_data_both_ways(
 def test_driver_waits_for_the_peers_credit(
     connected: Callable[..., tuple[Vsock, Peer, Backend]],
 ) -> None:
-    """5.10.6.3: no more than the peer has room for, and CREDIT_REQUEST when there is none."""
+    """5.10.6.3: it sends no more than the peer's buffer holds, and CREDIT_REQUEST if it is full."""
     device, peer, backend = connected(peer=Peer(buf_alloc=300))
     stream = device.connect(ECHO, local=LOCAL)
     data = os.urandom(1000)
@@ -167,7 +167,7 @@ def test_driver_waits_for_the_peers_credit(
 def test_driver_gives_the_peer_credit(
     connected: Callable[..., tuple[Vsock, Peer, Backend]],
 ) -> None:
-    """More than its own buffer holds: the peer goes on when CREDIT_UPDATE says that it may."""
+    """For more than its own buffer: the peer goes on after CREDIT_UPDATE."""
     device, _, backend = connected()
     stream = device.connect(FLOOD, local=LOCAL)
     size = 3 * BUF_ALLOC

@@ -49,13 +49,13 @@ def start(lab: Lab) -> Callable[..., Cpu]:
 @pytest.fixture
 def function(start: Callable[..., Cpu]) -> ZpciFunction:
     """The enabled function of a modern virtio-rng-pci."""
-    (found,) = zpci_functions(start(RNG))
-    found.enable()
-    return found
+    (function,) = zpci_functions(start(RNG))
+    function.enable()
+    return function
 
 
 class Registers:
-    """A virtio function's regions (virtio 1.3, 4.1.4), one access at a time."""
+    """A virtio function's regions (virtio 1.3, 4.1.4), with single accesses."""
 
     def __init__(self, function: ZpciFunction) -> None:
         self.function = function
@@ -112,7 +112,7 @@ def started_queue(registers: Registers, memory: GuestMemory) -> SplitQueue:
 def test_functions_are_listed(start: Callable[..., Cpu]) -> None:
     named: Device = {"driver": "zpci", "target": "dut", "fid": 7, "uid": 9}
     functions = zpci_functions(start(named, RNG, {**RNG, "id": "other"}))
-    assert [found.id for found in functions] == [7, 0]
+    assert [function.id for function in functions] == [7, 0]
     assert zpci_functions(start()) == []
 
 
@@ -138,16 +138,16 @@ def test_configuration_space_is_little_endian(function: ZpciFunction) -> None:
 
 
 def test_registers_are_read_and_written_in_order(function: ZpciFunction) -> None:
-    """More of them than one batch takes."""
+    """More accesses than fit in a batch."""
     bar, offset = Registers(function).regions[virtio.COMMON_CFG]
     accesses = []
     for half in (0, 1) * 12:
         accesses.append(ZpciAccess(bar, offset + virtio.DEVICE_FEATURE_SELECT, 4, half))
         accesses.append(ZpciAccess(bar, offset + virtio.DEVICE_FEATURE, 4))
-    found = function.run_all(accesses)
-    assert found[::2] == [0] * 24
-    assert found[3::4] == [FEATURES >> 32 | 1 << FeatureBit.RING_RESET - 32] * 12
-    assert len(set(found[1::4])) == 1
+    values = function.run_all(accesses)
+    assert values[::2] == [0] * 24
+    assert values[3::4] == [FEATURES >> 32 | 1 << FeatureBit.RING_RESET - 32] * 12
+    assert len(set(values[1::4])) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_unknown_space_is_an_error(function: ZpciFunction) -> None:
 
 
 def test_device_reaches_memory_where_it_is_mapped(function: ZpciFunction) -> None:
-    """At an I/O virtual address, which is all that it knows."""
+    """At I/O virtual addresses only."""
     iova = function.dma_range()[0] + 3 * MIB
     qtest = function.cpu.qtest
     function.translate(GuestMemory(qtest, base=16 * MIB, size=MIB), iova, 32 * MIB, 2 * MIB)

@@ -1,4 +1,4 @@
-"""The workload that `qap bench confidential` counts comes to its end, and costs the same again."""
+"""The workload of `qap bench confidential` ends, and costs the same in a second run."""
 
 import pytest
 

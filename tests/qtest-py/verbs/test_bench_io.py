@@ -1,4 +1,4 @@
-"""`qap bench io` sees what a request costs, and a QEMU in which it costs more."""
+"""`qap bench io` measures the cost of a request and detects a QEMU with a higher cost."""
 
 import re
 import subprocess
@@ -16,22 +16,22 @@ from qap.measure.callgrind import Counted
 from qap.measure.comparison import VARIANTS, CostVerdict, Variant, WorkloadRow
 from qap.measure.instructions import CASES
 
-# Ten times as slow on a machine that others use, too.
+# Ten times the usual time, for a machine that is shared with others.
 pytestmark = pytest.mark.timeout(400)
 
 SYSTEM = "qemu-system-x86_64"
 BUILD = Build.under_test()
 ROUNDS = 2
-OFF = [one for one in VARIANTS if not one.iommu_platform]
-ON = [one for one in VARIANTS if one.iommu_platform]
-# Where each request comes by that is in a split ring.
+OFF = [variant for variant in VARIANTS if not variant.iommu_platform]
+ON = [variant for variant in VARIANTS if variant.iommu_platform]
+# Code that runs for each request in a split ring.
 ENTRANCE = re.compile(r"(static void \*virtqueue_split_pop\([^{]*\{)")
 DAWDLE = "\\1\n    for (volatile int turn = 0; turn < 400; turn++) { }\n"
 
 
 def counted(name: str, builds: Mapping[str, Build], variants: Sequence[Variant]) -> WorkloadRow:
     turns: list[str] = []
-    chosen = next(one for one in CASES if one.name == name)
+    chosen = next(case for case in CASES if case.name == name)
     row = instructions.count(chosen, builds, ROUNDS, turns.append, variants)
     assert len(turns) == len(variants) * ROUNDS
     assert all(len(values) == ROUNDS for values in row.samples.values())
@@ -39,7 +39,7 @@ def counted(name: str, builds: Mapping[str, Build], variants: Sequence[Variant])
 
 
 def test_events_that_qemu_relays_are_counted() -> None:
-    """A QEMU beside itself takes the same instructions, to a single one."""
+    """The same QEMU twice takes exactly the same number of instructions."""
     row = counted("vhost-user-fs, PCI, split", {"fork": BUILD, "base": BUILD}, ON)
     assert row.samples["fork on"] == row.samples["base on"]
     assert len(set(row.samples["fork on"])) == 1
@@ -57,33 +57,33 @@ def test_qemu_that_does_more_for_a_request_is_worse() -> None:
         slow = StandIn(BUILD.profile, BUILD.is_base, tool=SYSTEM, program=changed)
         row = counted("virtio-rng, PCI, split", {"fork": slow, "base": BUILD}, OFF)
     assert not row.ok
-    found = row.compared("fork off", "base off")
-    assert found.verdict == CostVerdict.WORSE
-    assert found.ratio is not None
-    assert 1.01 < found.ratio.value < 1.2
+    comparison = row.compared("fork off", "base off")
+    assert comparison.verdict == CostVerdict.WORSE
+    assert comparison.ratio is not None
+    assert 1.01 < comparison.ratio.value < 1.2
     for values in row.samples.values():
         assert max(values) < 1.005 * min(values)
 
 
 def test_stripped_qemu_is_named(tmp_path: Path) -> None:
-    """Its functions have no names that callgrind could look for."""
+    """Its functions have no names for callgrind."""
     binary = BUILD.path(SYSTEM)
     bare = tmp_path / SYSTEM
     subprocess.run(["strip", "-o", bare, binary], check=True)
     (tmp_path / BUNDLE).symlink_to(binary.parent / BUNDLE)
     with (
-        Counted(bare, CASES[0].spec(iommu_platform=False), []) as one,
+        Counted(bare, CASES[0].spec(iommu_platform=False), []) as guest,
         pytest.raises(QapError, match="is it stripped"),
     ):
-        one.mark()
+        guest.mark()
 
 
 def test_function_that_qemu_does_not_have_is_named() -> None:
     with (
-        Counted(BUILD.path(SYSTEM), CASES[0].spec(iommu_platform=False), ["no_such"]) as one,
+        Counted(BUILD.path(SYSTEM), CASES[0].spec(iommu_platform=False), ["no_such"]) as guest,
         pytest.raises(QapError, match="do nothing in no_such"),
     ):
-        one.mark()
+        guest.mark()
 
 
 def test_guests_take_turns_at_a_back_end() -> None:

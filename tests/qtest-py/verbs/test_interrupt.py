@@ -1,4 +1,4 @@
-"""Killing qap at work leaves nothing behind."""
+"""Killing a running qap leaves nothing behind."""
 
 import contextlib
 import os
@@ -24,16 +24,16 @@ ENDED = {signal.SIGINT: Exit.INTERRUPTED, signal.SIGTERM: Exit.INTERRUPTED}
 
 
 def marked(value: str) -> dict[int, str]:
-    """The processes that carry our mark in their environment, with their command lines."""
-    found = {}
+    """The processes with our mark in their environment, with their command lines."""
+    processes = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if f"{MARK}={value}".encode() in (entry / "environ").read_bytes():
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                found[int(entry.name)] = b" ".join(words).decode()
+                processes[int(entry.name)] = b" ".join(words).decode()
         except OSError:
             continue
-    return found
+    return processes
 
 
 def left_running(value: str) -> dict[int, str]:
@@ -41,19 +41,19 @@ def left_running(value: str) -> dict[int, str]:
 
     After a SIGKILL of their owner the kernel ends them, which takes a moment.
     """
-    while found := marked(value):
-        for pid in found:
+    while processes := marked(value):
+        for pid in processes:
             with contextlib.suppress(ProcessLookupError):
                 pidfd = os.pidfd_open(pid)
                 ended = select.select([pidfd], [], [], 10)[0]
                 os.close(pidfd)
                 if not ended:
-                    return found
+                    return processes
     return {}
 
 
 def announce(folder: Path) -> Path:
-    """A FIFO that gets a line for each child: a setpriv(1) that says so, then is the real one."""
+    """A FIFO that gets a line for each process: a setpriv(1) writes it, then runs the real one."""
     fifo = folder / "started"
     os.mkfifo(fifo)
     wrapper = folder / "setpriv"
@@ -79,14 +79,14 @@ def announce(folder: Path) -> Path:
 def test_killing_qap_leaves_no_process_and_no_folder(
     tmp_path: Path, verb: tuple[str, ...], program: str, number: signal.Signals
 ) -> None:
-    """At the moment that a QEMU or a back-end starts."""
+    """Kill it when a QEMU or a back-end starts."""
     for is_base in (True, False):
         Build("lab", is_base=is_base).path("qemu-system-x86_64")
     mark = f"{os.getpid()}-{number}-{verb[-1]}-{program}"
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     fifo = announce(tmp_path)
-    # Open for both, so that neither side waits for the other.
+    # Open to read and write, so that neither side waits for the other.
     with os.fdopen(os.open(fifo, os.O_RDWR), "r") as started:
         run = subprocess.Popen(
             [sys.executable, "-m", "qap", *verb],
@@ -110,7 +110,7 @@ def test_killing_qap_leaves_no_process_and_no_folder(
 
 
 def test_suite_ends_where_the_shell_ignores_sigint() -> None:
-    """As it does for what it puts in the background."""
+    """As a shell does for background processes."""
     mark = f"{os.getpid()}-background"
     argv = [sys.executable, "-m", "qap", "test", "unit"]
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The matrix on a real QEMU: it sees what must be seen, and goes on where something fails."""
+"""The matrix on a real QEMU: it detects faults and goes on after a failure."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ from qap.oracle.fence import Outcome
 
 FORK = Build.under_test()
 STOCK = Build(FORK.profile, is_base=True)
-# What needs no patch, or one that is in the queue.
+# Cells that need no patch, or one that is in the queue.
 SETTLED = (
     "device=virtio-rng,viommu=none,interface=modern|transitional|version-2|revision-2,"
     "driver=accepts|refuses|kicks-early|renegotiates|unplugs,later=stays,fence=fenced"
@@ -30,11 +30,11 @@ Results = dict[str, dict[str, Any]]
 
 
 def carried_out(build: Build, *selectors: str) -> Results:
-    """What comes of cells, by their names, one group after the other."""
-    found: list[CellResult] = []
+    """The results of cells by their names; groups run one after the other."""
+    results: list[CellResult] = []
     for group in groups(selected(selectors)):
-        Group(build, group, found.append).run()
-    return {one.cell.name: one.as_dict() for one in found}
+        Group(build, group, results.append).run()
+    return {result.cell.name: result.as_dict() for result in results}
 
 
 def verdicts(results: Results) -> dict[str, str]:
@@ -66,7 +66,7 @@ def test_result_has_the_lines_to_do_it_by_hand() -> None:
     assert result["repro"] == f"./qap repro --cell {BALLOON}"
 
 
-# What stock QEMU 10.0 does wrong, by the cell that shows it.
+# Faults of stock QEMU 10.0, by the cell that shows them.
 FAULTS = {
     f"{FS}/no-ap/none/any/on/hot/accepts": "refused, but must plug",
     f"{FS}/no-ap/intel-off/any/on/hot/accepts": "left behind: 1 more AddressSpace",
@@ -127,7 +127,7 @@ def test_what_becomes_of_a_device_is_seen_and_matches(name: str) -> None:
     assert any(seen[key] is not None for key in ("arrived", "later_served", "recovered"))
 
 
-# What the sequel says of these cells, one by one the other way round.
+# Fields of these cells' continuation that are inverted, one at a time.
 SAYS = {
     LATER[1]: ("started", "served", "recovers"),
     LATER[3]: ("served",),
@@ -136,7 +136,7 @@ SAYS = {
 }
 
 
-@pytest.mark.parametrize(("name", "said"), [(name, one) for name in SAYS for one in SAYS[name]])
+@pytest.mark.parametrize(("name", "said"), [(name, field) for name in SAYS for field in SAYS[name]])
 def test_sequel_with_one_change_is_not_what_qemu_does(
     monkeypatch: pytest.MonkeyPatch, name: str, said: str
 ) -> None:
@@ -155,7 +155,7 @@ def test_fault_that_the_queue_repairs_is_not_seen_on_the_fork() -> None:
 
 
 # The rows of the fence table: whether the bit is requested, the bus translates and the
-# back-end can; and the interfaces that change it.
+# back-end can translate; and the interfaces that make a difference.
 OFF, ON = "off/hot/accepts", "on/hot/accepts"
 WORKING = {
     "not requested": f"{FS}/no-ap/none/any/{OFF}",
@@ -191,14 +191,14 @@ def test_every_row_of_the_fence_table_is_as_it_must_be() -> None:
 
 
 def other(value: Outcome | bool) -> Outcome | bool:
-    """The other one of two."""
+    """The other of the two values."""
     if isinstance(value, Outcome):
         return Outcome.REFUSED if value is Outcome.WORKS else Outcome.WORKS
     return not value
 
 
 class PlugAxes(TypedDict, total=False):
-    """What qap.oracle.fence.plug takes."""
+    """The arguments of qap.oracle.fence.plug."""
 
     requested: bool
     translated: bool
@@ -220,9 +220,9 @@ def test_fence_table_with_one_change_is_not_what_qemu_does(
         return fence(**given)
 
     def change(**given: Unpack[PlugAxes]) -> oracle.Expectation:
-        found = fence(**given)
-        fields: dict[str, Any] = {changed: other(getattr(found, changed))}
-        return replace(found, **fields) if given == asked else found
+        expectation = fence(**given)
+        fields: dict[str, Any] = {changed: other(getattr(expectation, changed))}
+        return replace(expectation, **fields) if given == asked else expectation
 
     monkeypatch.setattr(oracle, "plug", ask)
     assert named(name).config.plugging
@@ -248,9 +248,9 @@ BUSES = {
 
 
 @pytest.mark.parametrize("transport", BUSES)
-@pytest.mark.parametrize("build", [FORK, STOCK], ids=lambda one: one.name)
+@pytest.mark.parametrize("build", [FORK, STOCK], ids=lambda build: build.name)
 def test_every_virtio_device_of_qemu_is_in_the_matrix(build: Build, transport: str) -> None:
-    """virtconsole and virtserialport sit on a bus of virtio-serial's, so they aren't listed."""
+    """virtconsole and virtserialport are not listed: they are on virtio-serial's own bus."""
     target, bus = BUSES[transport]
     binary = build.path(f"qemu-system-{target}")
     listed = subprocess.run([binary, "-device", "help"], check=True, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""The matrix where something goes wrong: one line says what, and the other cells go on."""
+"""Failures in the matrix: each is reported in one line, and the other cells go on."""
 
 import multiprocessing
 import re
@@ -33,11 +33,11 @@ Results = dict[str, dict[str, Any]]
 
 
 def carried_out(*selectors: str) -> Results:
-    """What comes of cells, by their names, one group after the other."""
-    found: list[CellResult] = []
+    """The results of cells by their names; groups run one after the other."""
+    results: list[CellResult] = []
     for group in groups(selected(selectors)):
-        Group(BUILD, group, found.append).run()
-    return {one.cell.name: one.as_dict() for one in found}
+        Group(BUILD, group, results.append).run()
+    return {result.cell.name: result.as_dict() for result in results}
 
 
 def verdicts(results: Results) -> dict[str, str]:
@@ -45,16 +45,16 @@ def verdicts(results: Results) -> dict[str, str]:
 
 
 def problem(result: dict[str, Any]) -> str:
-    """The only thing that is wrong, in one line."""
-    (found,) = result["problems"]
-    text: str = found["text"]
+    """The text of the only problem, which has one line."""
+    (entry,) = result["problems"]
+    text: str = entry["text"]
     assert "\n" not in text
     return text
 
 
 @pytest.fixture
 def with_device(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Changes the row of a device for a test; the cells stay those of the file."""
+    """Changes the row of a device for a test; the cells don't change."""
     assert cells()
 
     def change(name: str, **fields: object) -> None:
@@ -85,16 +85,16 @@ def test_run_does_not_begin_where_qemu_lacks_a_device(with_device: Callable[...,
 
 def processes_of(program: Path) -> list[str]:
     """Command lines that name the program."""
-    found = []
+    lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            found.append(path.read_bytes().decode(errors="replace"))
-    return [line for line in found if str(program) in line.split("\0")]
+            lines.append(path.read_bytes().decode(errors="replace"))
+    return [line for line in lines if str(program) in line.split("\0")]
 
 
 @pytest.fixture
 def watched(tmp_path: Path) -> StandIn:
-    """The build under test, its emulator under a name that no other test has."""
+    """The build under test, with a path for the emulator that no other test uses."""
     program = tmp_path / "qemu-system-x86_64"
     program.symlink_to(BUILD.path(program.name))
     return StandIn(BUILD.profile, BUILD.is_base, tool=program.name, program=program)
@@ -127,12 +127,12 @@ def test_run_whose_process_is_killed_says_where_and_leaves_no_qemu_behind(
     with pytest.raises(QapError, match=r"^a process ended while it carried out q35/modern/"):
         pool.carry_out(watched, MANY, 2, kill)
     assert multiprocessing.active_children() == []
-    # The kernel ends what a killed process has started.
+    # The kernel ends the processes that a killed process has started.
     poll_until(lambda: not processes_of(watched.program) or None, 10, lambda: "QEMU to end")
 
 
 def test_qemu_that_does_not_start_is_one_line(with_device: Callable[..., None]) -> None:
-    """What is there from the start is for all devices of a group; each says what is wrong."""
+    """A QEMU is started for all devices of a group; each of their cells reports the error."""
     with_device("virtio-rng", args=("-object", "teapot,id=t"))
     results = carried_out(RNG, BALLOON)
     assert list(verdicts(results).values()) == ["error", "error"]
@@ -142,7 +142,7 @@ def test_qemu_that_does_not_start_is_one_line(with_device: Callable[..., None]) 
 
 @pytest.fixture
 def back_end(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Gives back-ends a misbehaviour, or a socket of which QEMU is not told, for a test."""
+    """Gives back-ends a misbehaviour, or a socket that QEMU is not told of, for a test."""
     real = backends.backend
 
     def give(*, elsewhere: bool = False, misbehaviour: Sequence[Misbehaviour] = ()) -> None:
@@ -175,7 +175,7 @@ def test_back_end_that_is_not_there_is_one_line(back_end: Callable[..., None], p
 def test_back_end_that_never_answers_is_one_line(
     back_end: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """QEMU waits for it and for nothing else: it is ended, and the next cell has another."""
+    """QEMU blocks while it waits: it is ended, and the next cell gets a new one."""
     monkeypatch.setattr(qmp, "COMMAND_S", 0.5)
     monkeypatch.setattr(process, "GRACE_S", 0.1)
     back_end(misbehaviour=[Mute()])
@@ -190,11 +190,11 @@ def test_run_in_processes_writes_a_journal_and_goes_on_from_it(tmp_path: Path) -
     chosen = selected([RNG, f"{FS}/any/on/hot/accepts", BALLOON])
     report = run.matrix(chosen, BUILD, jobs=2, resume=False, folder=tmp_path)
     assert report.ok
-    assert [one.cell.name for one in report.results] == [cell.name for cell in chosen]
+    assert [result.cell.name for result in report.results] == [cell.name for cell in chosen]
     path = tmp_path / f"{BUILD.name}.jsonl"
     head, *lines = path.read_text().splitlines()
     assert len(lines) == len(chosen)
     path.write_text(f"{head}\n{lines[0]}\n{lines[1][:100]}")
     again = run.matrix(chosen, BUILD, jobs=2, resume=True, folder=tmp_path)
     assert again.ok
-    assert [one.cell.name for one in again.results] == [cell.name for cell in chosen]
+    assert [result.cell.name for result in again.results] == [cell.name for cell in chosen]

@@ -1,4 +1,4 @@
-"""QEMUs with one thing wrong, which the matrix has to see: it can fail, and says where."""
+"""QEMUs with a single fault, which the matrix must detect and report."""
 
 import filecmp
 import re
@@ -39,11 +39,11 @@ ACCEPTS += ",plug=hot,backend=in-qemu|ap,driver=accepts,later=stays,fence=fenced
 
 
 def carried_out(build: Build, *selectors: str) -> Results:
-    """What comes of cells, by their names, one group after the other."""
-    found: list[CellResult] = []
+    """The results of cells by their names; groups run one after the other."""
+    results: list[CellResult] = []
     for group in groups(selected(selectors)):
-        Group(build, group, found.append).run()
-    return {one.cell.name: one.as_dict() for one in found}
+        Group(build, group, results.append).run()
+    return {result.cell.name: result.as_dict() for result in results}
 
 
 def texts(result: dict[str, Any]) -> list[str]:
@@ -51,7 +51,7 @@ def texts(result: dict[str, Any]) -> list[str]:
 
 
 def instead(old: str, new: str) -> Edit:
-    """An edit that puts something in the place of what is there once."""
+    """An edit that replaces text that occurs exactly once."""
 
     def edit(source: str) -> str:
         assert source.count(old) == 1, f"{old!r} is there {source.count(old)} times"
@@ -60,12 +60,12 @@ def instead(old: str, new: str) -> Edit:
     return edit
 
 
-# What makes the fork: a back-end that can't translate is refused where the bus does.
+# The fork's check: a back-end that can't translate is refused on a bus that translates.
 NO_BUS_CHECK = instead("if (!virtio_bus_device_iommu_enabled(vdev)) {", "if (true) {")
 NEITHER_AT_START = instead(
     "    return vdev->require_iommu_platform && !vdev->driver_exempt &&\n", "    return false &&\n"
 )
-# What upstream has had for long: FEATURES_OK is lost without ACCESS_PLATFORM.
+# An old check of upstream: FEATURES_OK is cleared without ACCESS_PLATFORM.
 NOR_AT_FEATURES_OK = instead(
     "    if (virtio_host_has_feature(vdev, VIRTIO_F_IOMMU_PLATFORM) &&\n"
     "        !virtio_vdev_has_feature(vdev, VIRTIO_F_IOMMU_PLATFORM)) {\n"
@@ -76,11 +76,11 @@ NOR_AT_FEATURES_OK = instead(
 
 
 def no_driver_check(text: str) -> str:
-    """Nothing asks whether the driver accepted ACCESS_PLATFORM."""
+    """Remove the checks that the driver accepted ACCESS_PLATFORM."""
     return NOR_AT_FEATURES_OK(NEITHER_AT_START(text))
 
 
-# A back-end that came back, and a driver that comes from another host.
+# Checks for a back-end that reconnects and for a driver that arrives by migration.
 NO_RECHECK = instead("    if (accepted & ~features) {\n", "    if (false) {\n")
 NOT_WHERE_IT_ARRIVES = instead(
     "        virtio_lacks_iommu_platform(vdev)) {\n        error_report(",
@@ -94,7 +94,7 @@ PLUG = "static uint64_t get_features(VirtIODevice *vdev, uint64_t f, Error **err
 
 @pytest.fixture(scope="session")
 def made() -> Iterator[Callable[[str, Edit], StandIn]]:
-    """Builds with a mutant in place of the emulator, each linked once."""
+    """Builds with a mutant as the emulator; each is linked only once."""
     with ExitStack() as owned:
 
         @cache
@@ -125,29 +125,29 @@ def test_device_that_is_not_refused_is_seen(made: Made) -> None:
     results = carried_out(made(BUS, NO_BUS_CHECK), UNTRANSLATED)
     assert {name.rpartition("/on/")[2] for name in results} == {"hot/accepts", "cold/accepts"}
     assert len(results) == 3
-    for found in results.values():
-        assert found["verdict"] == "mismatch"
-        assert "plugged, but must be refused" in texts(found)
+    for result in results.values():
+        assert result["verdict"] == "mismatch"
+        assert "plugged, but must be refused" in texts(result)
 
 
 def test_driver_that_is_not_refused_is_seen(made: Made) -> None:
-    for found in carried_out(made(VIRTIO, no_driver_check), REFUSES).values():
-        assert found["verdict"] == "mismatch"
-        assert "FEATURES_OK stays" in texts(found)
-        assert any(text.startswith("served, though the driver did not") for text in texts(found))
+    for result in carried_out(made(VIRTIO, no_driver_check), REFUSES).values():
+        assert result["verdict"] == "mismatch"
+        assert "FEATURES_OK stays" in texts(result)
+        assert any(text.startswith("served, though the driver did not") for text in texts(result))
 
 
 def test_back_end_that_is_not_asked_again_is_seen(made: Made) -> None:
-    (found,) = carried_out(made(VHOST, NO_RECHECK), RETURNS).values()
-    assert found["verdict"] == "mismatch"
+    (result,) = carried_out(made(VHOST, NO_RECHECK), RETURNS).values()
+    assert result["verdict"] == "mismatch"
     told = "the back-end that came back was told where the ring is, though the rings depend on"
-    assert any(text.startswith(told) for text in texts(found))
+    assert any(text.startswith(told) for text in texts(result))
 
 
 def test_driver_that_is_not_turned_away_where_it_arrives_is_seen(made: Made) -> None:
-    (found,) = carried_out(made(VIRTIO, NOT_WHERE_IT_ARRIVES), MOVES).values()
-    assert found["verdict"] == "mismatch"
-    assert any(text.startswith("the VM arrives, though") for text in texts(found))
+    (result,) = carried_out(made(VIRTIO, NOT_WHERE_IT_ARRIVES), MOVES).values()
+    assert result["verdict"] == "mismatch"
+    assert any(text.startswith("the VM arrives, though") for text in texts(result))
 
 
 @pytest.mark.parametrize(("source", "edit"), [(BUS, NO_BUS_CHECK), (VIRTIO, no_driver_check)])
@@ -174,8 +174,8 @@ def test_crash_is_a_failed_cell_with_its_backtrace_and_the_run_goes_on(made: Mad
         f"{plug},device=virtio-balloon,driver=accepts",
     )
     verdicts = {
-        name.split("/")[2] + " " + name.rpartition("/")[2]: found["verdict"]
-        for name, found in results.items()
+        name.split("/")[2] + " " + name.rpartition("/")[2]: result["verdict"]
+        for name, result in results.items()
     }
     assert verdicts == {
         "virtio-rng accepts": "error",
@@ -183,9 +183,9 @@ def test_crash_is_a_failed_cell_with_its_backtrace_and_the_run_goes_on(made: Mad
         "virtio-rng renegotiates": "error",
         "virtio-balloon accepts": "match",
     }
-    for found in results.values():
-        if found["verdict"] == "error":
-            assert_backtrace(found, "handle_input ()")
+    for result in results.values():
+        if result["verdict"] == "error":
+            assert_backtrace(result, "handle_input ()")
 
 
 HOT = "q35/modern/virtio-rng/in-qemu/none/any/on/hot/accepts"
@@ -195,27 +195,27 @@ COLD = "q35/modern/virtio-rng/in-qemu/none/before/on/cold/accepts"
 @pytest.mark.parametrize("name", [HOT, COLD])
 def test_crash_while_it_is_plugged_has_a_backtrace(made: Made, name: str) -> None:
     crashes = made(RNG, instead(PLUG, f"{PLUG}    abort();\n"))
-    (found,) = carried_out(crashes, name).values()
-    assert found["verdict"] == "error"
-    assert_backtrace(found, "get_features ()")
+    (result,) = carried_out(crashes, name).values()
+    assert result["verdict"] == "error"
+    assert_backtrace(result, "get_features ()")
 
 
 def test_crash_after_the_last_driver_is_a_failed_cell(made: Made) -> None:
-    """The device is unplugged for the next one even where no driver is there to see it."""
+    """The device is unplugged for the next cell, and QEMU crashes with no driver running."""
     crashes = made(RNG, instead(UNPLUG, f"{UNPLUG}    abort();\n"))
     results = carried_out(crashes, HOT, "q35/modern/virtio-balloon/in-qemu/none/any/on/hot/accepts")
-    assert {found["axes"]["device"]: found["verdict"] for found in results.values()} == {
+    assert {result["axes"]["device"]: result["verdict"] for result in results.values()} == {
         "virtio-rng": "error",
         "virtio-balloon": "match",
     }
     assert_backtrace(results[HOT], "virtio_rng_device_unrealize ()")
 
 
-def assert_backtrace(found: dict[str, Any], function: str) -> None:
-    (text,) = texts(found)
+def assert_backtrace(result: dict[str, Any], function: str) -> None:
+    (text,) = texts(result)
     assert text.startswith(f"QEMU ended with status -{signal.SIGABRT}: ")
-    assert found["seen"]["exit_status"] == -signal.SIGABRT
-    frames = re.findall(r"^#\d+ .*", found["detail"], re.M)
+    assert result["seen"]["exit_status"] == -signal.SIGABRT
+    frames = re.findall(r"^#\d+ .*", result["detail"], re.M)
     assert any(frame.endswith(f" in {function}") for frame in frames)
 
 

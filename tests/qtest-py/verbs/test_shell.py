@@ -25,7 +25,7 @@ MONITOR, PROMPT = r"\(qemu\) ", "# "
 
 @contextmanager
 def shell(*options: str) -> Iterator[tuple["pexpect.spawn[str]", str]]:
-    """The verb on a terminal of its own, whose guest waits for a command, and what it said."""
+    """Run the verb on its own terminal until the guest has a prompt; also returns the output."""
     profile = Build.under_test().profile
     argv = [*QAP, "shell", "--profile", profile, *options]
     environment = {**os.environ, "TERM": "dumb", "COLUMNS": "200"}
@@ -41,7 +41,7 @@ def shell(*options: str) -> Iterator[tuple["pexpect.spawn[str]", str]]:
 
 @pytest.mark.parametrize("kind", [*ConfidentialKind, None])
 def test_virtiofs_is_plugged_by_hand(kind: ConfidentialKind | None, tmp_path: Path) -> None:
-    """As it says itself; and a confidential guest takes itself for one."""
+    """With the commands that it prints; a confidential guest also detects that it is one."""
     (tmp_path / "from-host").write_text("hello\n")
     options = ["--confidential", kind] if kind else []
     with shell(*options, "--share", str(tmp_path)) as (line, said):

@@ -1,4 +1,4 @@
-"""The front-end's part of a vhost-user connection, for whatever serves the other end."""
+"""The front-end's end of a vhost-user connection."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ from qap.vhost_user.protocol import (
 )
 
 R = FrontendRequest
-# Long enough for any machine; only a failing test ever waits so long.
+# Enough for any machine; only a failing test waits so long.
 PATIENCE_S = 5.0
 FEATURES = mask(
     [FeatureBit.VERSION_1, FeatureBit.EVENT_IDX, FeatureBit.VHOST_USER_PROTOCOL_FEATURES]
@@ -29,7 +29,7 @@ FEATURES = mask(
 
 
 class Frontend:
-    """The end of a vhost-user connection that asks."""
+    """Sends requests on a vhost-user connection, as a front-end does."""
 
     def __init__(self, path: Path) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -57,7 +57,7 @@ class Frontend:
         return value
 
     def handshake(self) -> None:
-        """The opening of vhost_user_backend_init() and vhost_dev_init()."""
+        """The first requests of vhost_user_backend_init() and vhost_dev_init()."""
         assert self.ask_u64(R.GET_FEATURES) == FEATURES
         offered = self.ask_u64(R.GET_PROTOCOL_FEATURES)
         self.tell(R.SET_PROTOCOL_FEATURES, u64(offered))

@@ -1,4 +1,4 @@
-"""A front-end that translates, for a back-end that asks it."""
+"""A front-end that answers a back-end's IOTLB misses."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ BOTH = Permission.READ_WRITE
 
 
 class Iommu:
-    """A front-end that translates, and the back-end that asks it."""
+    """A front-end that answers IOTLB misses, with its back-end."""
 
     def __init__(self, folder: Path, owned: ExitStack, *, reply_ack: bool) -> None:
         self.backend = owned.enter_context(Backend(folder / "s", features=0))
@@ -64,7 +64,7 @@ class Iommu:
         return iova - IOVA_BASE, permission
 
     def update(self, offset: int, permission: int = BOTH, *, to: int | None = None) -> None:
-        """Tell the translation of a page."""
+        """Send the translation of a page."""
         page = offset & -PAGE
         user = USER_BASE + (page if to is None else to)
         entry = IOTLB_MSG.pack(IOVA_BASE + page, PAGE, user, permission, IotlbType.UPDATE)
@@ -85,6 +85,6 @@ class Iommu:
         return offset, wanted
 
     def translate_rings(self) -> None:
-        """Have the three areas known."""
+        """Send the translations of the three ring areas."""
         for offset in (DESC, DRIVER, DEVICE):
             self.update(offset)

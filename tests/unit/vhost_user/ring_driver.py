@@ -1,4 +1,4 @@
-"""A front-end's memory and the rings in it, for a back-end at the other end of a socket."""
+"""A front-end's shared memory with rings in it, to test a back-end."""
 
 import mmap
 import os
@@ -62,11 +62,11 @@ class SharedMemory:
 
 @dataclass
 class RingDriver:
-    """A queue set up in shared memory, and both of its eventfds.
+    """A queue set up in shared memory, with its two eventfds.
 
     Attributes:
-        rings, buffers: bases of the addresses that the back-end is told.
-        features: acknowledged.
+        rings, buffers: base addresses of rings and buffers, as the back-end is told.
+        features: acknowledged features.
     """
 
     backend: Backend
@@ -92,7 +92,7 @@ class RingDriver:
             os.close(self._fds.pop())
 
     def connect(self) -> None:
-        """As QEMU does it, up to and without the enabling of the ring."""
+        """Set the ring up as QEMU does, but without enabling it."""
         front = self.front
         front.tell(R.SET_FEATURES, u64(self.features))
         region = struct.pack("=IIQQQQ", 1, 0, GUEST_BASE, SIZE, USER_BASE, 0)
@@ -115,12 +115,12 @@ class RingDriver:
         assert self.front.ask_u64(R.SET_VRING_ENABLE, payload, VERSION | NEED_REPLY) == 0
 
     def notify(self) -> None:
-        """Kick, and return when the back-end has served what there was."""
+        """Kick, and wait until the back-end has served all available chains."""
         os.eventfd_write(self.kick, 1)
         self.sync()
 
     def sync(self) -> None:
-        """Return when kicks and messages that came before are dealt with."""
+        """Wait until earlier kicks and messages are handled."""
         self.backend.settle()
 
     def wait_call(self) -> None:
@@ -137,7 +137,7 @@ class RingDriver:
 
 
 class Split(RingDriver):
-    """A split ring (virtio 1.3, 2.7), with descriptors from the first one on."""
+    """A split ring (virtio 1.3, 2.7); chains use consecutive descriptors."""
 
     def add(self, buffers: Sequence[Buffer], *, indirect: bool = False, at: int = 0) -> None:
         """Make a chain available that begins at descriptor `at`."""
@@ -152,12 +152,12 @@ class Split(RingDriver):
         return b"".join(
             struct.pack(
                 self.order + "QIHH",
-                self.buffers + one.offset,
-                one.size,
-                one.flags | (NEXT if number < last else 0),
+                self.buffers + buffer.offset,
+                buffer.size,
+                buffer.flags | (NEXT if number < last else 0),
                 at + number + 1 if number < last else 0,
             )
-            for number, one in enumerate(buffers)
+            for number, buffer in enumerate(buffers)
         )
 
     def publish(self, head: int) -> None:
@@ -194,19 +194,19 @@ class Packed(RingDriver):
     def add(self, buffers: Sequence[Buffer], buffer_id: int, *, indirect: bool = False) -> None:
         if indirect:
             table = b"".join(
-                struct.pack("<QIHH", self.buffers + one.offset, one.size, 0, one.flags)
-                for one in buffers
+                struct.pack("<QIHH", self.buffers + buffer.offset, buffer.size, 0, buffer.flags)
+                for buffer in buffers
             )
             self.memory.put(TABLE, table)
             buffers = [Buffer(TABLE, len(table), INDIRECT)]
         raw = []
-        for number, one in enumerate(buffers):
+        for number, buffer in enumerate(buffers):
             at = self._added + number
             wrap = at // ENTRIES % 2 == 0
-            flags = one.flags | (NEXT if number + 1 < len(buffers) else 0)
+            flags = buffer.flags | (NEXT if number + 1 < len(buffers) else 0)
             flags |= 1 << 7 if wrap else 1 << 15
-            address = self.buffers + one.offset
-            raw.append((at % ENTRIES, struct.pack("<QIHH", address, one.size, buffer_id, flags)))
+            address = self.buffers + buffer.offset
+            raw.append((at % ENTRIES, struct.pack("<QIHH", address, buffer.size, buffer_id, flags)))
         for slot, desc in reversed(raw):
             self.memory.put(DESC + 16 * slot, desc)
         self._added += len(buffers)
@@ -229,7 +229,7 @@ class Packed(RingDriver):
 
 
 class Bench:
-    """A back-end, a front-end connected to it, and memory between them."""
+    """A back-end, a front-end that is connected to it, and their shared memory."""
 
     def __init__(self, folder: Path, owned: ExitStack) -> None:
         self.owned = owned
@@ -237,11 +237,11 @@ class Bench:
         self.memory = owned.enter_context(SharedMemory())
         self.front = Frontend(self.backend.path)
         owned.callback(self.front.close)
-        # Once this is answered the back-end has everything that a connection costs.
+        # After this answer the back-end has opened all files of the connection.
         self.front.ask_u64(R.GET_QUEUE_NUM)
 
     def driver(self, kind: type[D], *bits: int, base: int | None = None) -> D:
-        """A driver whose queue the back-end knows and may serve."""
+        """A driver with a queue that is set up and enabled."""
         driver = kind(self.backend, self.front, self.memory, features(*bits), base=base)
         self.owned.callback(driver.close)
         driver.connect()
@@ -263,5 +263,5 @@ def _count(fd: int) -> int:
 
 
 def features(*bits: int) -> int:
-    """A feature word with protocol features and VERSION_1 beside these bits."""
+    """A feature word of these bits, VHOST_USER_PROTOCOL_FEATURES and VERSION_1."""
     return mask([FeatureBit.VHOST_USER_PROTOCOL_FEATURES, FeatureBit.VERSION_1, *bits])

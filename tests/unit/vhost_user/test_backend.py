@@ -1,4 +1,4 @@
-"""qap.vhost_user.backend, from the other end of its socket."""
+"""qap.vhost_user.backend, tested through its socket."""
 
 import os
 import socket
@@ -95,7 +95,7 @@ def test_hang_up_ends_the_connection_and_takes_the_next(backend: Backend, front:
 def test_acknowledgement_comes_when_asked_for(front: Frontend, request_: R, payload: bytes) -> None:
     assert front.ask_u64(request_, payload, VERSION | NEED_REPLY) == 0
     front.tell(request_, payload)
-    # Had the line before been answered, this would read that answer.
+    # If the previous request had been answered, this would read that answer.
     assert front.ask_u64(R.GET_FEATURES) == FEATURES
 
 
@@ -261,7 +261,7 @@ UNKNOWN = struct.pack("=III", 99, VERSION, 0)
 
 
 def break_protocol(backend: Backend) -> None:
-    """Ends a connection by a request that there is not; returns once it is over."""
+    """End a connection with an unknown request; returns when it has ended."""
     front = Frontend(backend.path)
     front.sock.sendall(UNKNOWN)
     front.expect_end()

@@ -1,4 +1,4 @@
-"""Requests of qap.vhost_user.backend's own, as the front-end sees them."""
+"""Requests that qap.vhost_user.backend sends, as the front-end sees them."""
 
 import struct
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What qap.vhost_user.backend makes of chains, well-formed and not."""
+"""How qap.vhost_user.backend serves chains, well-formed and malformed."""
 
 import os
 import struct
@@ -46,7 +46,7 @@ def test_service_decides_what_is_written(bench: Bench) -> None:
 
 
 def test_service_may_keep_a_chain(bench: Bench) -> None:
-    """And the one after it is served."""
+    """The next chain is served nevertheless."""
     kept = iter([None, b"x"])
     bench.backend.service = lambda queue, readable, room: next(kept)
     driver = bench.driver(Split)
@@ -55,7 +55,7 @@ def test_service_may_keep_a_chain(bench: Bench) -> None:
     driver.notify()
     assert driver.used_idx == 1
     assert driver.used(0) == (1, 1)
-    assert [one.written for one in bench.backend.served] == [None, 1]
+    assert [chain.written for chain in bench.backend.served] == [None, 1]
 
 
 def test_service_that_fails_ends_the_connection_with_its_error(bench: Bench) -> None:
@@ -98,7 +98,7 @@ def test_wrong_used_entries_on_request(bench: Bench) -> None:
     assert driver.used(2) == (0, 64)
 
 
-# what a driver does wrong
+# errors of the driver
 
 
 def _loop(driver: Split) -> None:

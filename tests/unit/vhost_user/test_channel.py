@@ -1,4 +1,4 @@
-"""qap.vhost_user.protocol.Channel: messages that arrive together, and whose files they are."""
+"""qap.vhost_user.protocol.Channel: messages that arrive together, and their files."""
 
 import os
 import socket
@@ -26,16 +26,16 @@ def node(fd: int) -> int:
 
 
 def test_files_belong_to_the_message_that_they_came_with(ends: tuple[Channel, Channel]) -> None:
-    """Whatever is read with it: a stream socket doesn't keep messages apart."""
+    """Also if several messages are read at once from the stream socket."""
     sender, receiver = ends
-    with memfd() as one, memfd() as two, memfd() as three:
+    with memfd() as first, memfd() as second, memfd() as third:
         sent = [
             Message(R.SET_OWNER),
             Message(R.SET_VRING_NUM, bytes(8)),
-            Message(R.SET_VRING_KICK, u64(0), fds=[one]),
+            Message(R.SET_VRING_KICK, u64(0), fds=[first]),
             Message(R.SET_VRING_BASE, bytes(8)),
-            Message(R.SET_MEM_TABLE, bytes(72), fds=[two, three]),
-            Message(R.SET_VRING_CALL, u64(0), fds=[three]),
+            Message(R.SET_MEM_TABLE, bytes(72), fds=[second, third]),
+            Message(R.SET_VRING_CALL, u64(0), fds=[third]),
             Message(R.SET_VRING_ENABLE, bytes(8)),
         ]
         for message in sent:
@@ -71,10 +71,10 @@ def test_files_of_a_message_that_nobody_received_are_closed(
     ends: tuple[Channel, Channel],
 ) -> None:
     sender, receiver = ends
-    with memfd() as one:
+    with memfd() as fd:
         before = open_fds()
         sender.send(Message(R.SET_OWNER))
-        sender.send(Message(R.SET_VRING_KICK, u64(0), fds=[one]))
+        sender.send(Message(R.SET_VRING_KICK, u64(0), fds=[fd]))
         receiver.receive()
         assert open_fds() == before + 1
         receiver.close()
@@ -83,9 +83,9 @@ def test_files_of_a_message_that_nobody_received_are_closed(
 
 def test_bad_message_closes_the_files_that_came_with_it(ends: tuple[Channel, Channel]) -> None:
     sender, receiver = ends
-    with memfd() as one:
+    with memfd() as fd:
         before = open_fds()
-        sender.send(Message(R.SET_VRING_KICK, u64(0), flags=2, fds=[one]))
+        sender.send(Message(R.SET_VRING_KICK, u64(0), flags=2, fds=[fd]))
         with pytest.raises(ProtocolError, match="version 2 instead of 1"):
             receiver.receive()
         assert open_fds() == before

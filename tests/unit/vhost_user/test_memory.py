@@ -49,8 +49,8 @@ def test_address_is_found_in_its_region() -> None:
         os.pwrite(fd, b"low", 0)
         os.pwrite(fd, b"high", 2 * PAGE + 8)
         table.replace([(0x1000, PAGE, 0x7000, 0), (0x9000, 16, 0xF000, 2 * PAGE + 8)], [fd, fd])
-        for found in (table.at_guest(0x9002), table.at_user(0xF002)):
-            region, at = found
+        for place in (table.at_guest(0x9002), table.at_user(0xF002)):
+            region, at = place
             assert region.mapping[region.shift + at : region.shift + at + 2] == b"gh"
         region, at = table.at_guest(0x1FFF)
         assert (region.user_address, at) == (0x7000, PAGE - 1)
@@ -92,7 +92,7 @@ def test_removed_region_is_gone_and_another_is_not_known(bench: Bench) -> None:
 
 
 def test_regions_may_move_under_a_running_ring(bench: Bench) -> None:
-    """The next chain is found where the region is now."""
+    """The next chain is read from the new place of the region."""
     driver = bench.driver(Split)
     driver.add(WRITABLE)
     driver.notify()
@@ -115,7 +115,7 @@ def dirty(log: int) -> set[int]:
 
 @pytest.mark.parametrize("logs_ring", [False, True])
 def test_written_pages_are_logged(bench: Bench, logs_ring: bool) -> None:
-    """Buffers at their guest addresses, the used ring at the one that SET_VRING_ADDR says."""
+    """Buffers at their guest addresses, the used ring at the address in SET_VRING_ADDR."""
     bench.front.tell(R.SET_PROTOCOL_FEATURES, u64(1 << ProtocolFeature.LOG_SHMFD))
     driver = bench.driver(Split, LOG_ALL)
     ring_log = 0x123 * PAGE
@@ -143,11 +143,11 @@ def test_nothing_is_logged_without_log_all(bench: Bench) -> None:
         assert dirty(log) == set()
 
 
-# inflight buffer, in the words of vhost-user.rst
+# inflight buffer, with the names of vhost-user.rst
 
 
 class Buffered:
-    """The buffer as a front-end gets and returns it."""
+    """The inflight buffer as the front-end sees it."""
 
     def __init__(self, bench: Bench) -> None:
         asked = struct.pack("=QQHH4x", 0, 0, 1, ENTRIES)
@@ -205,7 +205,7 @@ def test_kept_chains_stay_in_flight(bench: Bench, kind: type[Split] | type[Packe
 
 
 def test_packed_chain_is_described_while_it_is_in_flight(bench: Bench) -> None:
-    """Head entry and descriptors, then all entries free again, in another order."""
+    """First the head entry and descriptors are used, then all are free, in another order."""
     driver = bench.driver(Packed, FeatureBit.RING_PACKED)
     buffer = Buffered(bench)
     seen: list[tuple[int, ...]] = []

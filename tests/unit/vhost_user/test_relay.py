@@ -1,4 +1,4 @@
-"""qap.vhost_user.relay, from the other ends of its sockets."""
+"""qap.vhost_user.relay, tested through both of its sockets."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ from .front_end import PATIENCE_S, Frontend, R, memfd, open_fds
 
 @dataclass
 class Wires:
-    """A relay with a connection on each side; `backend` is what the back-end reads."""
+    """A relay with a connection on each side; `backend` is the back-end's end."""
 
     relay: ByteOrderRelay
     listener: socket.socket
@@ -39,7 +39,7 @@ class Wires:
     backend: Channel
 
     def join(self) -> tuple[Frontend, Channel]:
-        """One more connection through the relay."""
+        """Make another connection through the relay."""
         return _join(self.relay, self.listener)
 
 
@@ -64,12 +64,12 @@ def wires(tmp_path: Path) -> Iterator[Wires]:
 
 
 def numbered(letters: str) -> list[int]:
-    """A value for each word in which no two bytes are the same."""
+    """A value for each word, with bytes that all differ."""
     sizes = [struct.calcsize("=" + letter) for letter in letters]
     return [int.from_bytes(bytes(range(16 * i + 1, 16 * i + 1 + n))) for i, n in enumerate(sizes)]
 
 
-# Written down from vhost-user.rst and linux/vhost_types.h, apart from the relay's table.
+# From vhost-user.rst and linux/vhost_types.h, independent of the relay's own table.
 REQUESTS = [
     (R.GET_FEATURES, "", b""),
     (R.SET_FEATURES, "Q", b""),
@@ -175,7 +175,7 @@ def test_file_descriptors_pass_through_both_ways(wires: Wires) -> None:
         wires.backend.send(Message(R.GET_INFLIGHT_FD, b"", VERSION | REPLY, [sent]))
         with wires.front.channel.receive() as reply:
             assert [os.fstat(fd).st_ino for fd in reply.fds] == [node]
-    # One more of each: the relay has let go of the messages before.
+    # One more of each: after that the relay has closed the earlier messages.
     wires.front.tell(R.SET_OWNER)
     wires.backend.receive().close()
     wires.backend.send(Message(R.GET_STATUS, bytes(8), VERSION | REPLY))

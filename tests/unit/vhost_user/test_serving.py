@@ -62,13 +62,17 @@ def test_every_access_is_recorded_once(bench: Bench) -> None:
     bench.backend.forget()
     driver.notify()
     touched = bench.backend.touched
-    assert {one.queue for one in touched} == {0}
-    assert {one.space for one in touched if one.what == "buffer"} == {"gpa"}
-    assert {one.space for one in touched if one.what != "buffer"} == {"uva"}
+    assert {access.queue for access in touched} == {0}
+    assert {access.space for access in touched if access.what == "buffer"} == {"gpa"}
+    assert {access.space for access in touched if access.what != "buffer"} == {"uva"}
     at = [
-        (one.what, one.address - (GUEST_BASE if one.space == "gpa" else USER_BASE), one.size)
-        for one in touched
-        if not one.write
+        (
+            access.what,
+            access.address - (GUEST_BASE if access.space == "gpa" else USER_BASE),
+            access.size,
+        )
+        for access in touched
+        if not access.write
     ]
     # Used idx and available idx at first; entry, two descriptors, buffer; flags; idx again.
     assert at == [
@@ -81,7 +85,7 @@ def test_every_access_is_recorded_once(bench: Bench) -> None:
         ("driver", DRIVER, 2),
         ("driver", DRIVER + 2, 2),
     ]
-    wrote = [(one.what, one.address, one.size) for one in touched if one.write]
+    wrote = [(access.what, access.address, access.size) for access in touched if access.write]
     assert wrote == [
         ("buffer", GUEST_BASE + DATA + 0x100, 32),
         ("device", USER_BASE + DEVICE + 4, 8),
@@ -94,21 +98,21 @@ def test_indirect_table_is_read_where_it_lies(bench: Bench) -> None:
     driver.add([Buffer(DATA, 4), Buffer(DATA + 8, 8, WRITE)], indirect=True, at=3)
     driver.notify()
     assert driver.used(0) == (3, 8)
-    tables = [one for one in bench.backend.touched if one.what == "indirect"]
-    assert [(one.space, one.address, one.size) for one in tables] == [
+    tables = [access for access in bench.backend.touched if access.what == "indirect"]
+    assert [(access.space, access.address, access.size) for access in tables] == [
         ("gpa", GUEST_BASE + TABLE, 32)
     ]
 
 
 def test_indirect_table_may_follow_buffers(bench: Bench) -> None:
-    """virtio 1.3, 2.7.5.3.2."""
+    """See virtio 1.3, 2.7.5.3.2."""
     driver = bench.driver(Split, INDIRECT_DESC)
     bench.memory.put(DATA, b"headbody")
     driver.add([Buffer(DATA + 4, 4), Buffer(DATA + 0x100, 16, WRITE)], indirect=True)
     driver.add([Buffer(DATA, 4), Buffer(TABLE, 32, INDIRECT)], at=2)
     driver.notify()
     assert [driver.used(0), driver.used(1)] == [(0, 16), (2, 16)]
-    assert [one.readable for one in bench.backend.served] == [b"body", b"headbody"]
+    assert [chain.readable for chain in bench.backend.served] == [b"body", b"headbody"]
 
 
 def test_chains_are_served_past_the_wrap_of_ring_and_index(bench: Bench) -> None:
@@ -137,7 +141,7 @@ def test_several_chains_at_once(bench: Bench) -> None:
 def test_legacy_ring_is_in_the_byte_order_that_was_told(
     bench: Bench, order: RingByteOrder, told: bool
 ) -> None:
-    """SET_VRING_ENDIAN, and the host's without it."""
+    """SET_VRING_ENDIAN sets the order; without it, it is the host's."""
     driver = Split(
         bench.backend,
         bench.front,
@@ -291,12 +295,12 @@ def test_packed_ring_is_served_past_its_wrap(bench: Bench, indirect: bool, event
             at = (number + 1) * taken
             wrap = 0 if at // ENTRIES % 2 else 1 << 15
             assert driver.device_event == (at % ENTRIES | wrap, 2)
-    assert {one.readable for one in bench.backend.served} == {b"what the driver says"}
+    assert {chain.readable for chain in bench.backend.served} == {b"what the driver says"}
     assert bench.memory.get(DATA + 0x100, 32) == pattern(32)
 
 
 def test_packed_ring_says_where_to_go_on(bench: Bench) -> None:
-    """Index and wrap counter of both ends, in 16 bits each."""
+    """Index and wrap counter of the available and used positions, 16 bits each."""
     driver = bench.driver(Packed, FeatureBit.RING_PACKED)
     for number in range(ENTRIES + 3):
         driver.add(WRITABLE, buffer_id=number)

@@ -1,4 +1,4 @@
-"""qap.vhost_user.backend behind an IOMMU: misses, permissions, waiting and letting go."""
+"""qap.vhost_user.backend behind an IOMMU: misses, permissions, waiting and cleanup."""
 
 import struct
 import threading
@@ -77,7 +77,7 @@ def test_update_replaces_what_it_overlaps() -> None:
     ],
 )
 def test_invalidation_drops_what_it_touches(iova: int, size: int, left: list[int]) -> None:
-    """A size of 0 is 2**64, cut to 64 bits."""
+    """A size of 0 stands for 2**64, which does not fit 64 bits."""
     iotlb = Iotlb()
     for page in range(3):
         iotlb.update(IotlbEntry(0x1000 * page, 0x1000, 0x10000, BOTH))
@@ -96,7 +96,7 @@ def test_miss_is_asked_once_a_page(iommu: Iommu) -> None:
     assert asked == [(DEVICE + 2, 1), (DRIVER + 2, 1), (DESC, 1), (DATA, 1)]
     assert iommu.driver.used(0) == (0, 16)
     assert iommu.memory.get(DATA + 0x10, 16) == pattern(16)
-    assert {one.space for one in iommu.backend.touched} == {"iova"}
+    assert {access.space for access in iommu.backend.touched} == {"iova"}
     iommu.driver.add([Buffer(DATA, 4)])
     iommu.kick()
     iommu.driver.sync()
@@ -127,7 +127,7 @@ def test_readable_buffer_across_pages_that_lie_apart(iommu: Iommu) -> None:
 
 
 def test_write_needs_the_permission(iommu: Iommu) -> None:
-    """A read-only entry is asked for again, and then it is an error; the driver may mend it."""
+    """A read-only entry is a miss; if it stays read-only that is an error. A new kick retries."""
     iommu.translate_rings()
     iommu.update(DATA, READ_ONLY)
     iommu.driver.add([Buffer(DATA, 16, WRITE)])
@@ -159,7 +159,7 @@ def test_invalidated_page_is_missed_again(iommu: Iommu) -> None:
 
 @pytest.mark.parametrize("request_", [R.SET_MEM_TABLE, R.SET_FEATURES, R.SET_OWNER])
 def test_entries_do_not_outlive_what_they_depend_on(iommu: Iommu, request_: R) -> None:
-    """Nobody invalidates entries of a device that is stopped."""
+    """The front-end sends no invalidations for a stopped device."""
     iommu.translate_rings()
     iommu.update(DATA)
     if request_ == R.SET_OWNER:
@@ -232,7 +232,7 @@ def test_entry_alone_is_the_answer_without_reply_ack(tmp_path: Path, owned: Exit
 
 @pytest.mark.parametrize("reply_ack", [False, True])
 def test_unanswered_miss_is_given_up(tmp_path: Path, owned: ExitStack, reply_ack: bool) -> None:
-    """And its late reply doesn't pass for that to the next one."""
+    """A late reply to it is not taken for the reply to the next miss."""
     iommu = Iommu(tmp_path, owned, reply_ack=reply_ack)
     iommu.translate_rings()
     iommu.driver.add([Buffer(DATA, 16)])
@@ -272,7 +272,7 @@ def test_reply_to_something_else_is_no_answer(iommu: Iommu) -> None:
 
 
 def test_close_in_mid_wait_leaves_nothing(tmp_path: Path) -> None:
-    """No file, no mapping, no thread; what is left is the front-end's."""
+    """No file, mapping or thread is left, except for the front-end's own."""
     with ExitStack() as owned:
         before = open_fds()
         iommu = Iommu(tmp_path, owned, reply_ack=True)
@@ -290,7 +290,7 @@ def test_close_in_mid_wait_leaves_nothing(tmp_path: Path) -> None:
 
 
 def _mappings() -> int:
-    """How often the shared memory is mapped into this process."""
+    """How many times the shared memory is mapped into this process."""
     return Path("/proc/self/maps").read_text().count("memfd:driver")
 
 

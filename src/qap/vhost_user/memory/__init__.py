@@ -1,1 +1,1 @@
-"""The front-end's memory as a back-end reaches it: regions, IOTLB and dirty log."""
+"""A back-end's access to the front-end's memory: regions, IOTLB and dirty log."""

@@ -1,4 +1,4 @@
-"""A queue's way to the driver's memory, on which every step is recorded."""
+"""A queue's accesses to the driver's memory, all of which are recorded."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -13,11 +13,11 @@ class Touched(NamedTuple):
     """An access of the back-end to the driver's memory.
 
     Attributes:
-        space: what `address` counts in: I/O virtual, guest physical or the front-end's
-            user-space addresses.
+        space: kind of `address`: I/O virtual, guest physical or the front-end's user-space
+            address.
         address: of the first byte.
         size: in bytes.
-        write: or else it was read.
+        write: whether it was a write.
         what: a virtqueue's descriptor, driver or device area (virtio 1.3, 2.6), a buffer,
             or an indirect table.
         queue: index of the queue that it was for.
@@ -31,14 +31,14 @@ class Touched(NamedTuple):
     queue: int
 
 
-# A Touched yet without its class: it is made once for each access.
+# The fields of a Touched as a plain tuple, which is faster to make for each access.
 RawTouched = tuple[Space, int, int, bool, What, int]
 
-# From address and whether to write: the region, where in it, and how many bytes follow
-# of which the same is true.
+# From address and whether to write: the region, the offset in it, and how many bytes from
+# there on are contiguous.
 Locate = Callable[[int, bool], tuple[MemoryRegion, int, int]]
 
-# Told of each write: address, region, where in it, and how many bytes.
+# Called for each write: address, region, offset in it, and number of bytes.
 Dirty = Callable[[int, MemoryRegion, int, int], None]
 
 
@@ -48,10 +48,10 @@ class MemoryAccess:
     Both raise what `locate` raises.
 
     Args:
-        space: what addresses count in.
+        space: kind of the addresses.
         queue: index of the queue.
-        touch: is given each access once its first byte is found, before it is made.
-        locate: finds an address; may wait for the front-end.
+        touch: called for each access, after its address was located and before it is made.
+        locate: locates an address; may wait for the front-end.
         dirty: logs a write for migration, or None.
     """
 

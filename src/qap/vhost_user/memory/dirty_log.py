@@ -15,9 +15,9 @@ VRING_F_LOG = 1
 class DirtyLog:
     """The bitmap of SET_LOG_BASE, mapped; it owns the mapping.
 
-    A bit is set with a read and a write, where the front-end's clearing is atomic. What
-    may come of it is a page that is logged twice, never one that isn't; two back-ends that
-    share a log at the same time could lose each other's pages.
+    A bit is set with a read and a write, while the front-end clears it atomically. In that
+    race a page may be logged twice but is never lost. Two back-ends that share a log at the
+    same time could lose each other's pages.
 
     Args:
         fd: the bitmap; stays the caller's.

@@ -1,4 +1,4 @@
-"""The driver's memory as the device reaches it: regions, IOTLB and dirty log."""
+"""The driver's memory as the device sees it: regions, IOTLB and dirty log."""
 
 from collections.abc import Callable
 
@@ -17,13 +17,13 @@ _R = FrontendRequest
 
 
 class DriverMemory:
-    """What a front-end has told of memory on a connection; owns the mappings.
+    """The memory that a front-end has shared on a connection; owns the mappings.
 
     Args:
         acked: what is acknowledged on the connection.
-        touch: is given each access.
-        miss: asks the front-end for a translation of an address with a Permission, and
-            returns when that is answered; may raise.
+        touch: called for each access.
+        miss: asks the front-end to translate an address for a Permission, and returns
+            after the answer; may raise.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class DriverMemory:
         self._miss = miss
 
     def rings(self, queue: int, device_area: int, log_address: int | None) -> MemoryAccess:
-        """A queue's way to its descriptor, driver and device areas.
+        """A queue's access to its descriptor, driver and device areas.
 
         Args:
             queue: its index.
             device_area: address of the device area.
-            log_address: guest physical address that writes to it are logged at, or None.
+            log_address: guest physical address at which writes to it are logged, or None.
         """
         dirty: Dirty | None = None
         log = self.log
@@ -60,7 +60,7 @@ class DriverMemory:
         return MemoryAccess("uva", queue, self._touch, self._at_user, dirty)
 
     def buffers(self, queue: int) -> MemoryAccess:
-        """A queue's way to what its descriptors point to."""
+        """A queue's access to what its descriptors point to."""
         dirty = self.log.mark_buffer if self.log and self._acked.has(LOG_ALL) else None
         if self._acked.has(FeatureBit.ACCESS_PLATFORM):
             return MemoryAccess("iova", queue, self._touch, self._at_iova, dirty)
@@ -76,19 +76,19 @@ class DriverMemory:
 
     def _at_iova(self, address: int, write: bool) -> tuple[MemoryRegion, int, int]:
         permission = _WRITE if write else _READ
-        found = self.iotlb.find(address, permission)
-        if found is None:
+        translation = self.iotlb.find(address, permission)
+        if translation is None:
             self._miss(address, permission)
-            found = self.iotlb.find(address, permission)
-            if found is None:
+            translation = self.iotlb.find(address, permission)
+            if translation is None:
                 to = "write" if write else "read"
                 raise BadAddress(f"the front-end doesn't let us {to} at IOVA {address:#x}")
-        user_address, room = found
+        user_address, room = translation
         region, at = self.table.at_user(user_address)
         return region, at, min(room, region.size - at)
 
     def forget(self) -> None:
-        """Let go of everything that the front-end has told."""
+        """Drop all regions, IOTLB entries and the log."""
         self.table.close()
         self.iotlb.clear()
         if self.log:
@@ -131,9 +131,9 @@ class DriverMemory:
         return u64(asked, 0)
 
     def set_log_base(self, asked: Message, words: Words) -> Message | None:
-        """SET_LOG_BASE, which names a bitmap only with LOG_SHMFD.
+        """SET_LOG_BASE, which has a bitmap only with LOG_SHMFD.
 
-        Accesses that were made before don't log there.
+        A MemoryAccess that was made before doesn't log there.
         """
         if not self._acked.has_protocol(ProtocolFeature.LOG_SHMFD):
             return None

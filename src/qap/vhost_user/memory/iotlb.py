@@ -1,4 +1,4 @@
-"""The device IOTLB: what the front-end has told of the vIOMMU's translations."""
+"""The device IOTLB: translations of the vIOMMU that the front-end has sent."""
 
 import struct
 from bisect import bisect_right
@@ -44,7 +44,7 @@ class IotlbEntry(NamedTuple):
 
 
 class Iotlb:
-    """Translations of I/O virtual addresses to the front-end's; no two overlap."""
+    """Translations of I/O virtual addresses to the front-end's addresses; none overlap."""
 
     def __init__(self) -> None:
         self._entries: list[IotlbEntry] = []
@@ -56,17 +56,17 @@ class Iotlb:
         return list(self._entries)
 
     def update(self, entry: IotlbEntry) -> None:
-        """Take an entry in; those that it overlaps are dropped."""
+        """Add an entry; entries that it overlaps are dropped."""
         self.invalidate(entry.iova, entry.size)
         at = bisect_right(self._starts, entry.iova)
         self._starts.insert(at, entry.iova)
         self._entries.insert(at, entry)
 
     def invalidate(self, iova: int, size: int) -> None:
-        """Drop every entry that these bytes touch, whole.
+        """Drop every entry that overlaps these bytes, as a whole.
 
-        What was dropped too much is missed and asked for again. A size of 0 reaches to
-        the end of the address space, whose 2**64 bytes don't fit the field.
+        If that drops too much, the next access is a miss and asks for it again. A size of 0
+        means all up to the end of the address space: 2**64 doesn't fit the field.
         """
         if not self._entries:
             return
@@ -81,7 +81,7 @@ class Iotlb:
     def find(self, iova: int, permission: int) -> tuple[int, int] | None:
         """The user address, and how many bytes from there on the entry covers.
 
-        None is a miss: no entry, or one without the permission.
+        None is a miss: there is no entry, or it lacks the permission.
         """
         at = bisect_right(self._starts, iova) - 1
         if at < 0:

@@ -20,8 +20,8 @@ class MemoryRegion:
         guest_address: where it is in guest physical memory.
         size: in bytes.
         user_address: where the front-end has mapped it.
-        mapping: where we have.
-        shift: of the region's first byte in `mapping`.
+        mapping: our mapping.
+        shift: offset of the region's first byte in `mapping`.
     """
 
     guest_address: int
@@ -34,20 +34,20 @@ class MemoryRegion:
 class MemTable:
     """The regions of SET_MEM_TABLE and ADD_MEM_REG.
 
-    It owns its mappings, and keeps none of the file descriptors that it is given.
+    It owns its mappings. File descriptors stay the caller's.
     """
 
     def __init__(self) -> None:
         self.regions: tuple[MemoryRegion, ...] = ()
 
     def replace(self, regions: Sequence[Sequence[int]], fds: Sequence[int]) -> None:
-        """Take these regions instead of those before.
+        """Replace all regions by these.
 
         Args:
             regions: guest address, size, user address and mmap offset of each.
             fds: one for each region.
         Raises:
-            ProtocolError: a region can't be mapped, or the numbers differ.
+            ProtocolError: a region can't be mapped, or there are not as many fds as regions.
         """
         if len(regions) != len(fds):
             raise ProtocolError(f"{len(regions)} memory regions came with {len(fds)} files")
@@ -69,7 +69,7 @@ class MemTable:
         self.regions = (*self.regions, region)
 
     def remove(self, guest_address: int, size: int, user_address: int) -> None:
-        """Unmap one region; what identifies it is that of REM_MEM_REG.
+        """Unmap one region; REM_MEM_REG identifies it by these values.
 
         Raises:
             ProtocolError: there is no such region.
@@ -77,7 +77,7 @@ class MemTable:
         known = (guest_address, size, user_address)
         for region in self.regions:
             if (region.guest_address, region.size, region.user_address) == known:
-                self.regions = tuple(one for one in self.regions if one is not region)
+                self.regions = tuple(other for other in self.regions if other is not region)
                 region.mapping.close()
                 return
         raise ProtocolError(f"no region of {size:#x} bytes at {guest_address:#x} was ever added")
@@ -95,7 +95,7 @@ class MemTable:
         raise BadAddress(f"guest physical address {address:#x} is in no memory region")
 
     def at_user(self, address: int) -> tuple[MemoryRegion, int]:
-        """The region of an address of the front-end's; otherwise as `at_guest`."""
+        """The same for a user address of the front-end; raises as `at_guest` does."""
         for region in self.regions:
             at = address - region.user_address
             if 0 <= at < region.size:

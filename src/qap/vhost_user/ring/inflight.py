@@ -1,5 +1,7 @@
-"""The buffer in which a back-end keeps what is in flight (vhost-user.rst, "Inflight I/O
-tracking"). Its words are in the host's byte order."""
+"""The buffer with the chains that are in flight (vhost-user.rst, "Inflight I/O tracking").
+
+Its words are in the host's byte order.
+"""
 
 import mmap
 import struct
@@ -23,7 +25,7 @@ PACKED_DESC = struct.Struct("=BxHHHQHHIQ")
 
 
 def region_size(entries: int, *, packed: bool) -> int:
-    """Bytes for a queue of so many entries, a multiple of ALIGNMENT."""
+    """Bytes for a queue with this number of entries, a multiple of ALIGNMENT."""
     head, desc = (PACKED_HEAD, PACKED_DESC) if packed else (SPLIT_HEAD, SPLIT_DESC)
     return -(-(head.size + desc.size * entries) // ALIGNMENT) * ALIGNMENT
 
@@ -31,13 +33,13 @@ def region_size(entries: int, *, packed: bool) -> int:
 class Inflight:
     """The buffer of SET_INFLIGHT_FD, mapped; it owns the mapping.
 
-    Chains are noted while they are served, not served again after a reconnect: QEMU's
-    SET_VRING_BASE makes them available again.
+    Chains are noted in it while they are served. They are not served from it after a
+    reconnect: QEMU's SET_VRING_BASE makes them available again.
 
     Args:
         fd: the buffer; stays the caller's.
         words: mmap size, mmap offset, number of queues, queue size.
-        packed: whether the rings are.
+        packed: whether the rings are packed.
     Raises:
         ProtocolError: it can't be mapped, or is too small.
     """
@@ -67,7 +69,7 @@ class Inflight:
             self._put_packed(base, at, [0, at + 1, 0, 0, 0, 0, 0, 0, 0])
 
     def begin(self, queue: int, chain: Chain) -> int:
-        """Note a chain that was taken; returns what `end` wants to know."""
+        """Note a chain that was taken; returns its entry, for `end`."""
         self._counter += 1
         base = queue * self._stride
         if not self.packed:
@@ -77,8 +79,8 @@ class Inflight:
             return chain.id
         head = list(PACKED_HEAD.unpack_from(self._map, base))
         first = at = last = head[3]
-        for one in chain.taken:
-            last, at = at, self._note(base, at, chain.id, one)
+        for descriptor in chain.taken:
+            last, at = at, self._note(base, at, chain.id, descriptor)
         state = self._packed(base, first)
         state[0], state[2:5] = 1, [last, len(chain.taken), self._counter]
         self._put_packed(base, first, state)
@@ -91,8 +93,8 @@ class Inflight:
 
         Args:
             entry: what `begin` returned.
-            used: a split ring's used idx afterwards; a packed ring's where the next used
-                descriptor goes, in the words of SET_VRING_BASE.
+            used: position of the next used entry: a split ring's used idx; a packed ring's
+                index and wrap counter, as SET_VRING_BASE encodes them.
         """
         base = queue * self._stride
         if not self.packed:
@@ -114,9 +116,9 @@ class Inflight:
         PACKED_HEAD.pack_into(self._map, base, *head)
 
     def in_flight(self, queue: int) -> list[int]:
-        """Ids of the chains that are, the oldest first."""
+        """Ids of the chains in flight, oldest first."""
         base = queue * self._stride
-        found = []
+        chains = []
         for at in range(self.entries):
             if self.packed:
                 state = self._packed(base, at)
@@ -126,13 +128,13 @@ class Inflight:
                 inflight, _, counter = SPLIT_DESC.unpack_from(self._map, where)
                 noted = (inflight, counter, at)
             if noted[0]:
-                found.append(noted[1:])
-        return [chain_id for _, chain_id in sorted(found)]
+                chains.append(noted[1:])
+        return [chain_id for _, chain_id in sorted(chains)]
 
-    def _note(self, base: int, at: int, chain_id: int, one: Descriptor) -> int:
+    def _note(self, base: int, at: int, chain_id: int, descriptor: Descriptor) -> int:
         """Fill in a packed ring's free entry; returns the next free one."""
         state = self._packed(base, at)
-        state[5:9] = [chain_id, one.flags, one.size, one.address]
+        state[5:9] = [chain_id, descriptor.flags, descriptor.size, descriptor.address]
         self._put_packed(base, at, state)
         return state[1]
 

@@ -15,7 +15,7 @@ from qap.vhost_user.ring.ring import (
     RingLayout,
 )
 
-# 2.8.1 and 2.8.13: the two bits that the wrap counters turn over, and where flags are.
+# 2.8.1 and 2.8.13: the two flags that follow the wrap counters, and offsets of fields.
 DESC_F_AVAIL = 1 << 7
 DESC_F_USED = 1 << 15
 LENGTH_AT = 8
@@ -38,11 +38,11 @@ class Position:
 
     @property
     def word(self) -> int:
-        """As SET_VRING_BASE and off_wrap have it: bits 0 to 14 the index, bit 15 the counter."""
+        """The format of SET_VRING_BASE and off_wrap: bits 0 to 14 the index, bit 15 the counter."""
         return self.index | (WRAP if self.wrap else 0)
 
     def add(self, count: int) -> None:
-        """Go on by `count` descriptors."""
+        """Advance by `count` descriptors."""
         self.index += count
         if self.index >= self._size:
             self.index -= self._size
@@ -99,21 +99,21 @@ class PackedRing(Ring):
                     return None
             raw = self.rings.read("desc", where, DESC_SIZE)
             address, size, buffer_id, flags = self._desc.unpack(raw)
-            one = Descriptor(address, size, flags)
-            taken.append(one)
+            descriptor = Descriptor(address, size, flags)
+            taken.append(descriptor)
             if flags & DESC_F_INDIRECT:
                 if flags & DESC_F_NEXT:
                     raise MalformedRing("an indirect descriptor with a next one (2.8.17)")
-                buffers += self._in_table(self._indirect_table(one))
+                buffers += self._in_table(self._indirect_table(descriptor))
             else:
-                buffers.append(one)
+                buffers.append(descriptor)
             if not flags & DESC_F_NEXT:
                 return self._chain(buffer_id, taken, buffers)
             at.add(1)
         raise MalformedRing(f"a chain longer than the ring's {layout.size} descriptors")
 
     def _in_table(self, table: bytes) -> list[Descriptor]:
-        """2.8.7: only the WRITE flag counts, and order is that of the table."""
+        """2.8.7: only the WRITE flag is valid; buffers are in the order of the table."""
         return [
             Descriptor(address, size, flags & DESC_F_WRITE)
             for address, size, _, flags in self._desc.iter_unpack(table)
@@ -127,13 +127,13 @@ class PackedRing(Ring):
         where = self.layout.desc + DESC_SIZE * at.index
         flags = (DESC_F_AVAIL | DESC_F_USED if at.wrap else 0) | (DESC_F_WRITE if length else 0)
         self.rings.write("desc", where + LENGTH_AT, self._used.pack(length, used_id))
-        # 2.8.6.1: flags go last, as they make it used.
+        # 2.8.6.1: flags are written last, as they make the descriptor used.
         self.rings.write("desc", where + FLAGS_AT, self._u16.pack(flags))
         at.add(descriptors)
         self._used_since_call += descriptors
 
     def ask_kick(self) -> bool:
-        # 2.8.10; without EVENT_IDX the flags stay 0, which asks always.
+        # 2.8.10; without EVENT_IDX the flags stay 0, which asks for every notification.
         word = self._avail_at.word
         if not self.layout.event_idx or self._asked_at == word:
             return False
@@ -149,7 +149,7 @@ class PackedRing(Ring):
         where, flags = self._event.unpack(self.rings.read("driver", self.layout.driver, 4))
         if flags != EVENT_FLAGS_DESC or not self.layout.event_idx:
             return bool(flags != EVENT_FLAGS_DISABLE)
-        # How far the descriptor to be notified of lies behind the next to be used.
+        # How far the descriptor that the driver asked for is behind the next used one.
         wanted = Position(self.layout.size, where)
         behind = self._used_at.index - wanted.index
         if self._used_at.wrap != wanted.wrap:

@@ -22,7 +22,7 @@ class MalformedRing(Exception):
 
 
 class Descriptor(NamedTuple):
-    """A descriptor: `address` is the driver's, `size` in bytes, `flags` are as they came."""
+    """A descriptor: `address` as the driver wrote it, `size` in bytes, `flags` unchanged."""
 
     address: int
     size: int
@@ -33,9 +33,9 @@ class Chain(NamedTuple):
     """Buffers that were made available together.
 
     Attributes:
-        id: what they are used under: a split ring's head, a packed ring's buffer id.
-        taken: the ring's own descriptors, in order.
-        readable, writable: the buffers, in order, those of indirect tables among them.
+        id: id for the used ring: a split ring's head, a packed ring's buffer id.
+        taken: the descriptors in the ring itself, in order.
+        readable, writable: the buffers, in order, with those of indirect tables.
     """
 
     id: int
@@ -46,19 +46,19 @@ class Chain(NamedTuple):
     @property
     def room(self) -> int:
         """Bytes that the device may write."""
-        return sum(one.size for one in self.writable)
+        return sum(buffer.size for buffer in self.writable)
 
 
 @dataclass(frozen=True)
 class RingLayout:
-    """What SET_VRING_NUM, SET_VRING_ADDR and the acknowledged features say of a ring.
+    """A ring as set up by SET_VRING_NUM, SET_VRING_ADDR and the acknowledged features.
 
     Attributes:
         size: entries.
         desc, driver, device: addresses of its three areas.
         order: of the bytes in its fields.
         indirect: INDIRECT_DESC was acknowledged.
-        event_idx: EVENT_IDX was.
+        event_idx: EVENT_IDX was acknowledged.
     """
 
     size: int
@@ -71,12 +71,12 @@ class RingLayout:
 
 
 class Ring(ABC):
-    """A started ring. Any method raises what its accesses raise.
+    """A started ring. Methods also raise what memory accesses raise.
 
     Args:
         layout: where and how large it is.
-        rings: way to the three areas.
-        buffers: way to what descriptors point to.
+        rings: access to the three areas.
+        buffers: access to what descriptors point to.
     """
 
     def __init__(self, layout: RingLayout, rings: MemoryAccess, buffers: MemoryAccess) -> None:
@@ -90,7 +90,7 @@ class Ring(ABC):
     @property
     @abstractmethod
     def base(self) -> int:
-        """Where to go on, as GET_VRING_BASE answers it."""
+        """The next available entry, as the answer to GET_VRING_BASE."""
 
     @property
     @abstractmethod
@@ -103,52 +103,53 @@ class Ring(ABC):
         """The next available chain, which stays the next one until `advance`.
 
         Raises:
-            MalformedRing: what is available is no chain.
+            MalformedRing: the available chain is malformed.
         """
 
     @abstractmethod
     def advance(self, chain: Chain) -> None:
-        """Go on to the one after this chain, which `next_chain` gave."""
+        """Skip this chain, which `next_chain` returned."""
 
     @abstractmethod
     def use(self, used_id: int, length: int, descriptors: int) -> None:
         """Write a used entry and let the driver see it.
 
         Args:
-            used_id: the chain's, if the device is well-behaved.
-            length: bytes written to it.
-            descriptors: how many the chain took.
+            used_id: the chain's id, unless the device misbehaves.
+            length: bytes written to the chain.
+            descriptors: number of ring descriptors in the chain.
         """
 
     @abstractmethod
     def ask_kick(self) -> bool:
-        """Have the driver notify when it makes the next chain available.
+        """Ask the driver for a notification when the next chain becomes available.
 
-        Returns whether it had to be told, and may have done so before it knew.
+        Returns whether the ring had to be written for that. If so, look for a chain again: the
+        driver may have added one before it saw the change.
         """
 
     @abstractmethod
     def wants_call(self) -> bool:
-        """Whether the driver wants to hear of what was used since the last call."""
+        """Whether the driver wants a call for what was used since the last one."""
 
     def _chain(
         self, chain_id: int, taken: list[Descriptor], buffers: Iterable[Descriptor]
     ) -> Chain:
         """A chain of buffers, of which the readable ones come first (2.7.4.2, 2.8.17)."""
         chain = Chain(chain_id, taken, [], [])
-        for one in buffers:
-            if one.flags & DESC_F_WRITE:
-                chain.writable.append(one)
+        for buffer in buffers:
+            if buffer.flags & DESC_F_WRITE:
+                chain.writable.append(buffer)
             elif chain.writable:
                 raise MalformedRing(f"chain {chain_id} has a readable buffer after a writable one")
             else:
-                chain.readable.append(one)
+                chain.readable.append(buffer)
         return chain
 
-    def _indirect_table(self, one: Descriptor) -> bytes:
+    def _indirect_table(self, descriptor: Descriptor) -> bytes:
         """The raw table that an indirect descriptor points to (2.7.5.3, 2.8.7)."""
         if not self.layout.indirect:
             raise MalformedRing("an indirect descriptor, and INDIRECT_DESC was not acknowledged")
-        if not one.size or one.size % DESC_SIZE:
-            raise MalformedRing(f"an indirect table of {one.size} bytes")
-        return self.buffers.read("indirect", one.address, one.size)
+        if not descriptor.size or descriptor.size % DESC_SIZE:
+            raise MalformedRing(f"an indirect table of {descriptor.size} bytes")
+        return self.buffers.read("indirect", descriptor.address, descriptor.size)

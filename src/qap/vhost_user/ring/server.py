@@ -1,4 +1,4 @@
-"""Serves the rings of a connection that are started, enabled and were kicked."""
+"""Serves those rings of a connection that are started, enabled and kicked."""
 
 import sys
 from collections.abc import Callable
@@ -25,33 +25,33 @@ class RingServer:
     """Takes chains off rings, has them served, and puts them into used rings.
 
     Args:
-        session: whose rings these are.
-        device: how to serve.
-        conduct: what to do wrong.
+        session: the session with the rings.
+        device: has the service and the records.
+        rules: what to do wrong.
         call: tells the driver that a ring without a call eventfd has used entries.
     """
 
     def __init__(
-        self, session: Session, device: Device, conduct: Rules, call: Callable[[Vring], None]
+        self, session: Session, device: Device, rules: Rules, call: Callable[[Vring], None]
     ) -> None:
         self._session = session
         self._device = device
-        self._conduct = conduct
+        self._rules = rules
         self._call = call
         self._serving: Vring | None = None
         self._changes = 0
 
     def serve(self) -> None:
-        """Serve every ring that may have something available, until it has no more."""
+        """Serve every due ring until it has no more chains available."""
         for vring in self._session.vrings:
             if vring.is_due:
                 self._serve(vring)
 
     def check(self) -> None:
-        """To be called after anything may have changed while a ring was being served.
+        """Call this after messages were handled while a ring was being served.
 
         Raises:
-            RingStopped: that ring did.
+            RingStopped: that ring was stopped or changed.
         """
         if self._serving and self._serving.changes != self._changes:
             raise RingStopped
@@ -67,7 +67,7 @@ class RingServer:
                     return
                 self._wake_others(vring)
         except RingStopped:
-            # What was not used yet is available again, if the ring goes on.
+            # Chains that were not used yet are served again if the ring goes on.
             vring.due = True
         except (BadAddress, MalformedRing) as exc:
             self._device.records.add_error(RingError(vring.index, exc))
@@ -98,7 +98,7 @@ class RingServer:
     def _next_chain(self, ring: Ring) -> Chain | None:
         chain = ring.next_chain()
         if chain is None and ring.ask_kick():
-            # It may have become available before the driver could know what we asked for.
+            # A chain may have become available before the driver saw our request.
             chain = ring.next_chain()
         return chain
 
@@ -108,12 +108,12 @@ class RingServer:
                 other.waits, other.due = False, True
 
     def _serve_chain(self, vring: Vring, ring: Ring, chain: Chain) -> bool:
-        """Returns whether it was served: it may be too early for it."""
+        """Serve a chain; returns False if the service answered LATER."""
         records = self._device.records
         inflight = self._session.inflight
         index, room = vring.index, chain.room
         readable = b"".join(
-            [ring.buffers.read("buffer", one.address, one.size) for one in chain.readable]
+            [ring.buffers.read("buffer", buffer.address, buffer.size) for buffer in chain.readable]
         )
         if inflight and vring.noted is None:
             vring.noted = inflight.begin(index, chain)
@@ -128,10 +128,10 @@ class RingServer:
         if len(written) > room:
             raise ProtocolError(f"the service wrote {len(written)} bytes into a room of {room}")
         self._fill(ring, chain, written)
-        # Before the driver can see that the chain was used, and look whether we say so.
+        # Record it before the driver can see the used entry and a test compares the records.
         records.add_served(Served(index, chain.id, readable, len(written), room))
         entry = (chain.id, len(written))
-        entries = self._conduct.used(index, entry, room)
+        entries = self._rules.used(index, entry, room)
         for used_id, length in entries:
             ring.use(used_id, length, len(chain.taken))
         ring.advance(chain)
@@ -146,8 +146,8 @@ class RingServer:
         return True
 
     def _fill(self, ring: Ring, chain: Chain, data: bytes) -> None:
-        for one in chain.writable:
+        for buffer in chain.writable:
             if not data:
                 return
-            ring.buffers.write("buffer", one.address, data[: one.size])
-            data = data[one.size :]
+            ring.buffers.write("buffer", buffer.address, data[: buffer.size])
+            data = data[buffer.size :]

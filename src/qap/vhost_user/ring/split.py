@@ -71,7 +71,7 @@ class SplitRing(Ring):
         last = taken[-1]
         if not last.flags & DESC_F_INDIRECT:
             return self._chain(head, taken, taken)
-        # 2.7.5.3.2: the table may follow descriptors of buffers.
+        # 2.7.5.3.2: descriptors of buffers may precede that of the table.
         inner = self._walk_table(self._indirect_table(last))
         return self._chain(head, taken, [*taken[:-1], *inner])
 
@@ -115,7 +115,7 @@ class SplitRing(Ring):
         self._used_idx = after
 
     def ask_kick(self) -> bool:
-        # 2.7.10: avail_event; without it the flags stay 0, which asks always.
+        # 2.7.10: avail_event; without it the flags stay 0, which asks for every notification.
         if not self.layout.event_idx or self._asked_at == self._next_avail:
             return False
         where = self.layout.device + ENTRIES + USED_SIZE * self.layout.size

@@ -17,17 +17,17 @@ class Vring:
         desc, driver, device: from SET_VRING_ADDR, which calls the last two available and used.
         log: guest physical address at which writes to the device area are logged, from
             SET_VRING_ADDR, or None.
-        base: where to go on, from SET_VRING_BASE; `ring.base` while there is a ring.
+        base: next available entry, from SET_VRING_BASE; while `ring` is set, see `ring.base`.
         big_endian: from SET_VRING_ENDIAN, or None.
         kick, call, err: eventfds, or None.
-        polled: there is no kick eventfd, and the ring is looked at from time to time.
-        enabled: by SET_VRING_ENABLE, or as nobody negotiated that.
+        polled: there is no kick eventfd; the ring is polled.
+        enabled: by SET_VRING_ENABLE, or because that was not negotiated.
         started: by a kick, until GET_VRING_BASE.
         due: there may be something to serve.
-        waits: its next chain is to be served after one of another ring.
+        waits: its next chain must wait until a chain of another ring is served.
         ring: the ring while it is served, or None.
         noted: the inflight buffer's entry for the next chain, if it has one already.
-        changes: grows with every change on account of which serving has to stop.
+        changes: counts the changes that make serving stop.
     """
 
     index: int
@@ -52,7 +52,7 @@ class Vring:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is to be served now."""
+        """Whether the ring should be served now."""
         return self.due and self.started and self.enabled
 
     def start(self) -> None:
@@ -77,14 +77,14 @@ class Vring:
         return True
 
     def unload(self) -> None:
-        """Let go of the ring but not of how far it came: its setup changes."""
+        """Drop `ring`, as its setup changes; `base` keeps the position."""
         if self.ring:
             self.base = self.ring.base
             self.ring = None
         self.changes += 1
 
     def stop(self) -> None:
-        """Serve no more until the next kick; the eventfd for it goes, too."""
+        """Serve no more until the next kick, and close the kick eventfd."""
         self.unload()
         self.started = self.due = self.waits = self.polled = False
         self.set_kick(None)
@@ -112,11 +112,11 @@ def _replaced(old: int | None, new: int | None) -> int | None:
 
 
 def signal(fd: int | None) -> None:
-    """Add 1 to an eventfd, if there is one that takes it."""
+    """Add 1 to an eventfd; None and a full counter are ignored."""
     if fd is None:
         return
     try:
         os.eventfd_write(fd, 1)
     except BlockingIOError:
-        # As high as it can be: whoever waits for it is woken anyway.
+        # The counter is at its maximum, so any waiter is woken anyway.
         return

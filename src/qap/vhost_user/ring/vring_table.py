@@ -19,21 +19,21 @@ _R = FrontendRequest
 
 
 class Watch(Protocol):
-    """Who waits for kicks."""
+    """Waits for kicks."""
 
     def watch(self, vring: Vring) -> None:
         """Wait for the ring's kick eventfd."""
 
     def unwatch(self, vring: Vring) -> None:
-        """Wait for it no longer, if there is one: it is about to be closed."""
+        """Stop waiting for the kick eventfd, if there is one: it will be closed."""
 
 
 class VringTable:
-    """Every ring that the front-end has spoken of; owns their file descriptors.
+    """Every ring that the front-end has named; owns their file descriptors.
 
     Args:
         acked: what is acknowledged on the connection.
-        watch: told of kick eventfds that come and go.
+        watch: is told of new and removed kick eventfds.
     """
 
     def __init__(self, acked: Acked, watch: Watch) -> None:
@@ -45,15 +45,15 @@ class VringTable:
         return iter(list(self._vrings.values()))
 
     def vring(self, index: int) -> Vring:
-        """The ring of a queue, in its initial state if the front-end has not spoken of it."""
-        found = self._vrings.get(index)
-        if found is None:
+        """The ring of a queue; a new one in its initial state at first."""
+        vring = self._vrings.get(index)
+        if vring is None:
             enabled = not self._acked.has(FeatureBit.VHOST_USER_PROTOCOL_FEATURES)
-            found = self._vrings[index] = Vring(index, enabled=enabled)
-        return found
+            vring = self._vrings[index] = Vring(index, enabled=enabled)
+        return vring
 
     def unload(self) -> None:
-        """Have every ring looked at anew, as what it depends on has changed."""
+        """Have every ring set up again, as something that it depends on has changed."""
         for vring in self._vrings.values():
             vring.unload()
 
@@ -69,7 +69,7 @@ class VringTable:
             vring.enabled = False
 
     def forget(self) -> None:
-        """Let go of every ring."""
+        """Stop, close and drop every ring."""
         for vring in self._vrings.values():
             self._stop(vring)
             vring.close()
@@ -127,7 +127,7 @@ class VringTable:
             ProtocolFeature.INBAND_NOTIFICATIONS
         )
         if fd is not None:
-            # Whoever shares the eventfd may read it between our poll and our read.
+            # Another reader of the eventfd may come between our poll and our read.
             os.set_blocking(fd, False)
             self._watch.watch(vring)
 

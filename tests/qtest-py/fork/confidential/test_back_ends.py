@@ -1,4 +1,4 @@
-"""vhost-user back-ends of a Secure Execution guest, which QEMU can't keep from anything."""
+"""vhost-user back-ends of a Secure Execution guest, whose accesses QEMU can't prevent."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ from qap.virtio.queue import Queue
 
 @pytest.fixture
 def plugged(start: Start, lab: Lab) -> Callable[[str], tuple[SeGuest, Backend]]:
-    """A guest with a vhost-user device of this type, behind which a back-end in Python is."""
+    """A guest with a vhost-user device of this type and a back-end in Python."""
 
     def plug(kind: str) -> tuple[SeGuest, Backend]:
         if kind == "vhost-user-vsock":
@@ -86,7 +86,7 @@ def test_record_of_a_back_end_shows_a_page_that_is_private(
     guest.ultravisor.unshare(chain[1].address)
     driver.serve(queue, chain)
     private = private_touched(behind, Shared.of(guest.machine))
-    assert {(one.address, one.what, one.write) for one in private} == {
+    assert {(access.address, access.what, access.write) for access in private} == {
         (chain[1].address, "buffer", True)
     }
 

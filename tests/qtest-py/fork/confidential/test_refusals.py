@@ -1,4 +1,4 @@
-"""What x-confidential-sim can't be used with, and what it says."""
+"""Options that x-confidential-sim can't be used with, and the error messages."""
 
 import os
 from collections.abc import Callable
@@ -52,7 +52,7 @@ def test_snapshot_is_refused(start: Start) -> None:
 
 
 def test_kernel_vhost_is_refused(refused: Callable[..., str]) -> None:
-    # Nothing is asked of the file before the refusal, so any will do.
+    # The file is not used before the refusal, so any file will do.
     vsock = {"driver": "vhost-vsock-ccw", "guest-cid": 3, "vhostfd": "0"}
     assert "vhost can't be used with x-confidential-sim" in refused(vsock)
 
@@ -93,7 +93,7 @@ def refuses(lab: Lab, machine: str, cpu: str, said: str) -> None:
 
 @pytest.mark.skipif(not os.access("/dev/net/tun", os.W_OK), reason="/dev/net/tun is not for us")
 def test_kernel_vhost_behind_a_netdev_is_refused(lab: Lab) -> None:
-    """-netdev makes it before there is a machine."""
+    """-netdev creates it before there is a machine."""
     tap = "tap,id=net,script=no,downscript=no,vhost=on,vhostforce=on,vhostfd=0"
     extra = [*sim_options(), "-netdev", tap]
     spec = Spec(f"q35,confidential-guest-support={ID}", cpu="max", extra=extra)

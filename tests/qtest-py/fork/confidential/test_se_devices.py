@@ -1,4 +1,4 @@
-"""What devices may touch of a Secure Execution guest."""
+"""Which memory of a Secure Execution guest devices can access."""
 
 import struct
 from pathlib import Path
@@ -162,7 +162,7 @@ def test_events_are_counted_where_they_are_not_sent(start: Start) -> None:
 
 
 def broken(guest: SeGuest) -> bool:
-    """Whether the disk needs a reset (virtio 1.3, 2.1.2), as QEMU sees it."""
+    """Whether the disk needs a reset (virtio 1.3, 2.1.2), from QMP."""
     path = "/machine/peripheral/disk/virtio-backend"
-    found = guest.machine.qmp.execute("x-query-virtio-status", path=path)
-    return bool(found["broken"])
+    status = guest.machine.qmp.execute("x-query-virtio-status", path=path)
+    return bool(status["broken"])

@@ -1,4 +1,4 @@
-"""The CPU of a simulated SEV guest: what it says of itself, and what its C-bit does.
+"""The CPU of a simulated SEV guest: CPUID, MSRs, and the effect of its C-bit.
 
 "APM" is AMD's Architecture Programmer's Manual, volume 2, publication 24593, and volume 3,
 24594, appendix E.
@@ -53,7 +53,7 @@ def test_without_the_simulation_bit_47_is_an_address_and_nothing_says_sev(tmp_pa
 
 @MODES
 def test_first_private_mapping_starts_protection(tmp_path: Path, mode: Mode) -> None:
-    """A C-bit on the way to a page is none on the page, and CPUID alone changes nothing."""
+    """A C-bit in an upper level is not the page's own C-bit; CPUID alone changes nothing."""
     with started(tmp_path, mode) as guest:
         guest.cpu.cpuid(SEV_LEAF, guest.home)
         variant = frozenset(range(2, mode + 1))
@@ -67,7 +67,7 @@ def test_first_private_mapping_starts_protection(tmp_path: Path, mode: Mode) -> 
 
 
 def test_shared_mappings_from_before_protection_still_count(tmp_path: Path) -> None:
-    """A page that was touched before protection began is in the TLB, and touched again after."""
+    """The page is in the TLB from an access before protection, and is accessed again after it."""
     # mov 0x80000, %eax; mov (%rbx), %ecx; pause; mov 0x80000, %eax
     touch = b"\x8b\x04\x25\x00\x00\x08\x00"
     with started(tmp_path, Mode.LONG) as guest:
@@ -98,7 +98,7 @@ def test_reset_ends_protection(tmp_path: Path) -> None:
         cr3 = guest.tables.map(Shape(FREE[Mode.LONG], DATA, private=frozenset({1})))
         guest.cpu.load(FREE[Mode.LONG], cr3)
         assert guest.protecting
-        # The firmware waits for a mode again, and must not find the last one.
+        # The firmware waits for a mode again and must not read the last one.
         vm = guest.machine
         vm.qtest.write(0x1000, bytes(64))
         vm.qmp.execute("system_reset")
@@ -111,7 +111,7 @@ def test_reset_ends_protection(tmp_path: Path) -> None:
 
 @st.composite
 def shapes(draw: st.DrawFn, mode: Mode) -> Shape:
-    """Mappings of a page of our data that are right but for where their C-bits are."""
+    """Mappings of a page of our data; valid, with C-bits at any of the levels."""
     level = draw(st.integers(1, 2 if mode == Mode.PAE else 3))
     size = SIZES[level]
     physical = draw(st.integers(DATA, MEMORY * MIB - 1)) & ~(size - 1)
@@ -131,7 +131,7 @@ def test_c_bit_is_no_address_and_says_whose_a_page_is(tmp_path: Path, mode: Mode
 
         @settings(max_examples=60, deadline=None, database=None)
         @given(shape=shapes(mode), page=st.integers(0, ENTRIES - 1), value=st.integers(0, U32))
-        def one(shape: Shape, page: int, value: int) -> None:
+        def check(shape: Shape, page: int, value: int) -> None:
             guest.tables.at = first
             # Of a large page, a part that neither firmware nor tables need.
             part = page * PAGE % SIZES[shape.level] if shape.level < 3 else DATA + page * PAGE
@@ -143,7 +143,7 @@ def test_c_bit_is_no_address_and_says_whose_a_page_is(tmp_path: Path, mode: Mode
             assert guest.machine.qtest.readl(physical) == value ^ U32
             assert guest.shared(physical) == (shape.level not in shape.private)
 
-        one()
+        check()
 
 
 @pytest.mark.parametrize("bit", [48, 51])
@@ -162,7 +162,7 @@ def test_bits_beyond_the_c_bit_stay_reserved(tmp_path: Path, mode: Mode, bit: in
 
 @MODES
 def test_wrong_tables_crash_nothing(tmp_path: Path, mode: Mode) -> None:
-    """Bits are flipped in the entries on the way to an address: the CPU faults, or goes on."""
+    """Bits are flipped in the entries for an address: the CPU faults or goes on."""
     bit = st.integers(0, 63).map(lambda number: 1 << number)
     noise = st.lists(st.one_of(st.just(0), bit, st.integers(0, (1 << 64) - 1)), max_size=mode)
     with started(tmp_path, mode) as guest:
@@ -170,7 +170,7 @@ def test_wrong_tables_crash_nothing(tmp_path: Path, mode: Mode) -> None:
 
         @settings(max_examples=150, deadline=None, database=None)
         @given(shape=shapes(mode), noise=noise)
-        def one(shape: Shape, noise: list[int]) -> None:
+        def check(shape: Shape, noise: list[int]) -> None:
             guest.tables.at = first
             cr3 = guest.tables.map(shape, noise)
             try:
@@ -178,7 +178,7 @@ def test_wrong_tables_crash_nothing(tmp_path: Path, mode: Mode) -> None:
             except CpuFault as fault:
                 assert fault.vector in (GENERAL_PROTECTION, PAGE_FAULT)
 
-        one()
+        check()
         assert guest.machine.alive
 
 

@@ -1,4 +1,4 @@
-"""What devices may touch of an SEV guest."""
+"""Which memory of an SEV guest devices can access."""
 
 import os
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ DMA = 48 * MIB
 
 @pytest.mark.parametrize("iommu_platform", [True, False])
 def test_device_gets_what_the_guest_shares_alone(tmp_path: Path, iommu_platform: bool) -> None:
-    """Nothing from rings that are private; all of it once the guest has mapped them shared."""
+    """Nothing while the rings are private; everything after the guest has mapped them shared."""
     rng = {"driver": "virtio-rng-pci", "id": "dut", "iommu_platform": iommu_platform}
     with started(tmp_path, Mode.LONG, devices=[rng]) as guest:
         vm, at = guest.machine, FREE[Mode.LONG]
@@ -43,7 +43,7 @@ def test_device_gets_what_the_guest_shares_alone(tmp_path: Path, iommu_platform:
         assert event["device"] == "dut"
         assert RINGS <= event["address"] < RINGS + ROOM
         seen = vm.qmp.execute("x-query-confidential-sim")["violations"]
-        assert [one["device"] for one in seen] == ["dut"]
+        assert [violation["device"] for violation in seen] == ["dut"]
 
         share_rings(guest)
         assert driver.negotiate()
@@ -52,7 +52,7 @@ def test_device_gets_what_the_guest_shares_alone(tmp_path: Path, iommu_platform:
 
 
 def test_device_that_firmware_left_running_stops(tmp_path: Path) -> None:
-    """Without a word, for nobody expects anything of it until a driver has reset it."""
+    """Without an error: the device is not used until a driver has reset it."""
     rng = {"driver": "virtio-rng-pci", "id": "dut", "iommu_platform": True}
     with started(tmp_path, Mode.LONG, devices=[rng]) as guest:
         vm, at = guest.machine, FREE[Mode.LONG]
@@ -71,7 +71,7 @@ def test_device_that_firmware_left_running_stops(tmp_path: Path) -> None:
 
 
 def test_event_names_the_device_behind_virtio_mmio(tmp_path: Path) -> None:
-    """Whose transport nobody has named; a confidential machine makes it modern by itself."""
+    """The transport has no id; a confidential machine makes it modern by default."""
     rng = {"driver": "virtio-rng-device", "id": "dut", "iommu_platform": True}
     with started(tmp_path, Mode.LONG, board="microvm", devices=[rng]) as guest:
         vm, at = guest.machine, FREE[Mode.LONG]
@@ -85,7 +85,7 @@ def test_event_names_the_device_behind_virtio_mmio(tmp_path: Path) -> None:
 
 
 def share_rings(guest: SevGuest) -> None:
-    """Map all that a driver uses as shared, and touch it."""
+    """Map all memory of a driver as shared, and access it."""
     at = FREE[Mode.LONG]
     for part in range(ROOM // SIZES[2]):
         shared = guest.tables.map(Shape(at, RINGS + part * SIZES[2], level=2))
@@ -93,7 +93,7 @@ def share_rings(guest: SevGuest) -> None:
 
 
 def test_device_address_with_the_c_bit_is_private(tmp_path: Path) -> None:
-    """Whatever the page is: a driver that bounces knows no such address."""
+    """For any page: a driver that uses bounce buffers has no such address."""
     rng = {"driver": "virtio-rng-pci", "id": "dut", "iommu_platform": True}
     with started(tmp_path, Mode.LONG, devices=[rng]) as guest:
         vm, at = guest.machine, FREE[Mode.LONG]
@@ -122,7 +122,7 @@ class Edu:
     registers: int
 
     def copy(self, source: int, target: int) -> None:
-        """DMA of a page, once it is done; one of the addresses is in the device's buffer."""
+        """Do a DMA of a page and wait for it; one of the addresses is in the device's buffer."""
         qtest, run, to_memory = self.machine.qtest, 1, 2
         for at, value in ((0x80, source), (0x88, target), (0x90, PAGE)):
             qtest.writeq(self.registers + at, value)

@@ -122,7 +122,7 @@ def test_shared_pages_are_listed_as_ranges(start: Start) -> None:
 
 
 def test_call_that_ends_with_an_access_exception_has_not_begun(start: Start) -> None:
-    """Of all the block, and not only its header."""
+    """An exception in any part of the block, not only in its header."""
     guest = start()
     guest.machine.qtest.write(MEMORY * MIB - 8, query()[:8])
     with pytest.raises(ProgramCheck, match="addressing"):
@@ -154,12 +154,12 @@ def test_any_control_block_is_answered(start: Start) -> None:
 
     @settings(max_examples=300, deadline=None, database=None)
     @given(block=st.binary(min_size=8, max_size=256), offset=st.integers(0, 4096 // 8))
-    def one(block: bytes, offset: int) -> None:
+    def check(block: bytes, offset: int) -> None:
         answer = guest.ultravisor.call(block, offset=offset % 8 * 8)
         assert (answer.condition == 0) == (answer.rc == Rc.EXECUTED)
         assert answer.block[:4] == block[:4]
 
-    one()
+    check()
 
 
 def test_map_is_what_the_answers_say(start: Start) -> None:
@@ -171,7 +171,7 @@ def test_map_is_what_the_answers_say(start: Start) -> None:
         size=st.sampled_from([0, 8, 0x28, SHARE_SIZE, 0x38, 0xA0, 0xFFFF]) | st.integers(0, 0xFFFF),
         address=st.integers(0, 2 * MEMORY * MIB) | st.integers(0, (1 << 64) - 1),
     )
-    def one(command: int, size: int, address: int) -> None:
+    def check(command: int, size: int, address: int) -> None:
         was = shares(guest, address)
         block = struct.pack(">HHHH24xQ8x", size, command, 0, 0, address)
         answer = guest.ultravisor.call(block)
@@ -181,13 +181,13 @@ def test_map_is_what_the_answers_say(start: Start) -> None:
         else:
             assert now == (command == UvCommand.SET_SHARED_ACCESS)
 
-    one()
+    check()
 
 
 def shares(guest: SeGuest, address: int) -> bool:
     """Whether a protected guest shares the page of an address."""
     info = guest.info
-    ranges = [(one["start"], one["start"] + one["size"]) for one in info["shared"]]
+    ranges = [(shared["start"], shared["start"] + shared["size"]) for shared in info["shared"]]
     return info["protecting"] and any(low <= address < high for low, high in ranges)
 
 

@@ -1,4 +1,4 @@
-"""A plug that fails leaves nothing behind, and neither does an unplug."""
+"""A failed plug leaks nothing, and neither does an unplug."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from qap.vhost_user.misbehave import HangUp
 from qap.vhost_user.protocol import FrontendRequest
 
 WARM_UP = 20
-# What is freed goes back to the kernel at once: otherwise a leak can hide for long in memory
-# that the heap has to spare, and one plug needs 10 MiB for a moment.
+# Freed memory goes back to the kernel at once. Otherwise free memory of the heap can hide a
+# leak for long: a plug needs 10 MiB for a moment.
 EXACT_HEAP = ":".join(
     (
         "glibc.malloc.arena_max=1",
@@ -26,7 +26,7 @@ EXACT_HEAP = ":".join(
 
 @pytest.fixture(autouse=True)
 def exact_heap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resident memory grows with what is allocated, and by nothing else."""
+    """Make resident memory follow what is allocated."""
     monkeypatch.setenv("GLIBC_TUNABLES", EXACT_HEAP)
 
 
@@ -39,7 +39,7 @@ def mtree_lines(machine: Machine) -> int:
 
 
 def grown(machine: Machine, fails: Callable[[], str], times: int = 20) -> float:
-    """Bytes of resident memory that a failure takes, on average after a warm-up."""
+    """Growth of resident memory per failure in bytes, on average after a warm-up."""
     for _ in range(times // 2):
         assert fails() != ""
     before = machine.resident()
@@ -62,7 +62,7 @@ def test_failed_hotplug_gives_everything_back(
     """AddressSpaces and `info mtree` as before; RSS grows by less than 1 MiB after a warm-up.
 
     intel-iommu keeps one AddressSpace for a bus and devfn by design: hence the warm-up.
-    A failed device_add takes QEMU 60 ms, nearly all of it in drain_call_rcu().
+    A failed device_add takes QEMU 60 ms, almost all in drain_call_rcu().
     """
     backend = lab.backend("vhost-user-fs", access_platform=False)
     machine = lab.machine(viommu="intel-iommu")
@@ -83,7 +83,7 @@ def test_failed_hotplug_gives_everything_back(
 
 
 def test_first_failed_hotplug_adds_no_virtio_address_space(lab: Lab) -> None:
-    """What the warm-up of the test above could hide: the device's own go at once."""
+    """The device's own AddressSpaces, which the warm-up of the test above could hide."""
     backend = lab.backend("vhost-user-fs", access_platform=False)
     machine = lab.machine(viommu="intel-iommu")
     assert machine.refusal(lab.device("vhost-user-fs", backend)) != ""
@@ -91,7 +91,7 @@ def test_first_failed_hotplug_adds_no_virtio_address_space(lab: Lab) -> None:
 
 
 def test_failed_back_end_gives_its_queues_back(lab: Lab) -> None:
-    """It hangs up when asked for its features: 1023 queues are 128 KiB each time."""
+    """The back-end hangs up at GET_FEATURES; a leak of 1023 queues would be 128 KiB each time."""
     backend = lab.backend("vhost-user-fs", HangUp(request=FrontendRequest.GET_FEATURES))
     machine = lab.machine()
     device = lab.device("vhost-user-fs", backend, num_request_queues=1022)
@@ -99,7 +99,7 @@ def test_failed_back_end_gives_its_queues_back(lab: Lab) -> None:
 
 
 def test_failed_network_device_gives_its_name_back(lab: Lab) -> None:
-    """Its name is its id, here of 16 KiB; a queue of 3 buffers is refused."""
+    """The name is the device's id, here of 16 KiB. It is refused for a queue size of 3."""
     machine = lab.machine()
     device = {"driver": "virtio-net-pci", "bus": "port0", "rx_queue_size": 3, "id": "n" * (1 << 14)}
     assert grown(machine, lambda: machine.refusal(device)) < 1 << 12
@@ -119,7 +119,7 @@ def test_legacy_device_with_pio_notify_unplugs(lab: Lab) -> None:
     }
     assert machine.refusal(device) == ""
     machine.qmp.execute("device_del", id="dut")
-    # Without a guest to let go, ACPI hot-plug ejects what is pending at reset.
+    # There is no guest that ejects the device; ACPI hot-plug does so at reset.
     machine.qmp.execute("system_reset")
     machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "dut", 10)
     assert not [name for name in spaces(machine) - before if name.startswith("virtio-pci")]

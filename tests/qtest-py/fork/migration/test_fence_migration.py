@@ -1,4 +1,4 @@
-"""A driver moves with its VM: what it accepted decides whether the destination takes it."""
+"""Migration: the destination decides by the features that the driver has accepted."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ from qap.virtio.transports import TRANSPORTS
 T = TypeVar("T")
 
 DISK = "driver=null-co,node-name=disk0,size=1048576,read-zeroes=on"
-# 5.2.6: a request to read sector 0, the sector, and the status.
+# 5.2.6: a request to read sector 0, its data, and the status.
 READ = bytes(16)
 SECTOR, STATUS = 512, 1
 QUEUE_SIZE = 8
@@ -38,10 +38,10 @@ ARRIVED = "completed"
 
 
 class Following(Qtest):
-    """A session with whichever QEMU has the VM now.
+    """A session with the QEMU that has the VM now.
 
     Attributes:
-        now: the session with that one.
+        now: the session with that QEMU.
     """
 
     def __init__(self, now: Qtest) -> None:
@@ -56,31 +56,31 @@ class Host:
     """A QEMU with one device.
 
     Attributes:
-        machine: started, or waiting for what comes in.
+        machine: started, or waiting for an incoming migration.
     """
 
     machine: Machine
 
     def drive(self, behaviour: Behaviour | None = None) -> "Moving":
-        """A driver of its device, at the start of its life."""
+        """A new driver of the device."""
         session = Following(self.machine.qtest)
         transport = PciModern(PciBus(session).find(VENDOR_ID))
         memory = GuestMemory(session)
         return Moving(session, transport, memory, Driver(transport, memory, behaviour))
 
     def said(self) -> str:
-        """What it has printed."""
+        """The output of QEMU."""
         return self.machine.process.tail()
 
     def is_broken(self) -> bool:
         """Whether the device says that it is broken."""
-        (path,) = [one["path"] for one in self.machine.qmp.execute("x-query-virtio")]
+        (path,) = [device["path"] for device in self.machine.qmp.execute("x-query-virtio")]
         return bool(self.machine.qmp.execute("x-query-virtio-status", path=path)["broken"])
 
 
 @dataclass
 class Moving:
-    """A driver that goes on where its VM goes on."""
+    """A driver that moves with its VM."""
 
     session: Following
     transport: PciModern
@@ -89,7 +89,7 @@ class Moving:
     queue: Queue | None = None
 
     def go_to_features_ok(self) -> Status:
-        """As far as FEATURES_OK, and on from there whatever it reads; returns that."""
+        """Negotiate up to FEATURES_OK, without regard to the status read back; returns that."""
         status = self.driver.negotiate()
         self.queue = self.driver.queue(0, QUEUE_SIZE)
         return status
@@ -99,11 +99,11 @@ class Moving:
         self.transport.set_status(status | Status.DRIVER_OK)
 
     def arrive(self, host: Host) -> None:
-        """Go on at another host, which has the VM now, with all its addresses."""
+        """Continue on another host, which has the VM now; all addresses stay valid."""
         self.session.now = host.machine.qtest
 
     def is_served(self, kind: str) -> bool:
-        """Whether the device uses a buffer. Each look is a turn of QEMU's main loop."""
+        """Whether the device uses a buffer. Each check is a turn of QEMU's main loop."""
         assert self.queue
         chain = [Buffer(self.memory.take(SECTOR + STATUS), SECTOR + STATUS, writable=True)]
         if kind == "virtio-blk":
@@ -152,7 +152,7 @@ def start(lab: Lab) -> Iterator[Start]:
 
 @pytest.fixture
 def other(lab: Lab) -> Build:
-    """Stock QEMU if the fork is under test, and the other way round."""
+    """Stock QEMU if the fork is under test, and vice versa."""
     build = Build(lab.build.profile, is_base=not lab.build.is_base)
     try:
         build.path("qemu-system-x86_64")
@@ -162,7 +162,7 @@ def other(lab: Lab) -> Build:
 
 
 def move(source: Host, destination: Host, folder: Path) -> str:
-    """Migrate a VM; returns how that ended for the destination: ARRIVED or what it said."""
+    """Migrate a VM; returns ARRIVED or the error of the destination."""
     uri = f"unix:{folder / 'migration.sock'}"
     destination.machine.qmp.execute("migrate-incoming", uri=uri, exit_on_error=False)
     source.machine.qmp.execute("migrate", uri=uri)
@@ -178,9 +178,9 @@ def move(source: Host, destination: Host, folder: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["virtio-rng", "virtio-blk"])
 def test_driver_without_the_bit_does_not_move_in(lab: Lab, start: Start, kind: str) -> None:
-    """2.2.1: a driver can't be made to accept a feature once it drives.
+    """2.2.1: a driver can't accept a feature after negotiation.
 
-    What iommu_platform=on of the destination stands for would not be there; so it says no.
+    Without the feature the destination can't do what iommu_platform=on means, so it refuses.
     """
     source = start(kind, requested=False)
     moving = source.drive()
@@ -193,14 +193,14 @@ def test_driver_without_the_bit_does_not_move_in(lab: Lab, start: Start, kind: s
 
 
 def test_driver_between_features_ok_and_driver_ok_does_not_move_in(lab: Lab, start: Start) -> None:
-    """3.1.1 step 5: after FEATURES_OK it can accept no more, and would never be served."""
+    """3.1.1 step 5: after FEATURES_OK it can accept no more features and would not be served."""
     source = start("virtio-rng", requested=False)
     assert Status.FEATURES_OK in source.drive().go_to_features_ok()
     assert "iommu_platform" in move(source, start("virtio-rng", waits=True), lab.folder)
 
 
 def test_driver_with_the_bit_does_not_move_out(lab: Lab, start: Start) -> None:
-    """Where the bit is not offered a driver that has accepted it can't be."""
+    """A driver that has accepted the bit can't run where it is not offered."""
     source = start("virtio-rng")
     source.drive().go_to_driver_ok()
     said = move(source, start("virtio-rng", requested=False, waits=True), lab.folder)
@@ -224,7 +224,7 @@ def test_property_lets_any_driver_move_in(lab: Lab, start: Start) -> None:
 def test_driver_moves_between_fork_and_base(
     lab: Lab, start: Start, other: Build, kind: str, machine: str, leaves: bool
 ) -> None:
-    """In either direction, where it accepts the bit, and is served before and after."""
+    """In both directions; the driver accepts the bit and is served before and after."""
     builds = (lab.build, other) if leaves else (other, lab.build)
     source = start(kind, build=builds[0], machine=machine)
     moving = source.drive()
@@ -258,7 +258,7 @@ def test_driver_without_the_bit_moves_with_an_old_machine_type(
 
 @pytest.mark.parametrize("refused", [False, True])
 def test_locked_device_moves_and_unlocks(lab: Lab, start: Start, refused: bool) -> None:
-    """Its driver has not started yet, or was refused: there, too, it must accept first."""
+    """The driver has not started yet or was refused; the destination, too, requires the bit."""
     source = start("virtio-rng")
     moving = source.drive(UNWILLING)
     moving.transport.reset()
@@ -277,7 +277,7 @@ def test_locked_device_moves_and_unlocks(lab: Lab, start: Start, refused: bool) 
 
 
 def test_locked_device_moves_to_the_other_qemu(lab: Lab, start: Start, other: Build) -> None:
-    """The lock stays here: the stream doesn't call the device broken."""
+    """The lock does not migrate: the device is not broken in the stream."""
     source = start("virtio-rng")
     moving = source.drive()
     moving.transport.reset()
@@ -289,12 +289,12 @@ def test_locked_device_moves_to_the_other_qemu(lab: Lab, start: Start, other: Bu
 
 
 def test_broken_device_moves_broken(lab: Lab, start: Start) -> None:
-    """2.1.2: what its driver did to it counts there, too, until it resets the device."""
+    """2.1.2: the device stays broken on the destination until the driver resets it."""
     source = start("virtio-rng")
     moving = source.drive()
     moving.go_to_driver_ok()
     assert moving.queue
-    # 2.7.6: the available index is this far ahead of no driver with so small a ring.
+    # 2.7.6: an available index that is invalid for such a small ring.
     source.machine.qtest.writew(moving.queue.addresses.driver + 2, 10 * QUEUE_SIZE)
     moving.transport.notify(0)
     assert source.is_broken()

@@ -1,4 +1,4 @@
-"""The device side of the fence: who does not accept ACCESS_PLATFORM is not served."""
+"""The device side of the fence: a driver without ACCESS_PLATFORM is not served."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from qap.virtio.transport import Transport
 from qap.virtio.transports import TRANSPORTS
 
 Start = Callable[..., tuple[Machine, Transport]]
-MODERN_WAYS = ("pci modern", "mmio 2")
+MODERN_VARIANTS = ("pci modern", "mmio 2")
 OLD_MACHINE = "pc-q35-9.2"
 RNG_CCW: Device = {"driver": "virtio-rng-ccw", "id": "dut", "iommu_platform": True}
 RNG_PCI: Device = {
@@ -43,7 +43,7 @@ RNG_PCI: Device = {
 }
 INSISTS = Behaviour(obeys=False).without(FeatureBit.ACCESS_PLATFORM)
 LEGACY = Behaviour(supports=0, sets_features_ok=False)
-# Looks at a ring, each a turn of QEMU's main loop, after which a buffer counts as unserved.
+# Checks of a ring, each a turn of QEMU's main loop, until a buffer counts as unserved.
 LOOKS = 64
 QUEUE_SIZE = 8
 TOLD = "the driver did not accept VIRTIO_F_ACCESS_PLATFORM"
@@ -51,7 +51,7 @@ VOICE = re.compile(
     r"(?P<type>[\w-]+) '(?P<id>[^']+)': iommu_platform=true is not supported by the device: "
     r"(?P<reason>[^;]+); use (?P<remedy>.+), or iommu_platform=off"
 )
-# PCI 6.2.3: the function asserts its INTx.
+# PCI 6.2.3: the function asserts INTx.
 STATUS_INTERRUPT = 1 << 3
 UP_TO_FEATURES_OK = (
     Status.ACKNOWLEDGE,
@@ -89,9 +89,9 @@ def is_served(driver: Driver, queue: Queue) -> bool:
 
 
 def serves(transport: Transport, behaviour: Behaviour | None = None) -> bool:
-    """Whether a driver that behaves like this is served; it is a well-behaved one by default.
+    """Whether a driver with this behaviour is served; by default it is well-behaved.
 
-    One that was refused goes on from the status that it reads, as if nothing had happened.
+    A refused driver goes on from the status that it reads.
     """
     driver = Driver(transport, GuestMemory(transport.qtest), behaviour)
     status = driver.negotiate()
@@ -128,10 +128,10 @@ def is_broken(machine: Machine) -> bool:
     ],
 )
 def test_driver_that_did_not_accept_is_never_served(lab: Lab, cell: str) -> None:
-    """6.1: who offers ACCESS_PLATFORM may fail a driver that does not accept it.
+    """6.1: a device that offers ACCESS_PLATFORM may fail a driver that does not accept it.
 
-    Neither a device in QEMU nor a vhost back-end uses its buffer or hears of its ring,
-    and FEATURES_OK does not stay (3.1.1, step 6).
+    Neither a device in QEMU nor a vhost back-end uses its buffer or is told of its ring,
+    and FEATURES_OK does not stay set (3.1.1, step 6).
     """
     results: list[CellResult] = []
     Group(lab.build, [named(cell)], results.append, debug=False).run()
@@ -139,7 +139,7 @@ def test_driver_that_did_not_accept_is_never_served(lab: Lab, cell: str) -> None
 
 
 def test_refused_driver_is_told_once(lab: Lab, start: Start) -> None:
-    """In QEMU's log, with -d guest_errors: once for each reset, however often it tries."""
+    """In QEMU's log, with -d guest_errors: once for each reset, for any number of attempts."""
     _, transport = start("pci modern", extra=("-d", "guest_errors"))
 
     def told() -> int:
@@ -153,11 +153,11 @@ def test_refused_driver_is_told_once(lab: Lab, start: Start) -> None:
     assert told() == 2
 
 
-@pytest.mark.parametrize("variant", MODERN_WAYS)
+@pytest.mark.parametrize("variant", MODERN_VARIANTS)
 def test_device_serves_again_after_a_reset(start: Start, variant: str) -> None:
-    """2.1.2: a refused driver may reset the device and try again, and so may the next."""
+    """2.1.2: a refused driver, or another one, may reset the device and try again."""
     _, transport = start(variant)
-    assert [serves(transport, one) for one in (None, INSISTS, None, INSISTS)] == [
+    assert [serves(transport, behaviour) for behaviour in (None, INSISTS, None, INSISTS)] == [
         True,
         False,
         True,
@@ -177,24 +177,24 @@ def test_locked_device_says_that_it_is_broken(start: Start) -> None:
 
 
 def test_property_lets_any_driver_pass(lab: Lab) -> None:
-    """x-require-iommu-platform=off is as QEMU was before: only FEATURES_OK is refused."""
+    """x-require-iommu-platform=off keeps the old behaviour: only FEATURES_OK is refused."""
     machine = lab.machine(qtest=True)
     assert machine.refusal({**RNG_PCI, "x-require-iommu-platform": False}) == ""
     assert serves(TRANSPORTS["pci modern"].connect(machine), INSISTS)
 
 
 def test_old_machine_type_is_as_before(start: Start) -> None:
-    """A guest that worked by accident goes on doing so on the machine type that it has."""
+    """A guest that worked by accident still works on its machine type."""
     _, transport = start("pci modern", machine=OLD_MACHINE)
     assert serves(transport, INSISTS)
 
 
-@pytest.mark.parametrize("variant", MODERN_WAYS)
+@pytest.mark.parametrize("variant", MODERN_VARIANTS)
 def test_refused_first_status_is_no_reset(start: Start, variant: str) -> None:
-    """The status of a device that refuses its first one is 0, but nobody has written 0.
+    """If the first status is refused, the status stays 0, but no reset was written.
 
     So the queue stays enabled (2.4.1 is for a reset), and the same features are refused
-    once more (2.2.2).
+    again (2.2.2).
     """
     _, transport = start(variant)
     transport.reset()
@@ -209,7 +209,7 @@ def test_refused_first_status_is_no_reset(start: Start, variant: str) -> None:
 
 
 def test_features_do_not_outlive_a_reset_on_mmio(start: Start) -> None:
-    """2.4.1: who writes no features after a reset accepts none, and so not ACCESS_PLATFORM."""
+    """2.4.1: a driver that writes no features after a reset accepts none."""
     _, transport = start("mmio 2")
     transport.reset()
     transport.set_driver_features(transport.device_features)
@@ -224,7 +224,7 @@ def test_features_do_not_outlive_a_reset_on_mmio(start: Start) -> None:
 
 @pytest.fixture
 def legacy_only(lab: Lab, start: Start) -> Callable[[str], str]:
-    """What QEMU says to iommu_platform=on and a legacy interface alone; "" if it takes it."""
+    """The error for iommu_platform=on with only a legacy interface; "" if it is accepted."""
 
     def said(transport: str) -> str:
         if transport == "ccw hot":
@@ -257,7 +257,7 @@ def test_device_with_only_a_legacy_interface_is_refused(
 ) -> None:
     """4.2.4, 4.3.1.2: its driver has 32 feature bits and can't accept bit 33.
 
-    The error names the device, the reason and what helps on this transport.
+    The error names the device, the reason and the remedy for this transport.
     """
     said = legacy_only(transport)
     wanted = (REFUSAL_PHRASE, "legacy interface", "VIRTIO_F_ACCESS_PLATFORM", *names)
@@ -265,18 +265,18 @@ def test_device_with_only_a_legacy_interface_is_refused(
 
 
 def test_refusals_have_one_voice(legacy_only: Callable[[str], str]) -> None:
-    """The same sentence, for the same reason, from each transport, with its own remedy."""
+    """Each transport gives the same sentence and reason, with its own remedy."""
     said = {name: legacy_only(name) for name in ("pci hot", "mmio", "ccw hot")}
-    found = {name: VOICE.search(text) for name, text in said.items()}
-    assert all(found.values()), said
-    assert len({match["reason"] for match in found.values() if match}) == 1
-    assert len({match["remedy"] for match in found.values() if match}) == 3
+    matches = {name: VOICE.search(text) for name, text in said.items()}
+    assert all(matches.values()), said
+    assert len({match["reason"] for match in matches.values() if match}) == 1
+    assert len({match["remedy"] for match in matches.values() if match}) == 3
 
 
 def test_revision_0_is_fenced_on_request(lab: Lab) -> None:
     """4.3.2.1: at revision 0 no driver sees bit 33; the s390-ccw firmware is one.
 
-    It is served unless x-fence-revision-0=on, and a driver that accepts always is.
+    Such a driver is served unless x-fence-revision-0=on; a driver that accepts always is.
     """
     machine = lab.s390x({**RNG_CCW, "devno": "fe.0.0005"})
     fenced = {**RNG_CCW, "id": "fenced", "devno": "fe.0.0006", "x-fence-revision-0": True}
@@ -284,8 +284,8 @@ def test_revision_0_is_fenced_on_request(lab: Lab) -> None:
     channels = ChannelSubsystem(Cpu(machine.qtest, machine.serial))
 
     def is_served_at(number: int, revision: int) -> bool:
-        found = channels.find(number)
-        return serves(VirtioCcw(found, revision), None if revision else LEGACY)
+        subchannel = channels.find(number)
+        return serves(VirtioCcw(subchannel, revision), None if revision else LEGACY)
 
     assert is_served_at(5, 0)
     assert not is_served_at(6, 0)
@@ -304,7 +304,7 @@ def test_fence_at_revision_0_needs_the_fence(
     machine_type: str,
     properties: dict[str, Any],
 ) -> None:
-    """Properties that contradict each other, or the machine type, are refused by name."""
+    """Properties that contradict each other, or the machine type, are named in the error."""
     machine = lab.s390x(machine=machine_type)
     device = {**RNG_CCW, "x-fence-revision-0": True, **properties}
     said = machine.refusal(device)
@@ -313,13 +313,13 @@ def test_fence_at_revision_0_needs_the_fence(
 
 
 def test_device_that_broke_for_another_reason_stays_broken(start: Start) -> None:
-    """2.1.2: only a reset mends it, and not a driver that writes its features twice."""
+    """2.1.2: only a reset clears it, not a driver that writes its features again."""
     machine, transport = start("pci modern")
     driver = Driver(transport, GuestMemory(transport.qtest), Behaviour(sets_features_ok=False))
     driver.negotiate()
     queue = driver.queue(0, QUEUE_SIZE)
     driver.start()
-    # 2.7.6: the available index is this far ahead of no driver with so small a ring.
+    # 2.7.6: an available index that is invalid for such a small ring.
     transport.qtest.writew(queue.addresses.driver + 2, 10 * QUEUE_SIZE)
     transport.notify(0)
     assert is_broken(machine)
@@ -331,7 +331,7 @@ def test_device_that_broke_for_another_reason_stays_broken(start: Start) -> None
 
 
 def test_reset_lowers_the_interrupt_line(start: Start) -> None:
-    """2.4.1, 4.1.4.5: a device that was reset has nothing to interrupt for."""
+    """2.4.1, 4.1.4.5: after a reset no interrupt is pending."""
     _, transport = start("pci modern")
     assert isinstance(transport, PciModern)
     assert serves(transport)
@@ -341,7 +341,7 @@ def test_reset_lowers_the_interrupt_line(start: Start) -> None:
 
 
 def test_modern_ccw_device_needs_a_modern_back_end(lab: Lab) -> None:
-    """A back-end without VERSION_1 leaves a CCW device with its legacy interface alone."""
+    """With a back-end without VERSION_1 a CCW device has only its legacy interface."""
     backend = lab.backend("vhost-user-net")
     backend.features &= ~VERSION_1
     machine = lab.s390x()

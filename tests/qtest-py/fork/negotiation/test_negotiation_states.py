@@ -1,4 +1,4 @@
-"""Random walks of a driver through initialization, held against a model of virtio 1.3."""
+"""Random walks of a driver through initialization, compared with a model of virtio 1.3."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -72,11 +72,11 @@ UP_TO_FEATURES_OK = (
 
 @dataclass
 class Site:
-    """A device of a machine that outlives many walks.
+    """A device of a machine that is kept for many walks.
 
     Attributes:
         requested: whether it has iommu_platform=on.
-        served: how many buffers were used on all the walks.
+        served: number of buffers that were used in all walks.
     """
 
     machine: Machine
@@ -90,7 +90,7 @@ FindSite = Callable[[str, bool], Site]
 
 @pytest.fixture(scope="module")
 def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindSite]:
-    """Starts the machine of a way once, with or without iommu_platform=on."""
+    """Starts each transport variant's machine once, with or without iommu_platform=on."""
     started: dict[tuple[str, bool], Site] = {}
     with ExitStack() as owned:
 
@@ -108,12 +108,12 @@ def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindSite]:
 
 
 class Walk(RuleBasedStateMachine):
-    """A driver that does as it likes; what it sees is held against the model.
+    """A driver that takes random steps; the device's state is compared with the model.
 
     Attributes:
-        testbed: where it walks.
-        heads: the chains that are available and not yet used.
-        served: how many were used.
+        testbed: the device.
+        heads: ids of the chains that are available and not yet used.
+        served: number of chains that were used.
     """
 
     testbed: ClassVar[Site]
@@ -124,12 +124,12 @@ class Walk(RuleBasedStateMachine):
         self.memory = GuestMemory(self.testbed.machine.qtest)
         self.served = 0
         self.reset()
-        # A register of the transport may outlive the reset, and must not outlive the walk.
+        # A register of the transport may keep its value over a reset: clear it for this walk.
         self.transport.set_driver_features(0)
         self.reset()
 
     def willing(self, features: int) -> int:
-        """What this driver accepts of the features that the walk has come up with."""
+        """The part of these random features that this driver may accept."""
         return features & ~UNUSED & (0xFFFF_FFFF if self.transport.legacy else ~0)
 
     @rule()
@@ -206,13 +206,13 @@ class Walk(RuleBasedStateMachine):
 
     @rule(steps=st.integers(1, 8), without=SOME_OPTIONAL)
     def go_on(self, steps: int, without: set[int]) -> None:
-        """Take the next steps of 3.1.1; who is astray begins again."""
+        """Take the next steps of 3.1.1; a driver that left the sequence starts again."""
         for _ in range(steps):
             self.take_step(without)
 
     @rule(steps=st.integers(1, 8), without=SOME_MANDATORY)
     def go_on_without(self, steps: int, without: set[int]) -> None:
-        """But for features that no driver should leave out."""
+        """The same, without features that a driver should accept."""
         self.go_on(steps=steps, without=without)
 
     def take_step(self, without: set[int]) -> None:
@@ -230,7 +230,7 @@ class Walk(RuleBasedStateMachine):
 
     @invariant()
     def status_and_queue_are_as_they_were(self) -> None:
-        """DEVICE_NEEDS_RESET, for one, does not come by itself."""
+        """For example, DEVICE_NEEDS_RESET is not set by itself."""
         read = self.transport.status
         assert self.model.drifts(read), f"{self.model}: read {read!r}"
         self.model.status = read
@@ -267,7 +267,7 @@ class Unwilling(Walk):
 
 
 class UnwillingUnserved(Unwilling):
-    """And gets no buffer back."""
+    """It gets no buffer back."""
 
     @invariant()
     def is_not_served(self) -> None:
@@ -275,7 +275,7 @@ class UnwillingUnserved(Unwilling):
 
 
 class UnwillingRefused(Unwilling):
-    """And never comes past FEATURES_OK."""
+    """It never gets past FEATURES_OK."""
 
     @invariant()
     def is_not_accepted(self) -> None:
@@ -288,7 +288,7 @@ def walk(kind: type[Walk], testbed: Site) -> None:
 
 
 def accepted_features(machine: Machine) -> list[str]:
-    """What the machine's only virtio device takes for accepted."""
+    """The features that QEMU shows as accepted for the machine's only virtio device."""
     (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
     status = machine.qmp.execute("x-query-virtio-status", path=path)
     return [text.partition(":")[0] for text in status["guest-features"]["transports"]]
@@ -308,10 +308,10 @@ def test_device_that_asks_for_access_platform_keeps_to_it(testbed: FindSite, var
     assert place.served
 
 
-# The firmware of s390x is a revision 0 driver: test_fence.py has it fenced on request.
+# The firmware of s390x is a revision 0 driver; test_fence.py tests its fence.
 @pytest.mark.parametrize("variant", [variant for variant in TRANSPORTS if variant != "ccw 0"])
 def test_driver_without_access_platform_is_never_served(testbed: FindSite, variant: str) -> None:
-    """A device that is refused at plug serves nobody."""
+    """A device that is refused at plug serves no driver."""
     try:
         place = testbed(variant, True)
     except QemuDied as died:
@@ -327,7 +327,7 @@ def test_driver_without_access_platform_is_always_refused(testbed: FindSite, var
 
 @pytest.mark.parametrize("variant", HAVE_FEATURES_OK)
 def test_features_do_not_outlive_a_reset(testbed: FindSite, variant: str) -> None:
-    """A reset begins negotiation anew (2.2): who writes no features then accepts none."""
+    """A reset restarts negotiation (2.2): a driver that writes no features then accepts none."""
     place = testbed(variant, True)
     place.transport.reset()
     place.transport.set_driver_features(place.transport.device_features)

@@ -39,7 +39,7 @@ def test_ccw_device_plugs(machine: Machine) -> None:
 
 
 def test_pci_device_is_refused(machine: Machine) -> None:
-    """And the VM runs on and takes the CCW device instead."""
+    """The VM goes on, and the CCW device can be plugged instead."""
     assert REFUSAL_PHRASE in machine.refusal({"driver": "vhost-user-fs-pci", **FS})
     assert machine.alive
     assert machine.refusal({"driver": "vhost-user-fs-ccw", **FS}) == ""

@@ -1,4 +1,4 @@
-"""Back-ends that come back as others, and devices that must not be given to them."""
+"""Back-ends with other features after a reconnect, and devices that must not use them."""
 
 import re
 
@@ -22,7 +22,7 @@ R = FrontendRequest
 WAIT_S = 20
 SIZE = 16
 BASE_KINDS = [f"vhost-user-{name}" for name in ("rng", "i2c", "gpio", "input", "snd")]
-# The ones that open their connection anew when they lose it.
+# Devices that reconnect.
 RECONNECTING = ["vhost-user-blk", "vhost-user-scsi", "vhost-user-rng"]
 CONNECTIONS_IN_EIGHT_TRIES = 8
 GIVEN_UP_S = 8.0
@@ -31,9 +31,9 @@ GIVEN_UP_S = 8.0
 def reconnecting(
     lab: Lab, kind: str, behind: Backend, viommu: str = "none", *, requested: bool | None = None
 ) -> Machine:
-    """A machine with that device, whose chardev connects again a moment after it was cut off.
+    """A machine with that device, whose chardev reconnects soon after a disconnect.
 
-    Unless it says otherwise ACCESS_PLATFORM is requested behind an IOMMU.
+    ACCESS_PLATFORM is requested if there is an IOMMU, unless `requested` says otherwise.
     """
     lab.backends.clear()
     machine: Machine = lab.machine(viommu=viommu, qtest=True)
@@ -58,14 +58,14 @@ def reconnecting(
 
 
 def connected(machine: Machine, chardev: str) -> bool:
-    """Whether QEMU knows that it is: a socket connects before its chardev can be used."""
+    """Whether QEMU shows the chardev as connected; its socket connects a little earlier."""
     listed = machine.qmp.execute("query-chardev")
-    (name,) = [one["filename"] for one in listed if one["label"] == chardev]
+    (name,) = [entry["filename"] for entry in listed if entry["label"] == chardev]
     return not name.startswith("disconnected:")
 
 
 def wait_connections(machine: Machine, behind: Backend, times: int) -> None:
-    """Wait until QEMU has connected so often; QEMU's main loop goes round meanwhile."""
+    """Wait until QEMU has connected this many times, and run its main loop meanwhile."""
     poll_until(
         lambda: (machine.qtest.endianness() and behind.connections >= times) or None,
         WAIT_S,
@@ -74,7 +74,7 @@ def wait_connections(machine: Machine, behind: Backend, times: int) -> None:
 
 
 def wait_started(machine: Machine, behind: Backend) -> None:
-    """Wait until QEMU has told the back-end where a ring is kicked; its main loop goes round."""
+    """Wait for SET_VRING_KICK at the back-end, and run QEMU's main loop meanwhile."""
     poll_until(
         lambda: (machine.qtest.endianness() and behind.requests(R.SET_VRING_KICK)) or None,
         WAIT_S,
@@ -83,7 +83,7 @@ def wait_started(machine: Machine, behind: Backend) -> None:
 
 
 def assert_waits_for_its_like(lab: Lab, kind: str, lost: FeatureBit) -> None:
-    """A device is not started with a back-end that lacks a bit, and is when it has it again."""
+    """A device is not started while its back-end lacks a bit, and is when it has it again."""
     behind = lab.backend(kind, access_platform=True)
     machine = reconnecting(lab, kind, behind, viommu="intel-iommu")
     driver, queue = driven(machine)
@@ -104,18 +104,18 @@ def assert_waits_for_its_like(lab: Lab, kind: str, lost: FeatureBit) -> None:
 @pytest.mark.parametrize("lost", [FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1])
 @pytest.mark.parametrize("kind", RECONNECTING)
 def test_lesser_back_end_is_not_started(lab: Lab, kind: str, lost: FeatureBit) -> None:
-    """It is told of no ring while it lacks the bit, and serves on when it has it again."""
+    """It is told of no ring while it lacks the bit, and serves again when it has it."""
     assert_waits_for_its_like(lab, kind, lost)
 
 
 @pytest.mark.parametrize("lost", [FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1])
 def test_crypto_device_survives_its_back_end(lab: Lab, lost: FeatureBit) -> None:
-    """And is as particular about the next one as other devices are."""
+    """It checks the next back-end as other devices do."""
     assert_waits_for_its_like(lab, "vhost-user-crypto", lost)
 
 
 def test_network_back_end_need_not_offer_what_none_was_given(lab: Lab) -> None:
-    """Without an IOMMU no back-end is given ACCESS_PLATFORM, whatever the first one offered."""
+    """Without an IOMMU no back-end is given ACCESS_PLATFORM, even if the first one offered it."""
     behind = lab.backend("vhost-user-net", access_platform=True)
     machine = reconnecting(lab, "vhost-user-net", behind, requested=True)
     driver, queue = driven(machine)
@@ -129,7 +129,7 @@ def test_network_back_end_need_not_offer_what_none_was_given(lab: Lab) -> None:
 
 @pytest.mark.parametrize("kind", BASE_KINDS)
 def test_base_device_survives_its_back_end(lab: Lab, kind: str) -> None:
-    """While no driver runs it, and again with one; the next connection serves on."""
+    """Both without and with a driver; the next connection goes on serving."""
     behind = lab.backend(kind)
     machine = reconnecting(lab, kind, behind)
     for _ in range(2):
@@ -140,13 +140,13 @@ def test_base_device_survives_its_back_end(lab: Lab, kind: str) -> None:
     behind.forget()
     behind.hang_up()
     wait_started(machine, behind)
-    if kind != "vhost-user-input":  # its first queue is for the device's events
+    if kind != "vhost-user-input":  # its first queue is for events of the device
         assert_served(driver, queue)
 
 
 @pytest.mark.parametrize("kind", BASE_KINDS)
 def test_base_device_without_features_is_refused(lab: Lab, kind: str) -> None:
-    """The back-end answers 0 when it is asked for the second time."""
+    """The back-end answers the second GET_FEATURES with 0."""
     path = lab.folder / "forgetful.sock"
     forgetful = backend(
         path, kind, access_platform=False, misbehaviour=[FlipFeatures(0, from_request=2)]

@@ -1,4 +1,4 @@
-"""A vhost-user back-end that leaves at any time: QEMU lives on, and the device with it or not."""
+"""A vhost-user back-end that disconnects at any time: QEMU must go on."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from qap.vhost_user.protocol import FrontendRequest
 
 R = FrontendRequest
 
-# One of each way that QEMU's devices connect and start.
+# A device type for each way in which QEMU's devices connect and start.
 KINDS = ("vhost-user-blk", "vhost-user-fs", "vhost-user-rng", "vhost-user-scsi", "vhost-user-vsock")
 WAIT_S = 20
 
@@ -28,7 +28,7 @@ def plugged(lab: Lab, kind: str) -> tuple[Backend, Machine]:
 
 
 def wait_connected(machine: Machine, backend: Backend, times: int) -> None:
-    """Wait until QEMU has connected so many times."""
+    """Wait until QEMU has connected this many times."""
     poll_until(
         lambda: (machine.alive and backend.connections == times) or None,
         WAIT_S,
@@ -80,7 +80,7 @@ def test_back_end_may_leave_while_it_is_stopped(lab: Lab, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-scsi", "vhost-user-rng"])
 def test_back_end_that_comes_back_serves_on(lab: Lab, kind: str) -> None:
-    """The chardev reconnects, and the ring goes on where it was."""
+    """The chardev reconnects, and the ring goes on at its last position."""
     backend = lab.backend(kind)
     lab.backends.clear()
     machine = lab.machine(qtest=True)

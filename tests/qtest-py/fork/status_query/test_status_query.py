@@ -1,4 +1,4 @@
-"""x-query-virtio-status: an answer for every device, and what became of ACCESS_PLATFORM."""
+"""x-query-virtio-status: it answers for every device and shows ACCESS_PLATFORM."""
 
 from typing import Any
 
@@ -21,10 +21,10 @@ NOT_SHOWN = ("vhost-user-rng", "vhost-user-i2c", "vhost-user-gpio", "vhost-user-
 
 
 def status(machine: Machine) -> dict[str, Any]:
-    """What QEMU says of its only virtio device."""
-    (path,) = [one["path"] for one in machine.qmp.execute("x-query-virtio")]
-    found: dict[str, Any] = machine.qmp.execute("x-query-virtio-status", path=path)
-    return found
+    """The answer for the machine's only virtio device."""
+    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
+    answer: dict[str, Any] = machine.qmp.execute("x-query-virtio-status", path=path)
+    return answer
 
 
 def drive(machine: Machine, behaviour: Behaviour | None = None) -> Driver:
@@ -54,14 +54,14 @@ def test_query_answers_for_a_device_whose_features_have_no_names(lab: Lab) -> No
 
 @pytest.mark.parametrize("kind", NOT_SHOWN)
 def test_query_answers_while_the_back_end_serves(lab: Lab, kind: str) -> None:
-    """And so do the queries for its queues, with what they have or in one line."""
+    """The queries for its queues answer, too, with their state or an error in one line."""
     backend = lab.backend(kind, access_platform=True)
     machine = lab.machine(qtest=True)
     assert machine.refusal(lab.device(kind, backend)) == ""
     drive(machine)
     backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
     assert status(machine)["vhost-started"] is True
-    (path,) = [one["path"] for one in machine.qmp.execute("x-query-virtio")]
+    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
     queue = machine.qmp.execute("x-query-virtio-queue-status", path=path, queue=0)
     assert queue["vring-desc"] >= RINGS
 
@@ -72,14 +72,14 @@ def test_query_answers_while_the_back_end_serves(lab: Lab, kind: str) -> None:
 def test_status_follows_access_platform_to_the_back_end(
     lab: Lab, kind: str, requested: bool, viommu: str
 ) -> None:
-    """Its last word is what the back-end was sent, as the back-end remembers it."""
+    """Its field `backend` is what the back-end has recorded."""
     backend = lab.backend(kind, access_platform=True)
     machine = lab.machine(qtest=True, viommu=viommu)
     device = {**lab.device(kind, backend), "iommu_platform": requested}
     assert machine.refusal(device) == ""
-    found = status(machine)["access-platform"]
-    assert "backend" not in found
-    assert found == {
+    access_platform = status(machine)["access-platform"]
+    assert "backend" not in access_platform
+    assert access_platform == {
         "requested": requested,
         "translated": viommu != "none",
         "required": True,
@@ -88,22 +88,22 @@ def test_status_follows_access_platform_to_the_back_end(
     }
     driver = drive(machine)
     backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
-    found = status(machine)["access-platform"]
-    assert found["offered"] is bool(driver.offered & ACCESS_PLATFORM)
-    assert found["accepted"] is bool(driver.accepted & ACCESS_PLATFORM)
+    access_platform = status(machine)["access-platform"]
+    assert access_platform["offered"] is bool(driver.offered & ACCESS_PLATFORM)
+    assert access_platform["accepted"] is bool(driver.accepted & ACCESS_PLATFORM)
     assert backend.acked_features is not None
-    assert found["backend"] is bool(backend.acked_features & ACCESS_PLATFORM)
-    assert found["backend"] is (requested and viommu != "none")
+    assert access_platform["backend"] is bool(backend.acked_features & ACCESS_PLATFORM)
+    assert access_platform["backend"] is (requested and viommu != "none")
 
 
 def test_status_tells_offered_from_requested(lab: Lab) -> None:
-    """A device that passes on what its back-end offers, as machine types up to 9.2 do."""
+    """A device that offers what its back-end offers, as machine types up to 9.2 do."""
     backend = lab.backend("vhost-user-rng", access_platform=True)
     machine = lab.machine(qtest=True)
     properties = {"iommu_platform": False, "x-iommu-platform-on-request": False}
     assert machine.refusal({**lab.device("vhost-user-rng", backend), **properties}) == ""
-    found = status(machine)["access-platform"]
-    assert (found["requested"], found["offered"]) == (False, True)
+    access_platform = status(machine)["access-platform"]
+    assert (access_platform["requested"], access_platform["offered"]) == (False, True)
 
 
 @pytest.mark.parametrize("required", [False, True])
@@ -113,10 +113,10 @@ def test_status_of_a_driver_that_did_not_accept(lab: Lab, required: bool) -> Non
     device = {**lab.device("vhost-user-fs", backend), "x-require-iommu-platform": required}
     assert machine.refusal(device) == ""
     drive(machine, Behaviour(VERSION_1, obeys=False))
-    found = status(machine)
-    assert found["access-platform"]["required"] is required
-    assert found["access-platform"]["accepted"] is False
-    assert found["broken"] is required
+    answer = status(machine)
+    assert answer["access-platform"]["required"] is required
+    assert answer["access-platform"]["accepted"] is False
+    assert answer["broken"] is required
 
 
 def test_monitor_shows_it_in_a_line(lab: Lab) -> None:
@@ -124,7 +124,7 @@ def test_monitor_shows_it_in_a_line(lab: Lab) -> None:
     machine = lab.machine(qtest=True)
     assert machine.refusal(lab.device("vhost-user-fs", backend)) == ""
     drive(machine)
-    (path,) = [one["path"] for one in machine.qmp.execute("x-query-virtio")]
+    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
     shown = machine.qmp.hmp(f"info virtio-status {path}").splitlines()
     (line,) = [line for line in shown if "access_platform" in line]
     assert line.split(":")[1].split() == ["requested", "required", "offered", "accepted"]

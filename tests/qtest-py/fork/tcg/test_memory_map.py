@@ -1,6 +1,6 @@
 """A CPU under TCG reads device registers while the memory map changes under it.
 
-PCI hot plug does that to a running guest: each BAR that comes or goes makes a new map.
+PCI hot plug does that to a running guest: each BAR that is mapped or unmapped makes a new map.
 """
 
 from pathlib import Path
@@ -34,7 +34,7 @@ LOOP = (
 
 
 def looping() -> bytes:
-    """Reads the register at RBX until it is not EDX, or STOP is not 0; ECX counts."""
+    """Code that reads the register at RBX until it is not EDX or STOP is not 0; ECX counts."""
     head = b"\xdb\xe3\xd9\xe8"  # fninit; fld1
     back = -(len(LOOP) + 6)
     return head + LOOP + b"\x0f\x84" + back.to_bytes(4, "little", signed=True)  # je to LOOP

@@ -1,4 +1,4 @@
-"""The vhost side of the fence: who decides about translation, and what a back-end is given."""
+"""The vhost side of the fence: who decides about translation, and features of a back-end."""
 
 import os
 from collections.abc import Callable
@@ -45,12 +45,12 @@ TRIES = 20
 SLOT = 0x10
 OLD_MACHINE = "pc-q35-9.2"
 TOLD_S = 10.0
-# Looks at a ring, each a turn of QEMU's main loop, after which a buffer counts as unserved.
+# Checks of a ring, each a turn of QEMU's main loop, until a buffer counts as unserved.
 LOOKS = 64
 ANYTHING = Behaviour(supports=mask(range(64)))
-# 6: the bits that belong to the ring and the transport; others are of a device type.
+# 6: feature bits of rings and transports; the others belong to a device type.
 RESERVED = mask(range(24, 42))
-# vhost-user, SET_FEATURES: bit 30 is between the two programs alone.
+# vhost-user, SET_FEATURES: bit 30 is only for front-end and back-end, not for the driver.
 PROTOCOL_FEATURES = mask([FeatureBit.VHOST_USER_PROTOCOL_FEATURES])
 
 
@@ -59,7 +59,7 @@ class Site:
     """A vhost-user device with its back-end on a q35.
 
     Attributes:
-        iommu: the machine's, if it has one: off, so that all addresses are physical ones.
+        iommu: the machine's IOMMU or None; it is off, so that all addresses are physical.
     """
 
     machine: Machine
@@ -72,9 +72,9 @@ class Site:
         return GuestMemory(self.machine.qtest, RINGS, 8 * MIB)
 
     def begin(self, behaviour: Behaviour | None = None) -> tuple[Driver, Queue]:
-        """A driver that goes as far as DRIVER_OK, whatever FEATURES_OK reads, with queue 0.
+        """A driver that goes up to DRIVER_OK with queue 0, even if FEATURES_OK does not stay set.
 
-        The back-end remembers what it is told from here on.
+        The back-end's records start here.
         """
         transport = PciModern(self.function)
         transport.reset()
@@ -86,7 +86,7 @@ class Site:
         return driver, queue
 
     def is_served(self, driver: Driver, queue: Queue) -> bool:
-        """Whether the back-end fills a buffer: not where it lacks the ring or has gone."""
+        """Whether the back-end fills a buffer; False if it lacks the ring or has disconnected."""
         room = driver.memory.take(SIZE)
         queue.add([Buffer(room, SIZE, writable=True)])
         driver.transport.notify(queue.index)
@@ -104,9 +104,9 @@ class Site:
 
 @pytest.fixture
 def testbed(lab: Lab) -> Callable[..., Site]:
-    """Plugs a device of a kind in front of a back-end of its kind, and finds it.
+    """Plugs a device of this type with a back-end, and finds its PCI function.
 
-    If not `fenced` it has x-require-iommu-platform=off, where there is such a property.
+    If not `fenced` it has x-require-iommu-platform=off, if there is such a property.
     """
 
     def plugged(
@@ -121,15 +121,15 @@ def testbed(lab: Lab) -> Callable[..., Site]:
         if not vhost_user_types()[kind].hotplug:
             running = lab.machine(**spec)
             bus = PciBus(running.qtest)
-            before = {one.bdf for one in bus.scan()}
+            before = {function.bdf for function in bus.scan()}
             if not fenced and _knows(running, str(device["driver"]), PROPERTY):
                 device[PROPERTY] = False
             running.plug({**device, "bus": "port0"})
         else:
             running = lab.machine({**device, "bus": "pcie.0", "addr": hex(SLOT)}, **spec)
             bus = PciBus(running.qtest)
-            before = {one.bdf for one in bus.scan() if one.bdf.device != SLOT}
-        (function,) = [one for one in bus.scan() if one.bdf not in before]
+            before = {function.bdf for function in bus.scan() if function.bdf.device != SLOT}
+        (function,) = [function for function in bus.scan() if function.bdf not in before]
         tables = GuestMemory(running.qtest, TABLES, 4 * MIB)
         iommu = None if viommu == "none" else find_iommu(bus, tables)
         return Site(running, backend, function, iommu)
@@ -138,13 +138,13 @@ def testbed(lab: Lab) -> Callable[..., Site]:
 
 
 def _knows(machine: Machine, driver: str, name: str) -> bool:
-    """Whether a device type has a property; stock QEMU lets any driver pass without asking."""
+    """Whether a device type has a property; stock QEMU lacks the fence and its property."""
     known = machine.qmp.execute("device-list-properties", typename=driver)
-    return name in [one["name"] for one in known]
+    return name in [entry["name"] for entry in known]
 
 
 def problems(lab: Lab, *cells: str) -> list[str]:
-    """What goes wrong in these cells of the matrix, which share a QEMU."""
+    """The problems in these cells of the matrix, which share a QEMU."""
     results: list[CellResult] = []
     Group(lab.build, [named(cell) for cell in cells], results.append, debug=False).run()
     assert len(results) == len(cells)
@@ -153,9 +153,9 @@ def problems(lab: Lab, *cells: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["vhost-user-rng", "vhost-user-blk", "vhost-user-scsi"])
 def test_back_end_is_told_what_its_addresses_are(testbed: Callable[..., Site], kind: str) -> None:
-    """vhost-user, IOMMU support: with IOTLB messages comes ACCESS_PLATFORM, whoever drives.
+    """vhost-user, IOMMU support: with IOTLB messages comes ACCESS_PLATFORM, for any driver.
 
-    A driver that does not accept the bit, and is let through, stays behind the IOMMU.
+    A driver that is served without the bit is still translated by the IOMMU.
     """
     here = testbed(kind, "intel-iommu", fenced=False)
     for accepts in (False, True, False):
@@ -163,7 +163,7 @@ def test_back_end_is_told_what_its_addresses_are(testbed: Callable[..., Site], k
         here.backend.settle()
         assert here.count(FrontendRequest.IOTLB_MSG)
         told = here.backend.requests(FrontendRequest.SET_FEATURES)
-        assert all(one.words[0] & ACCESS_PLATFORM for one in told)
+        assert all(message.words[0] & ACCESS_PLATFORM for message in told)
         assert here.is_served(driver, queue)
 
 
@@ -181,22 +181,22 @@ def test_back_end_is_told_what_its_addresses_are(testbed: Callable[..., Site], k
     ],
 )
 def test_back_end_that_cannot_translate_is_refused(lab: Lab, cell: str) -> None:
-    """vhost-user, IOMMU support: only who offers the bit asks for translations."""
+    """vhost-user, IOMMU support: only a back-end that offers the bit asks for translations."""
     assert problems(lab, f"q35/modern/{cell}/accepts") == []
 
 
 @pytest.mark.parametrize("viommu", ["intel-on", "virtio-on"])
 @pytest.mark.parametrize("kind", ["vhost-user-fs", "vhost-user-input"])
 def test_unused_queue_needs_no_mapping(lab: Lab, kind: str, viommu: str) -> None:
-    """3.1.1 step 7 has a driver set up the queues that it needs; this one does with queue 1.
+    """3.1.1 step 7: a driver sets up the queues that it needs; this one uses only queue 1.
 
-    So nothing is mapped at address 0, where an unused queue seems to have its ring.
+    So nothing is mapped at address 0, which is the ring address of an unused queue.
     """
     assert problems(lab, f"q35/modern/{kind}/ap/{viommu}/any/on/hot/accepts") == []
 
 
 def test_failed_start_leaves_no_file_descriptor(testbed: Callable[..., Site]) -> None:
-    """The rings are not mapped, so that the device can't start, however often it is tried."""
+    """The rings are not mapped, so every attempt to start the device fails."""
     here = testbed("vhost-user-rng", "intel-iommu")
     assert here.iommu is not None
     here.iommu.attach(here.function.bdf)
@@ -214,7 +214,7 @@ def test_failed_start_leaves_no_file_descriptor(testbed: Callable[..., Site]) ->
 @pytest.mark.parametrize("viommu", ["none", "intel-on"])
 @pytest.mark.parametrize("kind", BASE_KINDS)
 def test_bit_is_offered_on_request_only(lab: Lab, kind: str, viommu: str) -> None:
-    """iommu_platform=off: whether the back-end can translate is not what decides.
+    """iommu_platform=off: the bit is not offered, even if the back-end can translate.
 
     Behind an IOMMU the driver is served at physical addresses, as with any other device.
     """
@@ -223,17 +223,17 @@ def test_bit_is_offered_on_request_only(lab: Lab, kind: str, viommu: str) -> Non
 
 @pytest.mark.parametrize("kind", BASE_KINDS)
 def test_property_offers_what_the_back_end_offers(lab: Lab, kind: str) -> None:
-    """x-iommu-platform-on-request=off is as QEMU was before."""
+    """x-iommu-platform-on-request=off keeps the old behaviour."""
     backend = lab.backend(kind, access_platform=True)
     machine = lab.machine(qtest=True)
     device = {**lab.device(kind, backend), "iommu_platform": False, ON_REQUEST: False}
     assert machine.refusal(device) == ""
-    found = PciBus(machine.qtest).find(VENDOR_ID)
-    assert PciModern(found).device_features & ACCESS_PLATFORM
+    function = PciBus(machine.qtest).find(VENDOR_ID)
+    assert PciModern(function).device_features & ACCESS_PLATFORM
 
 
 def test_old_machine_type_offers_what_the_back_end_offers(lab: Lab) -> None:
-    """So it has that property off, and its guests keep the features that they have."""
+    """It has that property off, so that the features of its guests don't change."""
     backend = lab.backend("vhost-user-rng", access_platform=True)
     spec = Spec(
         machine=OLD_MACHINE,
@@ -245,13 +245,13 @@ def test_old_machine_type_offers_what_the_back_end_offers(lab: Lab) -> None:
     )
     binary = lab.build.path("qemu-system-x86_64")
     machine = lab.owned.enter_context(Machine(binary, spec, log=lab.folder / "qemu.log"))
-    found = PciBus(machine.qtest).find(VENDOR_ID)
-    assert PciModern(found).device_features & ACCESS_PLATFORM
+    function = PciBus(machine.qtest).find(VENDOR_ID)
+    assert PciModern(function).device_features & ACCESS_PLATFORM
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-gpu", "vhost-user-vga"])
 def test_gpu_back_end_is_given_what_it_offers(testbed: Callable[..., Site], kind: str) -> None:
-    """vhost-user, SET_FEATURES: of the bits that GET_FEATURES answered."""
+    """vhost-user, SET_FEATURES: only bits that GET_FEATURES returned."""
     here = testbed(kind)
     driver, _ = here.begin(ANYTHING)
     here.backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
@@ -259,7 +259,7 @@ def test_gpu_back_end_is_given_what_it_offers(testbed: Callable[..., Site], kind
     assert given is not None
     assert given & VERSION_1
     assert not given & ~here.backend.features
-    # What belongs to the ring the driver and the back-end must agree about.
+    # Driver and back-end must agree about the features of rings.
     ring = RESERVED & ~ACCESS_PLATFORM & ~PROTOCOL_FEATURES
     assert driver.accepted & ring == given & ring
 
@@ -268,7 +268,7 @@ def test_gpu_back_end_is_given_what_it_offers(testbed: Callable[..., Site], kind
 def test_crypto_back_end_is_given_what_the_driver_accepted(
     testbed: Callable[..., Site], viommu: str
 ) -> None:
-    """And the driver is offered nothing that the back-end, which has its ring, can't do."""
+    """The driver is offered no feature that the back-end, which serves the ring, lacks."""
     here = testbed("vhost-user-crypto", viommu)
     driver, queue = here.begin(ANYTHING)
     assert not driver.offered & RESERVED & ~here.backend.features
@@ -282,7 +282,7 @@ def test_crypto_back_end_is_given_what_the_driver_accepted(
 def test_crypto_back_end_without_ring_features_gets_a_plain_ring(
     testbed: Callable[..., Site],
 ) -> None:
-    """A driver must not put descriptors into a table that the back-end knows nothing of."""
+    """The driver must not use indirect tables, which the back-end does not support."""
     here = testbed("vhost-user-crypto", features=MODERN | PROTOCOL_FEATURES)
     driver, queue = here.begin(ANYTHING)
     assert driver.accepted & RESERVED == MODERN
@@ -298,12 +298,12 @@ def test_crypto_back_end_without_ring_features_gets_a_plain_ring(
     ],
 )
 def test_modern_device_needs_a_modern_back_end(lab: Lab, cell: str) -> None:
-    """6.1: a device that is not transitional must offer VERSION_1; the back-end can't."""
+    """6.1: a non-transitional device must offer VERSION_1, but the back-end doesn't."""
     assert problems(lab, f"q35/modern/{cell}/accepts") == []
 
 
 def test_modern_gpu_needs_a_modern_back_end(testbed: Callable[..., Site]) -> None:
-    """The same holds for a GPU, whose queues are the back-end's, too."""
+    """The same for a GPU, whose queues the back-end serves, too."""
     edid = mask([1])
     with pytest.raises(QemuDied) as refused:
         testbed("vhost-user-gpu", features=edid | PROTOCOL_FEATURES)
@@ -315,9 +315,9 @@ def test_modern_gpu_needs_a_modern_back_end(testbed: Callable[..., Site]) -> Non
 def test_driver_that_is_let_through_stays_behind_the_iommu(
     testbed: Callable[..., Site], kind: str
 ) -> None:
-    """An IOMMU that maps nothing protects all memory, as it does from a device in QEMU.
+    """An IOMMU that maps nothing protects all memory, as with a device in QEMU.
 
-    Whoever has the device, say a guest's own guest, must not be able to choose otherwise.
+    A driver, for example in a nested guest, must not be able to bypass that.
     """
     here = testbed(kind, "intel-iommu", fenced=False)
     assert here.iommu is not None
@@ -327,9 +327,9 @@ def test_driver_that_is_let_through_stays_behind_the_iommu(
 
 
 def test_driver_does_not_take_the_bit_back(testbed: Callable[..., Site]) -> None:
-    """3.1.1 step 5: no features after FEATURES_OK, still less after DRIVER_OK.
+    """3.1.1 step 5: no new features after FEATURES_OK or DRIVER_OK.
 
-    A device that is started anew, as after a pause of the VM, must not serve it without.
+    When the device is started again, as after a pause of the VM, the bit must still be set.
     """
     here = testbed("vhost-user-rng", "intel-iommu")
     driver, queue = here.begin(Behaviour(MODERN, sets_features_ok=False))

@@ -1,4 +1,4 @@
-"""Python vhost-user back-ends behind virtual IOMMUs: what of the mappings they are told."""
+"""Python vhost-user back-ends behind virtual IOMMUs: which mappings they are told."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Behind:
     """A back-end behind an IOMMU that translates, and its device, hot-plugged.
 
     Attributes:
-        memory: where the driver has its rings.
+        memory: for the driver's rings.
     """
 
     backend: Backend
@@ -52,14 +52,17 @@ class Behind:
     driver: Driver
 
     def use_ats(self, *, told: bool = True) -> None:
-        """Turn the device's ATS on, and tell the IOMMU of it or not."""
+        """Enable the device's ATS; `told` says whether to tell the IOMMU."""
         if told:
             assert isinstance(self.iommu, Vtd)
             self.iommu.use_device_tlb(self.function.bdf)
-        enable_ats(next(one for one in self.bus.scan() if one.bdf == HOST_BRIDGE), self.function)
+        enable_ats(
+            next(function for function in self.bus.scan() if function.bdf == HOST_BRIDGE),
+            self.function,
+        )
 
     def start(self) -> Queue:
-        """Map the rings and start the device: the back-end has them when this returns."""
+        """Map the rings and start the device; returns when the back-end has them."""
         self.iommu.attach(self.function.bdf)
         self.iommu.map_memory(self.function.bdf, self.memory)
         self.driver.negotiate()
@@ -69,7 +72,7 @@ class Behind:
         return queue
 
     def reaches(self, queue: Queue, buffer: GuestMemory) -> bool:
-        """Whether the back-end writes where other memory than the rings' begins."""
+        """Whether the back-end fills a buffer at the start of this memory, apart from its rings."""
         buffer.give_back()
         at = buffer.take(SIZE)
         before = len(self.backend.ring_errors)
@@ -83,7 +86,7 @@ class Behind:
         return buffer.read(at, SIZE) == pattern(SIZE)
 
     def stop(self) -> None:
-        """Stop the device: the back-end has heard all there was to hear when this returns."""
+        """Stop the device; returns when the back-end has handled all messages."""
         before = len(self.backend.received)
         self.driver.transport.reset()
         self.backend.wait_for(FrontendRequest.GET_VRING_BASE, 10, since=before)
@@ -94,7 +97,7 @@ class Behind:
         return [(iova, iova + size, user) for iova, size, user, _, type_ in words if type_ == kind]
 
     def invalidated(self, start: int, size: int) -> list[int]:
-        """Which pages of a range the back-end was told to forget, counted from 0."""
+        """Numbers, from 0, of the pages in a range that were invalidated at the back-end."""
         gone = self.told(IotlbType.INVALIDATE)
         pages = range(start, start + size, PAGE)
         return [
@@ -110,11 +113,11 @@ def behind(lab: Lab) -> Callable[..., Behind]:
         backend = lab.backend("vhost-user-rng", access_platform=True)
         machine = lab.machine(IOMMUS[kind], qtest=True)
         bus = PciBus(machine.qtest)
-        before = {one.bdf for one in bus.scan()}
+        before = {function.bdf for function in bus.scan()}
         iommu = find_iommu(bus, GuestMemory(machine.qtest, TABLES, 4 * MIB))
         iommu.enable()
         machine.plug(lab.device("vhost-user-rng", backend, **properties))
-        (function,) = [one for one in bus.scan() if one.bdf not in before]
+        (function,) = [function for function in bus.scan() if function.bdf not in before]
         memory = GuestMemory(machine.qtest, RINGS, 4 * MIB, RINGS_IOVA)
         return Behind(backend, bus, iommu, function, memory, Driver(PciModern(function), memory))
 
@@ -126,7 +129,7 @@ each_iommu = pytest.mark.parametrize("kind", IOMMUS)
 
 @each_iommu
 def test_back_end_is_told_where_the_rings_are(behind: Callable[..., Behind], kind: str) -> None:
-    """In its front-end's addresses, which the memory table translates for it."""
+    """As user addresses of the front-end, for which it has the memory table."""
     here = behind(kind)
     here.start()
     _, _, *table = here.backend.requests(FrontendRequest.SET_MEM_TABLE)[-1].words
@@ -176,7 +179,7 @@ def test_back_end_reaches_only_what_is_mapped(behind: Callable[..., Behind], kin
     assert here.iommu.faults() == []
     here.iommu.unmap(here.function.bdf, DATA_IOVA, buffer.size)
     assert not here.reaches(queue, buffer)
-    faulting = {(one.bdf, one.address) for one in here.iommu.faults()}
+    faulting = {(fault.bdf, fault.address) for fault in here.iommu.faults()}
     # QEMU's amd-iommu never logs an event.
     assert faulting == (set() if kind == "amd-iommu" else {(here.function.bdf, DATA_IOVA)})
 
@@ -196,7 +199,7 @@ def test_back_end_forgets_what_amd_iommu_unmaps(behind: Callable[..., Behind]) -
 def test_back_end_is_told_of_the_very_pages_that_go(
     behind: Callable[..., Behind], kind: str, ats: bool
 ) -> None:
-    """7 of them, from an odd one on: no block of pages that one descriptor can name."""
+    """7 pages from an odd one on, which is no single block of a descriptor."""
     here = behind(kind, ats=ats)
     if ats:
         here.use_ats()

@@ -1,4 +1,4 @@
-"""What QEMU makes of a vhost-user back-end that misbehaves: an error, and never its own end."""
+"""A vhost-user back-end that misbehaves: QEMU reports an error and goes on."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,11 +37,11 @@ from qap.virtio.transport import VirtioError
 
 R = FrontendRequest
 
-# One of each way that QEMU's devices connect and start.
+# A device type for each way in which QEMU's devices connect and start.
 KINDS = ("vhost-user-blk", "vhost-user-fs", "vhost-user-rng", "vhost-user-scsi", "vhost-user-vsock")
-# Those that are made from vhost-user-base.
+# Devices that are derived from vhost-user-base.
 BASE_KINDS = tuple(f"vhost-user-{name}" for name in ("rng", "i2c", "gpio", "input", "snd"))
-# They read configuration space when they are plugged.
+# Devices that read configuration space when they are plugged.
 CONFIG_KINDS = ("vhost-user-blk", "vhost-user-vsock")
 SAID_S = 20
 NEVER_S = 0.2
@@ -102,7 +102,7 @@ def negotiated(machine: Machine) -> Driver:
 def running(
     lab: Lab, kind: str, rules: Sequence[Misbehaviour] = ()
 ) -> tuple[Backend, Machine, Driver]:
-    """A plugged device, well-behaved until here, and a driver that has accepted its features."""
+    """A plugged device, whose back-end has behaved so far, and a driver after negotiation."""
     backend = lab.backend(kind)
     machine = lab.machine(device(kind, backend), qtest=True)
     backend.misbehaviour = rules
@@ -111,7 +111,7 @@ def running(
 
 
 def assert_takes_another(machine: Machine, kind: str, good: Backend) -> None:
-    """The slot is free, and a back-end that behaves is plugged into it and served."""
+    """The slot is free: a device with a well-behaved back-end is plugged and served there."""
     assert_lives(machine)
     machine.plug(device(kind, good))
     driver = negotiated(machine)
@@ -143,7 +143,7 @@ def test_bad_configuration_fails_the_plug(lab: Lab, kind: str, rule: str) -> Non
 @pytest.mark.parametrize("silence", SILENCES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_silence_lasts_until_the_back_end_leaves(lab: Lab, kind: str, silence: str) -> None:
-    """QEMU waits for it without a limit, and then the plug fails."""
+    """QEMU waits without a limit; when the back-end leaves, the plug fails."""
     bad = misbehaving(lab, kind, SILENCES[silence])
     good = lab.backend(kind)
     machine = lab.machine(qtest=True)
@@ -163,7 +163,7 @@ def test_silence_lasts_until_the_back_end_leaves(lab: Lab, kind: str, silence: s
 
 @pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-fs", "vhost-user-rng"])
 def test_last_answer_counts_for_the_fence(lab: Lab, kind: str) -> None:
-    """ACCESS_PLATFORM goes away between the two questions of one plug: it isn't offered."""
+    """ACCESS_PLATFORM is gone at the second GET_FEATURES of a plug: it isn't offered."""
     without = mask([*FEATURES, FeatureBit.VERSION_1])
     bad = misbehaving(lab, kind, FlipFeatures(without, from_request=2), access_platform=True)
     said = lab.cold_refusal(lab.device(kind, bad), viommu="intel-iommu")
@@ -197,7 +197,7 @@ def test_every_feature_at_once_is_survived(lab: Lab, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-scsi"])
 def test_storage_is_asked_again_on_a_new_connection(lab: Lab, kind: str) -> None:
-    """These devices try more than once when they are plugged."""
+    """These devices connect more than once when they are plugged."""
     backend = misbehaving(lab, kind, HangUp(until_connection=2))
     machine = lab.machine(device(kind, backend), qtest=True)
     assert_lives(machine)
@@ -213,7 +213,7 @@ def test_features_of_the_new_connection_count_for_the_fence(lab: Lab) -> None:
     assert bad.connections == 2
 
 
-# refusing and breaking what is asked at run time
+# requests that fail or get a wrong reply at run time
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_bad_ring_base_is_survived(lab: Lab, kind: str, rule: Misbehaviour) -> N
 
 
 def test_id_that_was_never_made_available_is_the_drivers_to_notice(lab: Lab) -> None:
-    """QEMU doesn't look into a used ring that a back-end writes; the machine lives on."""
+    """QEMU doesn't check a used ring that a back-end writes; the machine goes on."""
     _, machine, driver = running(lab, "vhost-user-rng", [WrongUsed(id=63)])
     queue = driver.queue(0)
     driver.start()
@@ -280,7 +280,7 @@ def test_length_beyond_the_buffer_reaches_the_driver(lab: Lab) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_chain_that_is_used_twice_is_survived(lab: Lab, kind: str) -> None:
-    """More is used than was available, when QEMU takes the ring back from the back-end."""
+    """More chains are used than were available when QEMU takes over the ring again."""
     _, machine, driver = running(lab, kind, [WrongUsed(times=2)])
     queue = driver.queue(0)
     driver.start()
@@ -310,7 +310,7 @@ def test_chain_that_is_used_twice_is_survived(lab: Lab, kind: str) -> None:
 def test_nonsense_on_the_back_end_channel_is_refused(
     lab: Lab, kind: str, request_: int, payload: bytes
 ) -> None:
-    """With an answer that says so; the device is served on."""
+    """The answer reports the failure; the device goes on."""
     backend, machine, driver = running(lab, kind)
     queue = driver.queue(0)
     driver.start()
