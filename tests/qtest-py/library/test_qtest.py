@@ -191,7 +191,7 @@ def test_interrupts_of_a_timer_come_between_answers(qtest: Qtest) -> None:
     assert times == [times[0] + 1_000_000 * step for step in range(20)]
     changes = [change.raised for change in qtest.irqs if change.number == 0]
     assert len(changes) > 20
-    assert all(one != other for one, other in pairwise(changes))
+    assert all(now != before for before, now in pairwise(changes))
 
 
 def test_waiting_for_an_interrupt(qtest: Qtest) -> None:

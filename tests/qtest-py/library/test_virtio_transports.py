@@ -32,7 +32,7 @@ REGISTERS = [name for name in TRANSPORTS if not name.startswith("ccw")]
 
 
 @dataclass
-class Site:
+class Started:
     """A machine and the transport to its only virtio device."""
 
     machine: Machine
@@ -54,11 +54,11 @@ class Site:
 
 
 @pytest.fixture
-def testbed(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+def testbed(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     """Starts a machine with one virtio device, an entropy device or a disk."""
     with ExitStack() as owned:
 
-        def started(name: str, kind: str = "rng") -> Site:
+        def started(name: str, kind: str = "rng") -> Started:
             variant = TRANSPORTS[name]
             path = tmp_path / "disk.raw"
             path.write_bytes(bytes(512 * SECTORS))
@@ -69,19 +69,19 @@ def testbed(tmp_path: Path) -> Iterator[Callable[..., Site]]:
                 spec = variant.spec("virtio-rng")
             binary = Build.under_test().path(variant.emulator)
             machine = owned.enter_context(Machine(binary, spec, log=tmp_path / "qemu.log"))
-            return Site(machine, variant.connect(machine))
+            return Started(machine, variant.connect(machine))
 
         yield started
 
 
 @pytest.mark.parametrize("variant", TRANSPORTS)
-def test_device_is_of_its_type(testbed: Callable[..., Site], variant: str) -> None:
+def test_device_is_of_its_type(testbed: Callable[..., Started], variant: str) -> None:
     assert testbed(variant).transport.device_type == rng.DEVICE_TYPE
     assert testbed(variant, "blk").transport.device_type == blk.DEVICE_TYPE
 
 
 @pytest.mark.parametrize("variant", TRANSPORTS)
-def test_reset_takes_everything_back(testbed: Callable[..., Site], variant: str) -> None:
+def test_reset_takes_everything_back(testbed: Callable[..., Started], variant: str) -> None:
     device = Rng(testbed(variant).negotiated(FeatureBit.EVENT_IDX))
     transport = device.driver.transport
     assert Status.DRIVER_OK in transport.status
@@ -94,14 +94,16 @@ def test_reset_takes_everything_back(testbed: Callable[..., Site], variant: str)
 
 
 @pytest.mark.parametrize("variant", TRANSPORTS)
-def test_device_that_was_reset_is_driven_again(testbed: Callable[..., Site], variant: str) -> None:
+def test_device_that_was_reset_is_driven_again(
+    testbed: Callable[..., Started], variant: str
+) -> None:
     place = testbed(variant)
     for features in ((), (FeatureBit.EVENT_IDX,), (FeatureBit.INDIRECT_DESC,)):
         assert len(Rng(place.negotiated(*features)).read(16)) == 16
 
 
 @pytest.mark.parametrize("variant", TRANSPORTS)
-def test_interrupt_is_pending_until_read(testbed: Callable[..., Site], variant: str) -> None:
+def test_interrupt_is_pending_until_read(testbed: Callable[..., Started], variant: str) -> None:
     device = Rng(testbed(variant).negotiated())
     assert device.driver.transport.isr_status() == 0
     device.read(8)
@@ -109,13 +111,13 @@ def test_interrupt_is_pending_until_read(testbed: Callable[..., Site], variant: 
 
 
 @pytest.mark.parametrize("variant", TRANSPORTS)
-def test_queue_that_is_not_there_is_named(testbed: Callable[..., Site], variant: str) -> None:
+def test_queue_that_is_not_there_is_named(testbed: Callable[..., Started], variant: str) -> None:
     with pytest.raises(VirtioError, match="no queue 1"):
         testbed(variant).negotiated().queue(1)
 
 
 @pytest.mark.parametrize("variant", TRANSPORTS)
-def test_config_is_read_and_written(testbed: Callable[..., Site], variant: str) -> None:
+def test_config_is_read_and_written(testbed: Callable[..., Started], variant: str) -> None:
     driver = testbed(variant, "blk").negotiated(FEATURE_CONFIG_WCE)
     assert Blk(driver).capacity == SECTORS
     assert driver.transport.config_read(WRITEBACK, 1) == b"\x01"
@@ -124,14 +126,14 @@ def test_config_is_read_and_written(testbed: Callable[..., Site], variant: str) 
 
 
 @pytest.mark.parametrize("variant", REGISTERS)
-def test_config_has_an_end(testbed: Callable[..., Site], variant: str) -> None:
+def test_config_has_an_end(testbed: Callable[..., Started], variant: str) -> None:
     with pytest.raises(VirtioError, match="no 4 bytes of configuration at 0x2000"):
         testbed(variant, "blk").transport.config_read(0x2000, 4)
 
 
 @pytest.mark.parametrize("variant", REGISTERS)
 def test_resize_changes_the_config_and_interrupts(
-    testbed: Callable[..., Site], variant: str
+    testbed: Callable[..., Started], variant: str
 ) -> None:
     """Bit 1 of the ISR (4.1.4.5) or of InterruptStatus (4.2.2)."""
     place = testbed(variant, "blk")
@@ -148,7 +150,7 @@ def test_resize_changes_the_config_and_interrupts(
 
 @pytest.mark.parametrize("variant", REGISTERS)
 def test_config_that_changes_in_between_is_read_again(
-    testbed: Callable[..., Site], variant: str, monkeypatch: pytest.MonkeyPatch
+    testbed: Callable[..., Started], variant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is resized after the two words of its capacity were read."""
     place = testbed(variant, "blk")
@@ -169,7 +171,7 @@ def test_config_that_changes_in_between_is_read_again(
 
 
 def test_config_that_never_settles_is_an_error(
-    testbed: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+    testbed: Callable[..., Started], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transport = testbed("mmio 2", "blk").transport
     changing = iter(range(1 << 30))
@@ -179,7 +181,7 @@ def test_config_that_never_settles_is_an_error(
         transport.config_read(0, 8)
 
 
-def test_queue_is_reset_by_itself_over_pci(testbed: Callable[..., Site]) -> None:
+def test_queue_is_reset_by_itself_over_pci(testbed: Callable[..., Started]) -> None:
     """Then it is enabled again, with another ring of another size (2.6.1.2)."""
     device = Rng(testbed("pci modern").negotiated(FeatureBit.RING_RESET))
     driver = device.driver
@@ -194,7 +196,7 @@ def test_queue_is_reset_by_itself_over_pci(testbed: Callable[..., Site]) -> None
         assert len(device.read(8)) == 8
 
 
-def test_queue_that_stays_enabled_was_not_reset(testbed: Callable[..., Site]) -> None:
+def test_queue_that_stays_enabled_was_not_reset(testbed: Callable[..., Started]) -> None:
     """QEMU offers RING_RESET over MMIO but has no QueueReset register (4.2.2)."""
     device = Rng(testbed("mmio 2").negotiated(FeatureBit.RING_RESET))
     with pytest.raises(VirtioError, match="has reset queue 0 and left it enabled"):
@@ -202,6 +204,6 @@ def test_queue_that_stays_enabled_was_not_reset(testbed: Callable[..., Site]) ->
 
 
 @pytest.mark.parametrize("variant", LEGACY_VARIANTS)
-def test_legacy_queue_has_no_reset(testbed: Callable[..., Site], variant: str) -> None:
+def test_legacy_queue_has_no_reset(testbed: Callable[..., Started], variant: str) -> None:
     with pytest.raises(VirtioError, match="can't reset a queue by itself"):
         testbed(variant).negotiated().transport.queue_reset(0)

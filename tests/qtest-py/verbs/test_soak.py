@@ -31,7 +31,8 @@ if __name__ == "__main__":
 
 def step(device: str, *, refused: bool = False) -> SoakStep:
     """The first of the rotation that plugs this device, or that sees it refused."""
-    return next(one for one in rotation() if one.config.device == device and one.refused == refused)
+    matching = (s for s in rotation() if s.config.device == device and s.refused == refused)
+    return next(matching)
 
 
 @pytest.fixture
@@ -143,12 +144,12 @@ def _ends(pid: int) -> bool:
 
 def _qemus(pid: int) -> list[int]:
     """Emulators among the processes that descend from one."""
-    found = []
+    qemus = []
     try:
         for process in children(pid):
             if "qemu-system" in Path(f"/proc/{process}/comm").read_text():
-                found.append(process)
-            found += _qemus(process)
+                qemus.append(process)
+            qemus += _qemus(process)
     except (ProcessLookupError, FileNotFoundError):
         pass
-    return found
+    return qemus

@@ -71,7 +71,7 @@ UP_TO_FEATURES_OK = (
 
 
 @dataclass
-class Site:
+class Started:
     """A device of a machine that is kept for many walks.
 
     Attributes:
@@ -85,23 +85,23 @@ class Site:
     served: int = 0
 
 
-FindSite = Callable[[str, bool], Site]
+FindStarted = Callable[[str, bool], Started]
 
 
 @pytest.fixture(scope="module")
-def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindSite]:
+def testbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FindStarted]:
     """Starts each transport variant's machine once, with or without iommu_platform=on."""
-    started: dict[tuple[str, bool], Site] = {}
+    started: dict[tuple[str, bool], Started] = {}
     with ExitStack() as owned:
 
-        def find(name: str, requested: bool) -> Site:
+        def find(name: str, requested: bool) -> Started:
             if (name, requested) not in started:
                 variant = TRANSPORTS[name]
                 spec = variant.spec("virtio-rng", iommu_platform=requested)
                 log = tmp_path_factory.mktemp("negotiation") / "qemu.log"
                 binary = Build.under_test().path(variant.emulator)
                 machine = owned.enter_context(Machine(binary, spec, log=log))
-                started[name, requested] = Site(machine, variant.connect(machine), requested)
+                started[name, requested] = Started(machine, variant.connect(machine), requested)
             return started[name, requested]
 
         yield find
@@ -116,7 +116,7 @@ class Walk(RuleBasedStateMachine):
         served: number of chains that were used.
     """
 
-    testbed: ClassVar[Site]
+    testbed: ClassVar[Started]
 
     def __init__(self) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ class UnwillingRefused(Unwilling):
         assert Status.FEATURES_OK not in self.transport.status
 
 
-def walk(kind: type[Walk], testbed: Site) -> None:
+def walk(kind: type[Walk], testbed: Started) -> None:
     kind.testbed = testbed
     run_state_machine_as_test(kind, settings=WALKS)
 
@@ -295,14 +295,16 @@ def accepted_features(machine: Machine) -> list[str]:
 
 
 @pytest.mark.parametrize("variant", TRANSPORTS)
-def test_device_keeps_to_the_specification(testbed: FindSite, variant: str) -> None:
+def test_device_keeps_to_the_specification(testbed: FindStarted, variant: str) -> None:
     place = testbed(variant, False)
     walk(Walk, place)
     assert place.served
 
 
 @pytest.mark.parametrize("variant", HAVE_FEATURES_OK)
-def test_device_that_asks_for_access_platform_keeps_to_it(testbed: FindSite, variant: str) -> None:
+def test_device_that_asks_for_access_platform_keeps_to_it(
+    testbed: FindStarted, variant: str
+) -> None:
     place = testbed(variant, True)
     walk(Walk, place)
     assert place.served
@@ -310,7 +312,7 @@ def test_device_that_asks_for_access_platform_keeps_to_it(testbed: FindSite, var
 
 # The firmware of s390x is a revision 0 driver; test_fence.py tests its fence.
 @pytest.mark.parametrize("variant", [variant for variant in TRANSPORTS if variant != "ccw 0"])
-def test_driver_without_access_platform_is_never_served(testbed: FindSite, variant: str) -> None:
+def test_driver_without_access_platform_is_never_served(testbed: FindStarted, variant: str) -> None:
     """A device that is refused at plug serves no driver."""
     try:
         place = testbed(variant, True)
@@ -321,12 +323,14 @@ def test_driver_without_access_platform_is_never_served(testbed: FindSite, varia
 
 
 @pytest.mark.parametrize("variant", HAVE_FEATURES_OK)
-def test_driver_without_access_platform_is_always_refused(testbed: FindSite, variant: str) -> None:
+def test_driver_without_access_platform_is_always_refused(
+    testbed: FindStarted, variant: str
+) -> None:
     walk(UnwillingRefused, testbed(variant, True))
 
 
 @pytest.mark.parametrize("variant", HAVE_FEATURES_OK)
-def test_features_do_not_outlive_a_reset(testbed: FindSite, variant: str) -> None:
+def test_features_do_not_outlive_a_reset(testbed: FindStarted, variant: str) -> None:
     """A reset restarts negotiation (2.2): a driver that writes no features then accepts none."""
     place = testbed(variant, True)
     place.transport.reset()

@@ -55,7 +55,7 @@ PROTOCOL_FEATURES = mask([FeatureBit.VHOST_USER_PROTOCOL_FEATURES])
 
 
 @dataclass
-class Site:
+class Started:
     """A vhost-user device with its back-end on a q35.
 
     Attributes:
@@ -103,7 +103,7 @@ class Site:
 
 
 @pytest.fixture
-def testbed(lab: Lab) -> Callable[..., Site]:
+def testbed(lab: Lab) -> Callable[..., Started]:
     """Plugs a device of this type with a back-end, and finds its PCI function.
 
     If not `fenced` it has x-require-iommu-platform=off, if there is such a property.
@@ -111,7 +111,7 @@ def testbed(lab: Lab) -> Callable[..., Site]:
 
     def plugged(
         kind: str, viommu: str = "none", features: int | None = None, *, fenced: bool = True
-    ) -> Site:
+    ) -> Started:
         backend = lab.backend(kind, access_platform=True)
         if features is not None:
             backend.features = features
@@ -132,7 +132,7 @@ def testbed(lab: Lab) -> Callable[..., Site]:
         (function,) = [function for function in bus.scan() if function.bdf not in before]
         tables = GuestMemory(running.qtest, TABLES, 4 * MIB)
         iommu = None if viommu == "none" else find_iommu(bus, tables)
-        return Site(running, backend, function, iommu)
+        return Started(running, backend, function, iommu)
 
     return plugged
 
@@ -152,7 +152,9 @@ def problems(lab: Lab, *cells: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-rng", "vhost-user-blk", "vhost-user-scsi"])
-def test_back_end_is_told_what_its_addresses_are(testbed: Callable[..., Site], kind: str) -> None:
+def test_back_end_is_told_what_its_addresses_are(
+    testbed: Callable[..., Started], kind: str
+) -> None:
     """vhost-user, IOMMU support: with IOTLB messages comes ACCESS_PLATFORM, for any driver.
 
     A driver that is served without the bit is still translated by the IOMMU.
@@ -195,7 +197,7 @@ def test_unused_queue_needs_no_mapping(lab: Lab, kind: str, viommu: str) -> None
     assert problems(lab, f"q35/modern/{kind}/ap/{viommu}/any/on/hot/accepts") == []
 
 
-def test_failed_start_leaves_no_file_descriptor(testbed: Callable[..., Site]) -> None:
+def test_failed_start_leaves_no_file_descriptor(testbed: Callable[..., Started]) -> None:
     """The rings are not mapped, so every attempt to start the device fails."""
     here = testbed("vhost-user-rng", "intel-iommu")
     assert here.iommu is not None
@@ -250,7 +252,7 @@ def test_old_machine_type_offers_what_the_back_end_offers(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-gpu", "vhost-user-vga"])
-def test_gpu_back_end_is_given_what_it_offers(testbed: Callable[..., Site], kind: str) -> None:
+def test_gpu_back_end_is_given_what_it_offers(testbed: Callable[..., Started], kind: str) -> None:
     """vhost-user, SET_FEATURES: only bits that GET_FEATURES returned."""
     here = testbed(kind)
     driver, _ = here.begin(ANYTHING)
@@ -266,7 +268,7 @@ def test_gpu_back_end_is_given_what_it_offers(testbed: Callable[..., Site], kind
 
 @pytest.mark.parametrize("viommu", ["none", "intel-iommu"])
 def test_crypto_back_end_is_given_what_the_driver_accepted(
-    testbed: Callable[..., Site], viommu: str
+    testbed: Callable[..., Started], viommu: str
 ) -> None:
     """The driver is offered no feature that the back-end, which serves the ring, lacks."""
     here = testbed("vhost-user-crypto", viommu)
@@ -280,7 +282,7 @@ def test_crypto_back_end_is_given_what_the_driver_accepted(
 
 
 def test_crypto_back_end_without_ring_features_gets_a_plain_ring(
-    testbed: Callable[..., Site],
+    testbed: Callable[..., Started],
 ) -> None:
     """The driver must not use indirect tables, which the back-end does not support."""
     here = testbed("vhost-user-crypto", features=MODERN | PROTOCOL_FEATURES)
@@ -302,7 +304,7 @@ def test_modern_device_needs_a_modern_back_end(lab: Lab, cell: str) -> None:
     assert problems(lab, f"q35/modern/{cell}/accepts") == []
 
 
-def test_modern_gpu_needs_a_modern_back_end(testbed: Callable[..., Site]) -> None:
+def test_modern_gpu_needs_a_modern_back_end(testbed: Callable[..., Started]) -> None:
     """The same for a GPU, whose queues the back-end serves, too."""
     edid = mask([1])
     with pytest.raises(QemuDied) as refused:
@@ -313,7 +315,7 @@ def test_modern_gpu_needs_a_modern_back_end(testbed: Callable[..., Site]) -> Non
 
 @pytest.mark.parametrize("kind", ["vhost-user-rng", "vhost-user-blk", "vhost-user-fs"])
 def test_driver_that_is_let_through_stays_behind_the_iommu(
-    testbed: Callable[..., Site], kind: str
+    testbed: Callable[..., Started], kind: str
 ) -> None:
     """An IOMMU that maps nothing protects all memory, as with a device in QEMU.
 
@@ -326,7 +328,7 @@ def test_driver_that_is_let_through_stays_behind_the_iommu(
     assert not here.is_served(*here.begin(Behaviour(VERSION_1, obeys=False)))
 
 
-def test_driver_does_not_take_the_bit_back(testbed: Callable[..., Site]) -> None:
+def test_driver_does_not_take_the_bit_back(testbed: Callable[..., Started]) -> None:
     """3.1.1 step 5: no new features after FEATURES_OK or DRIVER_OK.
 
     When the device is started again, as after a pause of the VM, the bit must still be set.
