@@ -17,7 +17,7 @@ from qap.machine.spec import Spec
 from qap.measure.comparison import VARIANTS, Variant, WorkloadRow
 from qap.oracle.features import FeatureBit
 from qap.scenario.scenario import Scenario
-from qap.scenario.trial import DISK, Trial
+from qap.scenario.scenario_spec import DISK, scenario_spec
 from qap.vhost_user.programs import BackendProcess, null_disk, storage_daemon, virtiofsd
 
 GUEST = "x86_64"
@@ -200,7 +200,7 @@ def _service(
 def _spec(
     scenario: Scenario, build: Build, service: BackendProcess | None, host_data: io_checks.HostData
 ) -> Spec:
-    spec = Trial(scenario, build).spec(service, host_data)
+    spec = scenario_spec(scenario, service, host_data, is_base=build.is_base)
     assert spec.boot is not None
     blockdevs = [null_disk(DISK)] if spec.blockdevs else []
     return replace(spec, boot=replace(spec.boot, programs=(PROGRAM,)), blockdevs=blockdevs)

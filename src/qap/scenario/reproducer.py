@@ -4,14 +4,12 @@ import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from qap.machine.device import device_option
 from qap.machine.spec import Spec
-
-if TYPE_CHECKING:
-    from qap.scenario.trial import Trial
-    from qap.vhost_user.programs import BackendProcess
+from qap.scenario.scenario import Scenario
+from qap.scenario.scenario_spec import scenario_device
+from qap.vhost_user.programs import BackendProcess
 
 FOLDER = "/tmp/qap-repro"
 GUEST_CHECKS = {
@@ -22,16 +20,16 @@ GUEST_CHECKS = {
 
 
 def commands(
-    trial: "Trial", folder: Path, spec: Spec, service: "BackendProcess | None"
+    scenario: Scenario, binary: Path, spec: Spec, service: BackendProcess | None, folder: Path
 ) -> list[str]:
     """Shell lines, with what to type into QEMU's monitor and the guest as comments.
 
     Args:
-        folder: the trial's scratch folder, which becomes /tmp/qap-repro.
+        binary: the emulator.
         spec: the machine as the trial starts it.
         service: the back-end, which gets a terminal of its own.
+        folder: the trial's scratch folder, which becomes /tmp/qap-repro.
     """
-    scenario = trial.scenario
     lines = [f"mkdir -p {FOLDER}/shared && echo hello >{FOLDER}/shared/from-host"]
     if scenario.kind.check == "disk":
         lines.append(f"truncate -s 16M {FOLDER}/disk.img")
@@ -41,14 +39,13 @@ def commands(
     if spec.boot:
         boot = dataclasses.replace(spec.boot, append=f"{spec.boot.append} qap.shell")
         spec = dataclasses.replace(spec, boot=boot)
-    binary = trial.build.path(f"qemu-system-{scenario.settings.qemu}")
     lines.append(_wrapped([str(binary), *spec.argv(spec.bring()), "-serial", "mon:stdio"]))
     if scenario.plug != "cold":
         lines.append("# in the monitor (Ctrl-A C, and again to go back):")
         if service is not None:
             socket = f"socket,id={service.socket.stem},path={service.socket}"
             lines.append(f"#   chardev-add {socket}")
-        lines.append(f"#   device_add {device_option(trial.device(service))}")
+        lines.append(f"#   device_add {device_option(scenario_device(scenario, service))}")
     lines += [
         "# in the guest:",
         f"#   cat /sys/bus/virtio/devices/$(virtio-device {scenario.kind.device_id})/features",

@@ -10,20 +10,17 @@ from pathlib import Path
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
-from qap.machine.catalog import device_types, viommus
-from qap.machine.device import Device
+from qap.machine.catalog import device_types
 from qap.machine.guest import io_checks
-from qap.machine.guest.boot import Boot
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
 from qap.machine.spec import Spec
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
 from qap.scenario import confidential, reproducer
 from qap.scenario.scenario import Scenario
+from qap.scenario.scenario_spec import scenario_device, scenario_spec
 from qap.vhost_user import programs
 from qap.vhost_user.programs import BackendProcess
-
-DISK = "disk0"  # as the catalogue has it
 
 
 @dataclass
@@ -78,60 +75,6 @@ class Trial:
         self.seen.seconds = time.monotonic() - start
         return self.seen
 
-    def spec(self, service: BackendProcess | None, host_data: io_checks.HostData) -> Spec:
-        """The machine as it starts, with the device in it if that is cold-plugged."""
-        scenario, guest = self.scenario, self.scenario.settings
-        place = scenario.machine_type
-        machine = place.name
-        if scenario.bypass:
-            machine += ",default-bus-bypass-iommu=on"
-        viommu = viommus()[scenario.viommu]
-        devices: list[Device] = place.ports
-        chardevs: list[str] = []
-        if scenario.plug == "cold":
-            devices.append(self.device(service))
-            if service:
-                chardevs.append(f"socket,id={service.socket.stem},path={service.socket}")
-        if viommu.device:
-            devices.insert(0 if scenario.order == "before" else len(devices), dict(viommu.device))
-        modules = (*scenario.kind.modules, *device_types()["virtio-rng"].modules, *viommu.modules)
-        boot = Boot(guest, modules, viommu.append)
-        spec = Spec(
-            machine=machine,
-            cpu=guest.cpu,
-            memory=guest.memory,
-            devices=devices,
-            chardevs=chardevs,
-            blockdevs=self._blockdevs(host_data),
-            boot=boot,
-        )
-        if not scenario.confidential:
-            return spec
-        return confidential.bounced(spec) if self.build.is_base else confidential.simulated(spec)
-
-    def _blockdevs(self, host_data: io_checks.HostData) -> list[str]:
-        """A disk that QEMU itself serves; a back-end brings its own."""
-        kind = self.scenario.kind
-        if kind.check != "disk" or kind.program:
-            return []
-        return [f"driver=file,node-name={DISK},filename={host_data.image}"]
-
-    def device(self, service: BackendProcess | None) -> Device:
-        """The device under test, as device_add takes it."""
-        place = self.scenario.machine_type
-        device: dict[str, object] = {"driver": self.scenario.driver, "id": "dut", **place.place}
-        if service is not None:
-            device["chardev"] = service.socket.stem
-        kind = self.scenario.kind
-        if kind.check == "disk" and not kind.program:
-            device["drive"] = DISK
-        return {
-            **device,
-            **(place.modern if kind.legacy else {}),
-            **kind.properties,
-            "iommu_platform": self.scenario.iommu_platform,
-        }
-
     @contextmanager
     def _service(
         self, folder: Path, host_data: io_checks.HostData
@@ -168,9 +111,9 @@ class Trial:
         with ExitStack() as owned:
             cold = self.scenario.plug == "cold"
             service = owned.enter_context(self._service(folder, host_data)) if cold else None
-            spec = self.spec(service, host_data)
+            spec = scenario_spec(self.scenario, service, host_data, is_base=self.build.is_base)
             machine = Machine(binary, spec, log=folder / "qemu.log")
-            self.seen.commands = reproducer.commands(self, folder, spec, service)
+            self.seen.commands = self._by_hand(folder, spec, service)
             try:
                 owned.enter_context(machine)
                 machine.boot()
@@ -184,6 +127,10 @@ class Trial:
             if self.scenario.plug == "replug" and self.seen.outcome == Outcome.WORKS:
                 self._hot(machine, folder, host_data)
 
+    def _by_hand(self, folder: Path, spec: Spec, service: BackendProcess | None) -> list[str]:
+        binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
+        return reproducer.commands(self.scenario, binary, spec, service, folder)
+
     def _died_at_start(self, died: QemuDied) -> None:
         self.seen.exit_status = died.status
         if self.scenario.plug == "cold" and died.fenced:
@@ -196,11 +143,11 @@ class Trial:
     def _hot(self, machine: Machine, folder: Path, host_data: io_checks.HostData) -> None:
         """Plug, prove and (for replug) unplug; or see it refused and the VM unharmed."""
         with self._service(folder, host_data) as service:
-            self.seen.commands = reproducer.commands(self, folder, machine.spec, service)
+            self.seen.commands = self._by_hand(folder, machine.spec, service)
             if service is not None:
                 machine.add_socket(service.socket.stem, service.socket)
             try:
-                machine.plug(self.device(service))
+                machine.plug(scenario_device(self.scenario, service))
             except QmpRefused as refused:
                 if REFUSAL_PHRASE not in refused.said:
                     raise
