@@ -184,6 +184,8 @@ class Build:
             QapError: configure or the build failed; `detail` has the command and its first
                 error.
         """
+        # Said before the trees are made: that takes a while.
+        config.profile(self.project, self.profile)
         root = self.project.root
         if re.search(r"[\s:]", str(root)):
             raise UsageError(f"QEMU can't be built below {root}: its path has a space or a colon")

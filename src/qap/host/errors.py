@@ -51,11 +51,17 @@ class Interrupted(QapError):
         super().__init__("interrupted")
 
 
+# Names that an error lists where none is near.
+LISTED = 12
+
+
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
     """An error for a name that is not known, with the nearest valid ones."""
     from rapidfuzz import process
 
     names = sorted(valid)
     near = [match[0] for match in process.extract(name, names, limit=3, score_cutoff=45)]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"valid: {', '.join(names)}"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    listed = f"valid: {', '.join(names[:LISTED])}{more}"
+    hint = f"did you mean {' or '.join(near)}?" if near else listed
     return UsageError(f"unknown {kind} {name!r}: {hint}")

@@ -33,9 +33,11 @@ def read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{shown(path)}: {exc}") from exc
 
 
-def checked(model: type[M], values: dict[str, Any], path: Path) -> M:
+def checked(model: type[M], values: dict[str, Any], path: Path, section: str = "") -> M:
     """Build `model` from `values`.
 
+    Args:
+        section: where in the file the values stand; "" if they are all of it.
     Raises:
         UsageError: names the file, the first wrong key and what is wrong with it.
     """
@@ -43,5 +45,5 @@ def checked(model: type[M], values: dict[str, Any], path: Path) -> M:
         return model(**values)
     except ValidationError as exc:
         first = exc.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in (*([section] if section else []), *first["loc"]))
         raise UsageError(f"{shown(path)}: {where}: {first['msg']}") from exc

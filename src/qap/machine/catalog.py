@@ -159,7 +159,9 @@ def path(table: str) -> Path:
 
 def _named(model: type[M], table: str) -> dict[str, M]:
     file = path(table)
-    return {name: checked(model, {**row, "name": name}, file) for name, row in read(file).items()}
+    return {
+        name: checked(model, {**row, "name": name}, file, name) for name, row in read(file).items()
+    }
 
 
 @cache

@@ -39,7 +39,9 @@ class Gap(Model):
 @cache
 def gaps() -> tuple[Gap, ...]:
     """The gaps of configs/gaps.toml, in its order: the first that explains a problem counts."""
-    return tuple(checked(Gap, {**row, "name": name}, PATH) for name, row in read(PATH).items())
+    return tuple(
+        checked(Gap, {**row, "name": name}, PATH, name) for name, row in read(PATH).items()
+    )
 
 
 def explained(cell: Cell, problems: Iterable[Problem]) -> list[Gap | None]:

@@ -145,7 +145,8 @@ class Scenario(Model):
 def scenarios() -> dict[str, Scenario]:
     path = data() / "scenarios.toml"
     return {
-        name: checked(Scenario, {**row, "name": name}, path) for name, row in read(path).items()
+        name: checked(Scenario, {**row, "name": name}, path, name)
+        for name, row in read(path).items()
     }
 
 

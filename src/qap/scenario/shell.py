@@ -58,7 +58,8 @@ class Shell:
     share: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.kind and self.guest.qemu != GUESTS[self.kind]:
+        guest = self.guest
+        if self.kind and guest.qemu != GUESTS[self.kind]:
             raise UsageError(f"{self.name} can't be {NAMES[self.kind]}: leave out --guest")
         if self.kind and self.build.is_base:
             raise UsageError("the base has no x-confidential-sim: leave out --base")

@@ -79,17 +79,18 @@ def prove(patches: Sequence[Patch], fork: Build, base: Build) -> Report:
 
 
 def chosen(project: Project, names: Sequence[str]) -> list[Patch]:
-    """The patches and topics of these names; the whole queue if none is given.
+    """The patches and topics of these names, such as fence or fence/0007; all if none is given.
 
     Raises:
         UsageError: no such patch or topic.
     """
     patches = series.patches(project)
+    known = {patch.name: {patch.name, patch.topic, _numbered(patch.name)} for patch in patches}
     for name in names:
-        if not any(name in (patch.name, patch.topic) for patch in patches):
-            known = [text for patch in patches for text in (patch.name, patch.topic)]
-            raise unknown_name("patch or topic", name, set(known))
-    return [patch for patch in patches if not names or patch.name in names or patch.topic in names]
+        if not any(name in said for said in known.values()):
+            short = {text for said in known.values() for text in said if ".patch" not in text}
+            raise unknown_name("patch or topic", name, short)
+    return [patch for patch in patches if not names or known[patch.name] & set(names)]
 
 
 def _outcomes(tests: Sequence[str], build: Build) -> dict[str, list[TestResult]]:

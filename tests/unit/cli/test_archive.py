@@ -65,7 +65,11 @@ def test_unknown_bundle_is_answered_with_near_ones(configured: Project, name: st
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('suite = "trixie" }', "suit = 1 }", r"archive\.toml: places\.0\.suite: Field required"),
+        (
+            'suite = "trixie" }',
+            "suit = 1 }",
+            r"archive\.toml: tool\.places\.0\.suite: Field required",
+        ),
         ("library = ", "libary = ", r"archive\.toml: .*libary is no package of it"),
         ('only = ["s390x"]', 'only = ["riscv64"]', r"archive\.toml: .*riscv64 is no architecture"),
         ('suite = "trixie" }', 'suite = "sid", only = ["s390x"] }', r"no place is good for amd64"),

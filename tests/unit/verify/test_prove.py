@@ -6,9 +6,12 @@ import pytest
 
 from qap.fork.build import Build
 from qap.fork.patch import Patch
+from qap.host.errors import UsageError
 from qap.verify import runners
-from qap.verify.prove import prove
+from qap.verify.prove import chosen, prove
 from qap.verify.runners import ERROR, FAIL, PASS, TestResult
+
+from ..project import Project
 
 PATCH = """\
 Subject: [PATCH] bus: ask
@@ -53,3 +56,16 @@ def test_what_is_not_proven_stands_at_the_end_with_its_reason(
         "fork: mixed instead of pass",
         "status 4",
     ]
+
+
+@pytest.mark.parametrize("name", ["fence", "fence/0001", "fence/0001-ask.patch"])
+def test_patch_is_chosen_by_topic_number_or_name(project: Project, name: str) -> None:
+    project.add_patch("fence/0001-ask.patch", "bus: ask", ("hw/bus.c", "bus line 5\n", "asks\n"))
+    project.add_patch("vhost/0001-go.patch", "bus: go", ("hw/bus.c", "bus line 9\n", "goes\n"))
+    assert [patch.name for patch in chosen(project, [name])] == ["fence/0001-ask.patch"]
+
+
+def test_patch_that_is_not_there_is_named_with_the_nearest(project: Project) -> None:
+    project.add_patch("fence/0001-ask.patch", "bus: ask", ("hw/bus.c", "bus line 5\n", "asks\n"))
+    with pytest.raises(UsageError, match=r"'fence/0002': did you mean fence/0001"):
+        chosen(project, ["fence/0002"])

@@ -47,7 +47,8 @@ class ArchiveSection(toml.Model):
 def _entries() -> dict[str, ArchiveSection]:
     path = data() / "archive.toml"
     return {
-        name: toml.checked(ArchiveSection, values, path) for name, values in toml.read(path).items()
+        name: toml.checked(ArchiveSection, values, path, name)
+        for name, values in toml.read(path).items()
     }
 
 
