@@ -13,6 +13,12 @@ from qap.host.paths import Project
 from qap.host.report import Report
 
 
+def save(report: Report, json: Path | None, builds: Sequence[Build] = ()) -> None:
+    """Write the report where it was asked for."""
+    if json:
+        report.write(json, provenance(Project.here(), builds))
+
+
 def finish(
     report: Report, json: Path | None, builds: Sequence[Build] = (), failed: Exit = Exit.UNEXPECTED
 ) -> NoReturn:
@@ -23,6 +29,5 @@ def finish(
         builds: what was under test.
         failed: the exit code if not everything was as expected.
     """
-    if json:
-        report.write(json, provenance(Project.here(), builds))
+    save(report, json, builds)
     raise typer.Exit(Exit.OK if report.ok else failed)

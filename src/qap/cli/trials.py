@@ -51,7 +51,7 @@ def matrix(
     ] = None,
 ) -> None:
     """What must happen beside what did, for every machine, transport, device and driver."""
-    from qap.cli.finish import finish
+    from qap.cli.finish import finish, save
     from qap.fork.build import Build, make
     from qap.matrix import cell
     from qap.matrix import run as running
@@ -63,9 +63,10 @@ def matrix(
     build = Build(profile, base)
     make(build)
     done = running.matrix(chosen, build, jobs=jobs, resume=resume)
+    save(done.report, json, [build])
     if html:
         write_page(html, build, done.results, done.seconds)
-    finish(done.report, json, [build])
+    finish(done.report, None)
 
 
 def shell(

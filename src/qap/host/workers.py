@@ -44,7 +44,10 @@ class _Worker(Generic[Job]):
 
     def begin(self, number: int, job: Job) -> None:
         self.job = number
-        self.connection.send(job)
+        try:
+            self.connection.send(job)
+        except (BrokenPipeError, ConnectionResetError):
+            raise WorkerEnded(number) from None
 
     def end(self) -> None:
         """Terminate it if it has a job; an idle one ends as its connection is closed."""
@@ -77,7 +80,8 @@ def carry_out(
     workers: list[_Worker[Job]] = []
     try:
         for number in range(min(processes, len(jobs))):
-            workers.append(_started(work, cpus[number % len(cpus)]))
+            with _uninterrupted():
+                workers.append(_started(work, cpus[number % len(cpus)]))
             workers[-1].begin(*waiting.popleft())
         busy = {worker.connection: worker for worker in workers}
         while busy:
@@ -104,8 +108,7 @@ def _started(work: Work[Job, News], cpu: int) -> _Worker[Job]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_live, args=(theirs, work, os.getpid(), cpu), daemon=True)
-    with _uninterrupted():
-        process.start()
+    process.start()
     theirs.close()
     return _Worker(process, ours)
 

@@ -1,6 +1,6 @@
 /*
  * Firmware of our own for x86: it executes code that it finds in memory, under page tables
- * that it finds there, too. qap.x86_cpu is the other end, and says what stands where.
+ * that it finds there, too. qap.hw.x86_cpu is the other end, and says what stands where.
  *
  * Addresses are computed from BASE, for nothing links this.
  */

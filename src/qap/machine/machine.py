@@ -19,6 +19,8 @@ from qap.machine.spec import Spec
 from qap.oracle.fence import REFUSAL_PHRASE
 
 EXIT_S = 20.0
+# A QEMU that has closed a session ends soon, or it hangs.
+LOST_S = 5.0
 START_S = 60.0
 OUTPUT_LINES = 100
 
@@ -133,7 +135,7 @@ class Machine:
     def _lost(self, error: QapError) -> QapError:
         """The error for a closed session: QemuDied if QEMU ended, or else `error`."""
         try:
-            return self.died()
+            return self.died(LOST_S)
         except TimeoutError:
             return error
 

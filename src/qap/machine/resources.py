@@ -11,6 +11,8 @@ from qap.machine.machine import Machine
 
 # QOM containers: devices with an id, devices without one, objects without a parent, chardevs.
 PARENTS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached", "/chardevs")
+# Each look is a turn of QEMU's main loop.
+LOOKS = 20
 NUMBERED = re.compile(r":\[\d+\]$")
 ADDRESS_SPACE = re.compile(r"^address-space: (.*)$", re.MULTILINE)
 
@@ -57,6 +59,18 @@ class Footprint:
             objects,
             machine.resident(),
         )
+
+    @classmethod
+    def settled(cls, machine: Machine, before: "Footprint") -> "Footprint":
+        """Look again until nothing more is there than before: QEMU frees some things later.
+
+        After LOOKS looks it is what it is.
+        """
+        for _ in range(LOOKS):
+            footprint = cls.of(machine)
+            if not footprint.beyond(before):
+                break
+        return footprint
 
     def beyond(self, before: "Footprint") -> list[str]:
         """What QEMU holds more of than `before`, in words; the caller compares the memory."""

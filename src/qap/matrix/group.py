@@ -109,8 +109,8 @@ class Group:
             testbed.plug(config)
         except (Refused, QemuDied) as refused:
             first = self._refused(cells[0], refused, observation, start, fresh)
-            if isinstance(refused, QemuDied):
-                self._end()
+            if isinstance(refused, QemuDied) and (failed := self._end()):
+                observation.outcome, observation.error = "", f"{observation.error}; {failed}"
             yield first
             for cell in cells[1:]:
                 yield self._result(
@@ -133,12 +133,13 @@ class Group:
                 yield self._broken(cell, exc, observation, start)
                 return
             now = time.monotonic()
-            yield self._result(cell, observation, self._lines(), "", now - start, fresh)
+            lines = self._lines()
+            if config.plug == "cold" and (final or cell is cells[-1]) and (failed := self._end()):
+                observation.outcome, observation.error = "", str(failed)
+            yield self._result(cell, observation, lines, "", now - start, fresh)
             start, fresh = now, False
             if final:
                 break
-        if config.plug == "cold":
-            self._end()
 
     def _drive(self, testbed: Testbed, cell: Cell, observation: CellObservation) -> None:
         CellRun(testbed, cell).run(observation)
@@ -193,7 +194,8 @@ class Group:
         detail = getattr(exc, "detail", "")
         if self._testbed:
             observation.error = self._testbed.nameless(observation.error)
-        self._end()
+        if failed := self._end():
+            observation.error += f"; {failed}"
         if self.debug and isinstance(exc, QemuDied) and exc.status < 0:
             detail = f"{detail}\n{self._traced(cell, exc)}"
         return self._result(cell, observation, lines, detail, time.monotonic() - start, True)
@@ -234,9 +236,14 @@ class Group:
             self._owned.enter_context(self._testbed)
         return self._testbed
 
-    def _end(self) -> None:
-        self._owned.close()
+    def _end(self) -> QapError | None:
+        """End QEMU and the back-ends; returns why one of them failed."""
         self._testbed = None
+        try:
+            self._owned.close()
+        except QapError as failed:
+            return failed
+        return None
 
     def _lines(self) -> list[str]:
         return list(self._testbed.lines) if self._testbed else []

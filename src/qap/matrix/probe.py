@@ -67,7 +67,7 @@ class ProbeDriver:
         self._queue = self.driver.queue(probe.queue)
 
     def offer(self) -> None:
-        """Make the device's probe (configs/matrix.toml) available, without a notification."""
+        """Make the device's probe (configs/devices.toml) available, without a notification."""
         probe = self.config.device_row.probe
         assert probe is not None
         assert self._queue is not None

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from qap.fork.build import Build
@@ -21,7 +22,7 @@ from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.machine.qtest_follow import MovingQtest
 from qap.machine.resources import Footprint
-from qap.matrix.chardev import QMP_FOR, Chardev
+from qap.matrix.chardev import Chardev
 from qap.matrix.command_line import (
     DUT,
     INSISTS,
@@ -36,8 +37,6 @@ from qap.matrix.slot import Slot, slot_for
 from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import Misbehaviour
-
-__all__ = ["QMP_FOR", "Refused", "Testbed"]
 
 RING_BASE = 16 * MIB
 RING_SIZE = 8 * MIB
@@ -72,6 +71,8 @@ class Testbed:
         QemuDied: QEMU refused its command line.
     """
 
+    __test__ = False  # no test of pytest's
+
     build: Build
     configs: Sequence[Setup]
     wrapper: Sequence[str] = ()
@@ -100,8 +101,13 @@ class Testbed:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._owned.close()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._owned.__exit__(kind, value, trace)
 
     @property
     def first(self) -> Setup:
@@ -112,8 +118,9 @@ class Testbed:
         return Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
 
     def _start(self) -> None:
-        self._owned.callback(self._keep_log)
-        self._owned.callback(self._backend.close)
+        # The folder first: it has to be there when the log is read.
+        self._owned.callback(self._keep_log, self.folder / LOG)
+        self._owned.push(self._backend)
         cold = [config for config in self.configs if config.plug == "cold"]
         assert not cold or len(self.configs) == 1
         device, args = self._cold(cold[0]) if cold else (None, [])
@@ -133,8 +140,7 @@ class Testbed:
         if self.first.viommu_row.device and not cold:
             self._warm_up()
 
-    def _keep_log(self) -> None:
-        log = self.folder / LOG
+    def _keep_log(self, log: Path) -> None:
         self.said = log.read_text(errors="replace") if log.exists() else ""
 
     def _warm_up(self) -> None:
@@ -223,7 +229,10 @@ class Testbed:
         try:
             self.machine.plug(device)
         except QmpRefused as refused:
-            self._clear(config)
+            try:
+                self._clear(config)
+            except QapError as failed:
+                raise QapError(f"{refused.said}; {failed}") from failed
             raise Refused(refused.said) from None
         self._attach(config)
 
@@ -281,4 +290,4 @@ class Testbed:
         """What QEMU holds now and did not hold before the last plug, in words."""
         if self._before is None:
             return []
-        return Footprint.of(self.machine).beyond(self._before)
+        return Footprint.settled(self.machine, self._before).beyond(self._before)

@@ -46,8 +46,6 @@ WARM_UP_ROTATIONS = 2
 ENDS = 3
 # Memory that QEMU may grow by: without a leak, glibc's heap varies by less.
 RESIDENT_BOUND = 4 << 20
-# How often growth is checked before it counts: QEMU frees some of it later (call_rcu).
-LOOKS = 20
 REPORT_LINES = 400
 SOCKET = re.compile(r"\$DIR/\d+\.sock")
 SANITIZER = re.compile(r"(ERROR|WARNING): \w+Sanitizer|runtime error: ")
@@ -172,7 +170,7 @@ class Soak:
             self.progress(number)
             if number % len(self.steps) == 0:
                 self._sample(number, Footprint.of(testbed.machine))
-        after = self._settled(testbed, before)
+        after = Footprint.settled(testbed.machine, before)
         self._sample(self.cycles, after)
         self.problems.update(after.beyond(before))
 
@@ -213,14 +211,6 @@ class Soak:
             if isinstance(exc, QemuDied):
                 raise
             seen.outcome, seen.error = "", str(exc)
-
-    def _settled(self, testbed: Testbed, before: Footprint) -> Footprint:
-        """The footprint after QEMU has freed what it frees later."""
-        for _ in range(LOOKS):
-            footprint = Footprint.of(testbed.machine)
-            if not footprint.beyond(before):
-                break
-        return footprint
 
     def _sample(self, cycle: int, footprint: Footprint) -> None:
         self.samples.append({"cycle": cycle, **footprint.as_dict()})

@@ -55,7 +55,9 @@ class Scenario(Model):
         catalog.guest(self.guest)
         if self.machine is not None and self.machine not in machine_types():
             raise unknown_name("machine", self.machine, machine_types())
-        if catalog.guest(self.machine_type.guest).qemu != self.settings.qemu:
+        if not self.machine_type.guest:
+            raise UsageError(f"no guest here boots on {self.machine_type.name}")
+        if self.machine_type.qemu != self.settings.qemu:
             raise UsageError(f"the guest {self.guest} doesn't boot on {self.machine_type.name}")
         if self.device not in device_types():
             raise unknown_name("device", self.device, device_types())

@@ -14,7 +14,7 @@ from qap.fork.patch import Patch
 from qap.host.errors import QapError, unknown_name
 from qap.host.paths import Project
 from qap.host.report import Report, bad, good, table
-from qap.verify import runners as suites
+from qap.verify import runners
 from qap.verify.runners import FAIL, PASS, TestResult
 
 MISSING = "missing"
@@ -96,11 +96,11 @@ def chosen(project: Project, names: Sequence[str]) -> list[Patch]:
 def _outcomes(tests: Sequence[str], build: Build) -> dict[str, list[TestResult]]:
     """Results of each named test; a test with parameters has several."""
     Console(stderr=True).rule(f"on the {build.name}")
-    runners: dict[Callable[..., list[TestResult]], list[str]] = defaultdict(list)
+    by_runner: dict[Callable[..., list[TestResult]], list[str]] = defaultdict(list)
     for test in tests:
-        runners[suites.avocado if test.startswith(AVOCADO) else suites.pytest].append(test)
+        by_runner[runners.avocado if test.startswith(AVOCADO) else runners.pytest].append(test)
     outcomes: dict[str, list[TestResult]] = defaultdict(list)
-    for runner, named in runners.items():
+    for runner, named in by_runner.items():
         for result in runner(named, build, quiet=True):
             outcomes[result.test.partition("[")[0]].append(result)
     return outcomes

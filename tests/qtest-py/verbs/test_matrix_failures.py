@@ -20,8 +20,10 @@ from qap.matrix import pool, run, setup
 from qap.matrix.cell import cells, named, selected
 from qap.matrix.group import Group, groups
 from qap.matrix.result import CellResult
+from qap.matrix.testbed import Testbed
 from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
+from qap.vhost_user.chain_service import ChainService, fill
 from qap.vhost_user.misbehave import Misbehaviour, Mute
 
 BUILD = Build.under_test()
@@ -145,15 +147,28 @@ def back_end(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Gives back-ends a misbehaviour, or a socket that QEMU is not told of, for a test."""
     real = backends.backend
 
-    def give(*, elsewhere: bool = False, misbehaviour: Sequence[Misbehaviour] = ()) -> None:
+    def give(
+        *,
+        elsewhere: bool = False,
+        misbehaviour: Sequence[Misbehaviour] = (),
+        service: ChainService = fill,
+    ) -> None:
         def made(
-            path: Path, name: str, *, access_platform: bool, version_1: bool, **rest: object
+            path: Path,
+            name: str,
+            *,
+            access_platform: bool,
+            version_1: bool,
+            ring_packed: bool,
+            **rest: object,
         ) -> Backend:
             return real(
                 path.with_name("elsewhere.sock") if elsewhere else path,
                 name,
                 access_platform=access_platform,
                 version_1=version_1,
+                ring_packed=ring_packed,
+                service=service,
                 misbehaviour=misbehaviour,
             )
 
@@ -170,6 +185,25 @@ def test_back_end_that_is_not_there_is_one_line(back_end: Callable[..., None], p
     assert results[BALLOON]["verdict"] == "match"
     assert results[name]["verdict"] in ("error", "mismatch")
     assert re.search(r"\.sock.*: No such file", problem(results[name]))
+
+
+@pytest.mark.parametrize("plug", ["any/on/hot", "before/on/cold"])
+def test_back_end_that_fails_fails_its_cell_alone(back_end: Callable[..., None], plug: str) -> None:
+    def fails(queue: int, readable: bytes, room: int) -> bytes:
+        raise ValueError("a fault of the device model")
+
+    back_end(service=fails)
+    name = f"{FS}/{plug}/accepts"
+    results = carried_out(name, BALLOON)
+    assert verdicts(results) == {name: "error", BALLOON: "match"}
+    assert "a fault of the device model" in problem(results[name])
+
+
+def test_what_qemu_has_printed_is_there_when_it_has_ended() -> None:
+    wrapper = ("sh", "-c", 'echo said so >&2; exec "$@"', "sh")
+    with Testbed(BUILD, [named(RNG).config], wrapper=wrapper) as testbed:
+        assert testbed.said == ""
+    assert testbed.said == "said so\n"
 
 
 def test_back_end_that_never_answers_is_one_line(

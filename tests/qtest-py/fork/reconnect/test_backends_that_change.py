@@ -9,7 +9,7 @@ from qap.machine import qmp
 from qap.machine.catalog import vhost_user_types
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
-from qap.matrix.testbed import QMP_FOR
+from qap.matrix.chardev import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
 from qap.verify.kit.checks import assert_served, driven
 from qap.verify.kit.lab import Lab
