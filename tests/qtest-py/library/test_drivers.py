@@ -12,14 +12,15 @@ from qap.hw.pci_bus import PciBus
 from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
-from qap.oracle.features import FeatureBit, mask
+from qap.oracle.features import FeatureBit
+from qap.verify.kit.checks import negotiated
 from qap.verify.kit.lab import Lab
 from qap.virtio import net, ninep, serial
-from qap.virtio.driver import MODERN, Behaviour, Driver
+from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.net import Net
 from qap.virtio.ninep import NineP, NinePError
 from qap.virtio.pci_legacy import PciLegacy
-from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.pci_modern import VENDOR_ID
 from qap.virtio.serial import Event, Serial
 from qap.virtio.transport import VirtioError
 
@@ -29,15 +30,6 @@ THEIRS = bytes.fromhex("525400ffeedd")
 # More than fit in a queue of 64 entries, even with one descriptor each.
 PAST_WRAP = 100
 RINGS = {"split": (), "packed": (FeatureBit.RING_PACKED,)}
-
-
-def negotiated(machine: Machine, *extra: int) -> Driver:
-    """A driver that also supports these feature bits, of the machine's only virtio function."""
-    transport = PciModern(PciBus(machine.qtest).find(VENDOR_ID))
-    behaviour = Behaviour(supports=MODERN | mask(extra))
-    driver = Driver(transport, GuestMemory(machine.qtest), behaviour)
-    driver.negotiate()
-    return driver
 
 
 def frame(destination: bytes, source: bytes, number: int, size: int = 60) -> bytes:

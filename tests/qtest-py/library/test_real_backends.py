@@ -11,19 +11,16 @@ import pytest
 
 from qap.host.errors import QapError
 from qap.host.wait import poll_until
-from qap.hw.pci_bus import PciBus
 from qap.machine.device import Device
-from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
-from qap.oracle.features import FeatureBit, mask
+from qap.oracle.features import FeatureBit
+from qap.verify.kit.checks import negotiated
 from qap.verify.kit.lab import Lab
 from qap.vhost_user import programs, testpmd
 from qap.vhost_user.programs import BackendProcess
 from qap.virtio import fs, net, receive_queue
-from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.fs import Fs, FuseError
 from qap.virtio.net import Net
-from qap.virtio.pci_modern import VENDOR_ID, PciModern
 
 MAC = "52:54:00:0a:0b:0c"
 OURS = bytes.fromhex(MAC.replace(":", ""))
@@ -31,15 +28,6 @@ THEIRS = bytes.fromhex("525400ffeedd")
 # More than fit in a queue of 64 entries, even with one descriptor each.
 PAST_WRAP = 100
 RINGS = {"split": (), "packed": (FeatureBit.RING_PACKED,)}
-
-
-def negotiated(machine: Machine, *extra: int) -> Driver:
-    """A driver that also supports these feature bits, of the machine's only virtio function."""
-    transport = PciModern(PciBus(machine.qtest).find(VENDOR_ID))
-    behaviour = Behaviour(supports=MODERN | mask(extra))
-    driver = Driver(transport, GuestMemory(machine.qtest), behaviour)
-    driver.negotiate()
-    return driver
 
 
 @pytest.fixture

@@ -6,15 +6,13 @@ from contextlib import suppress
 
 import pytest
 
-from qap.hw.pci_bus import PciBus
 from qap.machine.catalog import vhost_user_types
 from qap.machine.device import Device
-from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.fence import REFUSAL_PHRASE
-from qap.verify.kit.checks import assert_lives, assert_served
+from qap.verify.kit.checks import assert_lives, assert_served, negotiated
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
@@ -31,7 +29,6 @@ from qap.vhost_user.misbehave import (
 )
 from qap.vhost_user.protocol import REPLY, VERSION, BackendRequest, FrontendRequest
 from qap.virtio.driver import Driver
-from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer
 from qap.virtio.transport import VirtioError
 
@@ -90,13 +87,6 @@ def misbehaving(
 def device(kind: str, backend: Backend) -> Device:
     properties, _ = vhost_user_types()[kind].pci(backend.path.stem)
     return {**properties, "id": "dut", "bus": "port0"}
-
-
-def negotiated(machine: Machine) -> Driver:
-    """A driver of the machine's only virtio function, which has accepted its features."""
-    driver = Driver(PciModern(PciBus(machine.qtest).find(VENDOR_ID)), GuestMemory(machine.qtest))
-    driver.negotiate()
-    return driver
 
 
 def running(
