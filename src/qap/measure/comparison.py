@@ -2,33 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Literal
 
 from qap.measure.estimate import Estimate, median, ratio
+from qap.measure.verdict import CostVerdict, Limit
 
 Measure = Literal["instructions", "rate"]
 UNITS: dict[Measure, str] = {
     "instructions": "instructions a request",
     "rate": "requests a second",
 }
-MOST_INSTRUCTIONS = 1.01
-LEAST_RATE = 0.95
-# Share of the processors' time that others use: with more than that, a rate says little.
-QUIET = 0.1
-
-
-class CostVerdict(StrEnum):
-    """The result of a comparison."""
-
-    OK = "ok"
-    WORSE = "worse"
-    # Undecided: the interval is too wide, or others kept the machine busy.
-    UNSURE = "unsure"
-    # Worse, but the property costs as much on the base.
-    EXPLAINED = "explained"
-    # Nothing is asked, or there is nothing to compare.
-    NOTHING = "nothing asked"
+LIMITS: dict[Measure, Limit] = {
+    "instructions": Limit(1.01, exact=True),
+    "rate": Limit(0.95),
+}
 
 
 @dataclass(frozen=True)
@@ -135,11 +122,7 @@ class WorkloadRow:
         if estimate is None:
             reason = "; ".join(self.refused[name] for name in (of, to) if name in self.refused)
             return Comparison(of, to, None, CostVerdict.NOTHING, reason)
-        if self.measure == "instructions":
-            # Counts hardly vary, so that the median alone decides.
-            within = estimate.value <= MOST_INSTRUCTIONS
-            return Comparison(of, to, estimate, CostVerdict.OK if within else CostVerdict.WORSE)
-        return Comparison(of, to, estimate, *self._rate_verdict(estimate))
+        return Comparison(of, to, estimate, *self._judged(estimate))
 
     def _on_to_off(self) -> Comparison:
         of, to = "fork on", "fork off"
@@ -148,22 +131,15 @@ class WorkloadRow:
             return Comparison(of, to, estimate, CostVerdict.WORSE, self.refused[of])
         if estimate is None or self.measure == "instructions":
             return Comparison(of, to, estimate, CostVerdict.NOTHING)
-        verdict, reason = self._rate_verdict(estimate)
+        verdict, reason = self._judged(estimate)
         stock = self._ratio("base on", "base off")
         if verdict == CostVerdict.WORSE and stock is not None and stock.meets(estimate):
             reason = f"the property costs as much on the base: {stock.value:.3f}"
             return Comparison(of, to, estimate, CostVerdict.EXPLAINED, reason)
         return Comparison(of, to, estimate, verdict, reason)
 
-    def _rate_verdict(self, estimate: Estimate) -> tuple[CostVerdict, str]:
-        if estimate.low >= LEAST_RATE:
-            return CostVerdict.OK, ""
-        if estimate.below(LEAST_RATE) and self.others <= QUIET:
-            return CostVerdict.WORSE, ""
-        why = "look closer with --times"
-        if self.others > QUIET:
-            why = f"others kept {self.others:.0%} of the machine busy"
-        return CostVerdict.UNSURE, f"from {estimate.low:.2f} to {estimate.high:.2f}; {why}"
+    def _judged(self, estimate: Estimate) -> tuple[CostVerdict, str]:
+        return LIMITS[self.measure].judge(estimate, self.others)
 
     def as_dict(self) -> dict[str, Any]:
         """For --json; docs/json.md has what is in it."""

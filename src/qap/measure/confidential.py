@@ -24,11 +24,11 @@ from qap.machine.guest import io_checks
 from qap.machine.guest.boot import Boot
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
-from qap.measure.comparison import QUIET, CostVerdict
 from qap.measure.estimate import median
 from qap.measure.gauge import Gauge
 from qap.measure.io import shown
 from qap.measure.page_walks import PAGES, Walks
+from qap.measure.verdict import CostVerdict, Limit
 from qap.scenario import confidential
 from qap.vhost_user.programs import null_disk
 
@@ -39,9 +39,9 @@ TOPIC = "confidential"
 COUNTS = 3
 BOOTS = 15
 READS = 15
-MOST_OFF = 1.001
-MOST_BOOT = 1.1
-LEAST_READ = 0.9
+OFF = Limit(1.001, exact=True)
+BOOT = Limit(1.1)
+READ = Limit(0.9)
 READ_MIB = 32
 DISK = "disk"
 
@@ -108,8 +108,8 @@ def bench(build: Build, parts: Sequence[Part]) -> Report:
 
 def off(build: Build) -> list[Gauge]:
     """Without the object: the whole queue beside the queue without its topic."""
-    sweep = Gauge("off: walk to a page, and read it", "instructions", MOST_OFF, exact=True)
-    walk = Gauge("off: walk to a page", "instructions", None, exact=True)
+    sweep = Gauge("off: walk to a page, and read it", "instructions", OFF)
+    walk = Gauge("off: walk to a page", "instructions", None)
     with without_topic(build.project, build.profile) as before, bar("instructions") as progress:
         done = 0
         for gauge, words in ((sweep, PAGES), (walk, 1)):
@@ -143,8 +143,8 @@ def without_topic(project: Project, profile: str) -> Iterator[Build]:
 
 def on(guest: ConfidentialGuest, build: Build) -> list[Gauge]:
     """A protected guest beside one that is not: boots, and reads of a disk, in turns."""
-    boots = Gauge(f"{guest.name}: a boot", "seconds", MOST_BOOT)
-    least = LEAST_READ if guest.bounces else None
+    boots = Gauge(f"{guest.name}: a boot", "seconds", BOOT)
+    least = READ if guest.bounces else None
     reads = Gauge(f"{guest.name}: reads of 64 KiB", "MiB a second", least)
     with bar(guest.name) as progress, others() as usage:
         for turn in range(BOOTS):
@@ -209,7 +209,7 @@ def _print(gauges: Sequence[Gauge], seconds: float) -> None:
     lines = []
     for gauge in gauges:
         mark = bad if gauge.verdict == CostVerdict.WORSE else good
-        decimals = 4 if gauge.exact else 2
+        decimals = 4 if gauge.unit == "instructions" else 2
         values = (f"{median(values).value:,.1f}" for values in (gauge.with_it, gauge.without))
         lines.append(
             [
@@ -217,7 +217,7 @@ def _print(gauges: Sequence[Gauge], seconds: float) -> None:
                 *values,
                 gauge.unit,
                 mark(shown(gauge.ratio, decimals)),
-                gauge.asked,
+                str(gauge.limit or ""),
                 gauge.verdict,
             ]
         )
@@ -225,7 +225,5 @@ def _print(gauges: Sequence[Gauge], seconds: float) -> None:
     table(f"x-confidential-sim ({seconds:.0f} s)", columns, lines)
     for gauge in gauges:
         if gauge.verdict == CostVerdict.UNSURE:
-            busy = f"others kept {gauge.others:.0%} of the machine busy: try again"
-            wide = "the interval goes to either side of what is asked: try again"
-            said = f"{gauge.name}: {busy if gauge.others > QUIET else wide}"
+            said = f"{gauge.name}: {gauge.reason}: try again"
             Console().print(escape(said), highlight=False)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from qap.measure.comparison import QUIET, CostVerdict
 from qap.measure.estimate import Estimate, ratio
+from qap.measure.verdict import CostVerdict, Limit
 
 
 @dataclass
@@ -14,17 +14,15 @@ class Gauge:
     Attributes:
         name: what is measured.
         unit: of the values.
-        limit: for the ratio of the values with it to those without: at most this where it is
-            1 or more, at least this where it is less; None for a ratio that is only shown.
-        exact: the values are counts that hardly vary, so that the median alone decides.
+        limit: for the ratio of the values with it to those without; None for a ratio that is
+            only shown.
         with_it, without: the values, a pair a turn.
         others: share of the processors' time that other processes used, from 0 to 1.
     """
 
     name: str
     unit: str
-    limit: float | None
-    exact: bool = False
+    limit: Limit | None
     with_it: list[float] = field(default_factory=list)
     without: list[float] = field(default_factory=list)
     others: float = 0.0
@@ -36,27 +34,18 @@ class Gauge:
 
     @property
     def verdict(self) -> CostVerdict:
-        """Worse only if the whole interval misses the limit, and others left the machine idle."""
-        estimate = self.ratio
-        if self.limit is None:
-            return CostVerdict.NOTHING
-        if self._within(estimate.value):
-            return CostVerdict.OK
-        if self.exact:
-            return CostVerdict.WORSE
-        sure = not self._within(estimate.low) and not self._within(estimate.high)
-        return CostVerdict.WORSE if sure and self.others <= QUIET else CostVerdict.UNSURE
-
-    def _within(self, value: float) -> bool:
-        assert self.limit is not None
-        return value <= self.limit if self.limit >= 1 else value >= self.limit
+        """Whether the ratio is within the limit."""
+        return self._judged()[0]
 
     @property
-    def asked(self) -> str:
-        """The limit in words."""
+    def reason(self) -> str:
+        """Why the verdict is not known; "" if it is."""
+        return self._judged()[1]
+
+    def _judged(self) -> tuple[CostVerdict, str]:
         if self.limit is None:
-            return ""
-        return f"{'at most' if self.limit >= 1 else 'at least'} {self.limit:g}"
+            return CostVerdict.NOTHING, ""
+        return self.limit.judge(self.ratio, self.others)
 
     def as_dict(self) -> dict[str, Any]:
         """For --json; docs/json.md has what is in it."""
@@ -66,7 +55,7 @@ class Gauge:
             "with": self.with_it,
             "without": self.without,
             "ratio": vars(self.ratio),
-            "limit": self.limit,
+            "limit": self.limit and self.limit.value,
             "others": self.others,
             "verdict": self.verdict,
         }

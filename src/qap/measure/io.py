@@ -12,17 +12,16 @@ from qap.fork.build import Build
 from qap.host.progress import bar
 from qap.host.report import Report, bad, good, table
 from qap.measure.comparison import (
-    LEAST_RATE,
-    MOST_INSTRUCTIONS,
+    LIMITS,
     VARIANTS,
     Comparison,
-    CostVerdict,
     Measure,
     WorkloadRow,
 )
 from qap.measure.estimate import Estimate
 from qap.measure.instructions import CASES, count
 from qap.measure.throughput import READINGS, rates
+from qap.measure.verdict import CostVerdict
 
 Part = Literal["counts", "rates"]
 PARTS: tuple[Part, ...] = ("counts", "rates")
@@ -31,8 +30,8 @@ COUNT_ROUNDS = 6
 RATE_ROUNDS = 25
 TURN_S = 0.25
 TITLES: dict[Measure, str] = {
-    "instructions": f"instructions a request; fork/base at most {MOST_INSTRUCTIONS}",
-    "rate": f"requests a second, TCG guests; fork/base and on/off at least {LEAST_RATE}",
+    "instructions": f"instructions a request; fork/base {LIMITS['instructions']}",
+    "rate": f"requests a second, TCG guests; fork/base and on/off {LIMITS['rate']}",
 }
 
 DECIMALS: dict[Measure, int] = {"instructions": 4, "rate": 2}
@@ -95,6 +94,8 @@ def _print(title: str, rows: Sequence[WorkloadRow]) -> None:
         for comparison in row.comparisons():
             if comparison.reason or comparison.verdict == CostVerdict.WORSE:
                 reason = comparison.reason or "worse than is asked"
+                if comparison.verdict == CostVerdict.UNSURE:
+                    reason += "; look closer with --times"
                 said = f"{row.name}: {comparison.of}/{comparison.to}: {escape(reason)}"
                 Console(soft_wrap=True).print(said, highlight=False)
 

@@ -13,8 +13,9 @@ from qap.fork.mutant import BUNDLE, StandIn, mutant
 from qap.host.errors import QapError
 from qap.measure import instructions, throughput
 from qap.measure.callgrind import Counted
-from qap.measure.comparison import VARIANTS, CostVerdict, Variant, WorkloadRow
+from qap.measure.comparison import VARIANTS, Variant, WorkloadRow
 from qap.measure.instructions import CASES
+from qap.measure.verdict import CostVerdict
 
 # Ten times the usual time, for a machine that is shared with others.
 pytestmark = pytest.mark.timeout(400)

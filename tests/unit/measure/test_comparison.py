@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from qap.measure.comparison import QUIET, VARIANTS, CostVerdict, Measure, Variant, WorkloadRow
+from qap.measure.comparison import VARIANTS, Measure, Variant, WorkloadRow
 from qap.measure.estimate import Estimate
 from qap.measure.io import shown
+from qap.measure.verdict import QUIET, CostVerdict
 
 ROUNDS = 9
 
@@ -63,7 +64,7 @@ def test_rate_that_may_be_good_enough_is_not_worse() -> None:
     made = row("rate", noise=0.01, **{**ALIKE, "fork_on": 94.0})
     comparison = made.compared("fork on", "base on")
     assert comparison.verdict == CostVerdict.UNSURE
-    assert "--times" in comparison.reason
+    assert comparison.reason == "from 0.91 to 0.97"
     assert made.ok
 
 
