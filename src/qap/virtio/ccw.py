@@ -148,6 +148,16 @@ class VirtioCcw(Transport):
         )
         self._driver_features = features
 
+    def device_feature_word(self, index: int) -> int:
+        word: int = _FEATURES.unpack(self._do(READ_FEAT, _FEATURES.pack(0, index)))[0]
+        return word
+
+    def set_driver_feature_word(self, index: int, word: int) -> None:
+        self._do(WRITE_FEAT, _FEATURES.pack(word, index))
+        if index < 2:
+            kept = self._driver_features & ~(0xFFFF_FFFF << 32 * index)
+            self._driver_features = kept | word << 32 * index
+
     @property
     def status(self) -> Status:
         """The status field: from revision 2 on, as read from the device.

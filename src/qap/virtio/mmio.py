@@ -89,10 +89,8 @@ class Mmio(Transport):
 
     @property
     def device_features(self) -> int:
-        low = self._selected(DEVICE_FEATURES_SEL, 0, DEVICE_FEATURES)
-        if self.legacy:
-            return low
-        return self._selected(DEVICE_FEATURES_SEL, 1, DEVICE_FEATURES) << 32 | low
+        low = self.device_feature_word(0)
+        return low if self.legacy else self.device_feature_word(1) << 32 | low
 
     @property
     def driver_features(self) -> int:
@@ -109,6 +107,16 @@ class Mmio(Transport):
             commands += [self._write(DRIVER_FEATURES_SEL, half), self._write(DRIVER_FEATURES, word)]
         self.qtest.run_all(commands)
         self._driver_features = features
+
+    def device_feature_word(self, index: int) -> int:
+        return self._selected(DEVICE_FEATURES_SEL, index, DEVICE_FEATURES)
+
+    def set_driver_feature_word(self, index: int, word: int) -> None:
+        select = self._write(DRIVER_FEATURES_SEL, index)
+        self.qtest.run_all([select, self._write(DRIVER_FEATURES, word)])
+        if index < 2:
+            kept = self._driver_features & ~(0xFFFF_FFFF << 32 * index)
+            self._driver_features = kept | word << 32 * index
 
     @property
     def status(self) -> Status:

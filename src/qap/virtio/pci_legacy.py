@@ -75,6 +75,14 @@ class PciLegacy(Transport):
     def set_driver_features(self, features: int) -> None:
         self.qtest.outl(self._ports + DRIVER_FEATURES, self.legacy_word(features))
 
+    def device_feature_word(self, index: int) -> int:
+        return 0 if index else self.device_features
+
+    def set_driver_feature_word(self, index: int, word: int) -> None:
+        if index:
+            raise VirtioError(f"the legacy interface has no feature word {index}")
+        self.set_driver_features(word)
+
     @property
     def status(self) -> Status:
         return Status(self.qtest.inb(self._ports + DEVICE_STATUS))

@@ -130,6 +130,15 @@ class PciModern(Transport):
             commands.append(command.writel(self._common + DRIVER_FEATURE, word))
         self.qtest.run_all(commands)
 
+    def device_feature_word(self, index: int) -> int:
+        select = command.writel(self._common + DEVICE_FEATURE_SELECT, index)
+        read = command.readl(self._common + DEVICE_FEATURE)
+        return self.qtest.run_all([select, read])[1] or 0
+
+    def set_driver_feature_word(self, index: int, word: int) -> None:
+        select = command.writel(self._common + DRIVER_FEATURE_SELECT, index)
+        self.qtest.run_all([select, command.writel(self._common + DRIVER_FEATURE, word)])
+
     @property
     def status(self) -> Status:
         return Status(self.qtest.readb(self._common + DEVICE_STATUS))

@@ -87,6 +87,17 @@ class Transport(ABC):
     def set_driver_features(self, features: int) -> None:
         """Write the features that the driver accepts, offered or not."""
 
+    @abstractmethod
+    def device_feature_word(self, index: int) -> int:
+        """32 of the features that the device offers: bits 32 * index and up (4.1.4.3).
+
+        A legacy transport has word 0 only.
+        """
+
+    @abstractmethod
+    def set_driver_feature_word(self, index: int, word: int) -> None:
+        """Write 32 of the features that the driver accepts, and no other word."""
+
     @staticmethod
     def legacy_word(features: int) -> int:
         """The features, checked to fit the 32 bits of a legacy transport.

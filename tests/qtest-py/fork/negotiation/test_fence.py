@@ -165,17 +165,6 @@ def test_device_serves_again_after_a_reset(start: Start, variant: str) -> None:
     ]
 
 
-def test_locked_device_says_that_it_is_broken(start: Start) -> None:
-    """From its reset until the driver accepts: the flag that QMP shows as `broken`."""
-    machine, transport = start("pci modern")
-    transport.reset()
-    locked = [is_broken(machine)]
-    for features in (VERSION_1, VERSION_1 | ACCESS_PLATFORM, ACCESS_PLATFORM, 0):
-        transport.set_driver_features(features)
-        locked.append(is_broken(machine))
-    assert locked == [True, True, False, False, True]
-
-
 def test_property_lets_any_driver_pass(lab: Lab) -> None:
     """x-require-iommu-platform=off keeps the old behaviour: only FEATURES_OK is refused."""
     machine = lab.machine(qtest=True)
