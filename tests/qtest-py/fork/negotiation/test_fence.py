@@ -48,7 +48,8 @@ LOOKS = 64
 QUEUE_SIZE = 8
 TOLD = "the driver did not accept VIRTIO_F_ACCESS_PLATFORM"
 VOICE = re.compile(
-    r"(?P<type>[\w-]+) '(?P<id>[^']+)': iommu_platform=true is not supported by the device: "
+    r"(?P<type>[\w-]+) '(?P<id>[^']+)' on bus '(?P<bus>[^']+)': "
+    r"iommu_platform=true is not supported by the device: "
     r"(?P<reason>[^;]+); use (?P<remedy>.+), or iommu_platform=off"
 )
 # PCI 6.2.3: the function asserts INTx.
@@ -236,7 +237,7 @@ def legacy_only(lab: Lab, start: Start) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("transport", "names"),
     [
-        ("mmio", ("virtio-mmio '", "-global virtio-mmio.force-legacy=false")),
+        ("mmio", ("virtio-rng-device 'dut'", "-global virtio-mmio.force-legacy=false")),
         ("ccw cold", ("virtio-rng-ccw 'dut'", "max_revision=1 or higher")),
         ("ccw hot", ("virtio-rng-ccw 'dut'", "max_revision=1 or higher")),
     ],

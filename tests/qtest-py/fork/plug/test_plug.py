@@ -1,7 +1,6 @@
 """Plugging with iommu_platform=on: which device, on which bus, in which order."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -96,25 +95,6 @@ def test_transitional_device_is_refused_for_its_legacy_interface(lab: Lab, plug:
     assert (
         "its legacy interface can't accept VIRTIO_F_ACCESS_PLATFORM; use disable-legacy=on" in said
     )
-
-
-@pytest.mark.parametrize(
-    ("driver", "properties", "remedy"),
-    [
-        ("virtio-rng-pci", {"disable-legacy": "off"}, "disable-legacy=on"),
-        (
-            "virtio-rng-pci",
-            {"disable-legacy": "off", "disable-modern": True},
-            "disable-modern=off,disable-legacy=on",
-        ),
-        ("virtio-rng-pci-transitional", {}, "the device's non-transitional type"),
-    ],
-)
-def test_remedy_is_one_that_the_device_has(
-    lab: Lab, driver: str, properties: dict[str, Any], remedy: str
-) -> None:
-    device = {"driver": driver, "bus": "port0", "iommu_platform": True, **properties}
-    assert f"; use {remedy}, or iommu_platform=off" in lab.machine().refusal(device)
 
 
 def test_refusal_names_device_bus_reason_and_remedy(lab: Lab) -> None:
