@@ -16,3 +16,7 @@ class VirtioRngPci(GuestTest):
 
     def test_virtio_iommu_cold(self) -> None:
         self.check(guest="x86_64", device="virtio-rng", plug="cold", viommu="virtio-iommu")
+
+    def test_amd_iommu_cold(self) -> None:
+        """Behind a root port, whose bus gets its number from the firmware."""
+        self.check(guest="x86_64", device="virtio-rng", plug="cold", viommu="amd-iommu")

@@ -71,6 +71,7 @@ INVALIDATE_IOMMU_PAGES = 0x3 << CODE
 INVALIDATE_ALL_PAGES = 0x7FFF_FFFF_FFFF_F000
 INVALIDATE_SIZE = 1 << 0
 INVALIDATE_PDE = 1 << 1
+INVALIDATE_IOTLB_PAGES = 0x4 << CODE
 INVALIDATE_IOMMU_ALL = 0x8 << CODE
 
 # AMD 2.5: events by their code, and the flags of an IO_PAGE_FAULT (2.5.3).
@@ -85,13 +86,7 @@ ANSWER_S = 5.0
 class Amd(PagedIommu):
     """QEMU's amd-iommu.
 
-    What doesn't work in QEMU 10.0:
-
-    * A device keeps the bus number that it had when it was created. No firmware has numbered
-      the buses when a device is cold-plugged. So below a root port it is taken for the
-      device with the same number on bus 0. A hot-plugged device is identified correctly.
-    * No event is logged: `amdvi_test_mask` always takes the log for full.
-    * vhost is not told of invalidations.
+    `faults` is always empty: QEMU's `amdvi_test_mask` always takes the event log for full.
 
     Args:
         function: its PCI function; see `is_amd`.
@@ -146,6 +141,17 @@ class Amd(PagedIommu):
 
     def flush(self) -> None:
         self._submit([(INVALIDATE_IOMMU_ALL, 0)])
+
+    def invalidate_device_pages(self, bdf: Bdf) -> None:
+        """Drop all pages in a device's own TLB, and in what stands for one (AMD 2.4.4)."""
+        command_word = INVALIDATE_IOTLB_PAGES | source_id(bdf)
+        self._submit([(command_word, INVALIDATE_ALL_PAGES | INVALIDATE_SIZE)])
+
+    def invalidate_pages(self, domain: int, iova: int, order: int = 0) -> None:
+        """Drop 2**order pages of a domain from an IOVA on (AMD 2.4.3)."""
+        address, larger = sized_address(iova, order)
+        what = address | INVALIDATE_PDE | (INVALIDATE_SIZE if larger else 0)
+        self._submit([(INVALIDATE_IOMMU_PAGES | domain << 32, what)])
 
     def faults(self) -> list[IommuFault]:
         ends = [command.readq(self._base + at) for at in (EVENT_LOG_HEAD, EVENT_LOG_TAIL)]

@@ -137,6 +137,13 @@ class PagedIommu(Iommu):
         if self._enabled:
             self._invalidate(bdf, domain, iova, size)
 
+    def remap(self, bdf: Bdf, iova: int, physical: int, size: int) -> None:
+        """Map a range that is mapped to somewhere else, and invalidate nothing."""
+        domain = self._domain(bdf)
+        self._check(iova, size, physical)
+        domain.table.unmap(iova, size)
+        domain.table.map(iova, physical, size, readable=True, writable=True)
+
     def _link(self, bdf: Bdf, domain: PageTableDomain) -> None:
         self._set_entry(bdf, domain)
         self._domains[bdf] = domain

@@ -327,25 +327,6 @@ def test_domain_moves_to_another_device(behind: Callable[..., Behind], kind: str
     assert len(Rng(again(second, device.driver.memory)).read(SIZE)) == SIZE
 
 
-@pytest.mark.parametrize("kind", ["intel-iommu", "virtio-iommu"])
-def test_cold_plugged_device_is_translated(behind: Callable[..., Behind], kind: str) -> None:
-    here = behind(kind, RNG)
-    assert len(Rng(here.driver(here.function(BEHIND_PORT0))).read(SIZE)) == SIZE
-
-
-def test_amd_iommu_takes_a_cold_plugged_device_for_one_on_bus_0(
-    behind: Callable[..., Behind],
-) -> None:
-    """Its root port had no bus number yet when QEMU made the device."""
-    here = behind("amd-iommu", RNG)
-    function = here.function(BEHIND_PORT0)
-    device = Rng(here.driver(function))
-    with pytest.raises(TimeoutError):
-        device.read(SIZE, timeout=REFUSED_S)
-    here.iommu.move(BEHIND_PORT0, Bdf(0, 0, 0))
-    assert len(Rng(again(function, device.driver.memory)).read(SIZE)) == SIZE
-
-
 @pytest.mark.parametrize(("kind", "bits"), [("intel-iommu", 48), ("intel-iommu 39 bits", 39)])
 def test_vtd_has_as_many_address_bits_as_asked_for(
     behind: Callable[..., Behind], kind: str, bits: int

@@ -8,6 +8,7 @@ import pytest
 from qap.host.wait import poll_until
 from qap.hw.pci import Bdf, Function, PciError
 from qap.hw.pci_bus import PciBus
+from qap.iommu.amd import Amd
 from qap.iommu.ats import enable_ats
 from qap.iommu.driver import Iommu, IommuError
 from qap.iommu.find import find_iommu
@@ -34,6 +35,8 @@ HOST_BRIDGE = Bdf(0, 0, 0)
 TABLES, RINGS, DATA = 16 * MIB, 32 * MIB, 64 * MIB
 RINGS_IOVA, DATA_IOVA = 1 << 30, 5 << 28
 SIZE = 64
+# The first domain that the driver makes.
+OWN_DOMAIN = 1
 
 
 @dataclass
@@ -193,6 +196,39 @@ def test_back_end_forgets_what_amd_iommu_unmaps(behind: Callable[..., Behind]) -
     assert here.reaches(queue, buffer)
     here.iommu.unmap(here.function.bdf, DATA_IOVA, buffer.size)
     assert not here.reaches(queue, buffer)
+
+
+def test_back_end_forgets_the_addresses_of_an_amd_iommu_that_was_off(
+    behind: Callable[..., Behind],
+) -> None:
+    """It has kept that a ring at a physical address is there, which no table says."""
+    here = behind("amd-iommu")
+    here.iommu.disable()
+    physical = GuestMemory(here.bus.qtest, RINGS, 4 * MIB)
+    driver = Driver(PciModern(here.function), physical)
+    driver.negotiate()
+    driver.queue(0)
+    driver.start()
+    here.backend.wait_for(FrontendRequest.IOTLB_MSG, 10)
+    here.iommu.enable()
+    here.stop()
+    pages = range(physical.size // PAGE)
+    assert here.invalidated(RINGS, physical.size) == list(pages)
+
+
+def test_back_end_is_told_of_the_very_pages_that_amd_iommu_invalidates(
+    behind: Callable[..., Behind],
+) -> None:
+    """Of its own domain, and no others: a page, and then 8."""
+    here = behind("amd-iommu")
+    here.start()
+    iommu = here.iommu
+    assert isinstance(iommu, Amd)
+    iommu.invalidate_pages(OWN_DOMAIN, RINGS_IOVA + PAGE)
+    iommu.invalidate_pages(OWN_DOMAIN, RINGS_IOVA + 16 * PAGE, order=3)
+    iommu.invalidate_pages(OWN_DOMAIN + 1, RINGS_IOVA + 64 * PAGE)
+    here.stop()
+    assert here.invalidated(RINGS_IOVA, here.memory.size) == [1, *range(16, 24)]
 
 
 @pytest.mark.parametrize(("kind", "ats"), [("intel-iommu", False), ("device TLBs", True)])
