@@ -1,7 +1,8 @@
 """x86 firmware as a driver of devices with iommu_platform=on: features and service.
 
-SeaBIOS and iPXE are those of the distribution. They boot a sector that prints a line and stops,
-so that the device is as the firmware's driver left it. For s390x see ipl_ccw.py.
+SeaBIOS, iPXE and OVMF are those of the distribution. SeaBIOS and iPXE boot a sector that prints a
+line and stops, so that the device is as the firmware's driver left it. OVMF tries all that it
+finds, and the ring tells. For s390x see ipl_ccw.py.
 """
 
 import os
@@ -13,13 +14,19 @@ from pathlib import Path
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
+from qap.host.wait import poll_until
 from qap.machine.device import Device
 from qap.machine.guest.boot_sector import boot_sector
 from qap.machine.machine import OUTPUT_LINES, Machine
 from qap.machine.spec import Spec
 from qap.verify.kit.guest_test import GuestTest
+from qap.vhost_user.programs import BackendProcess, storage_daemon, virtiofsd
 
 BOOTED_S = 60.0
+DRIVEN_S = 60.0
+# 5.6.2 and 5.11.2: the first queue for requests.
+SCSI_REQUESTS = 2
+FS_REQUESTS = 1
 GIVEN_UP_S = 60.0
 DISK_SIZE = 1 << 20
 MODERN_MMIO = ("-global", "virtio-mmio.force-legacy=false")
@@ -34,6 +41,7 @@ class Firmware(GuestTest):
     """
 
     machine_type = "q35"
+    memory = 128
     bios = "bios-256k.bin"
     extra: Sequence[str] = ()
 
@@ -64,17 +72,23 @@ class Firmware(GuestTest):
             self.cancel(f"no {name} of {maker} is in {', '.join(map(str, folders))}")
         return images[0]
 
+    def firmware(self) -> list[str]:
+        """Options for the firmware, and for what it does at its end."""
+        return ["-bios", str(self.installed(self.bios, "SeaBIOS")), *self.extra, *GIVES_UP]
+
     @contextmanager
-    def machine(self, *devices: Device, extra: Sequence[str] = ()) -> Iterator[Machine]:
+    def machine(
+        self, *devices: Device, extra: Sequence[str] = (), chardevs: Sequence[str] = ()
+    ) -> Iterator[Machine]:
         """A paused machine. Errors and timeouts of QEMU fail the test."""
-        words = ["-bios", str(self.installed(self.bios, "SeaBIOS")), *self.extra, *GIVES_UP, *extra]
         spec = Spec(
             machine=self.machine_type,
-            memory=128,
+            memory=self.memory,
             blockdevs=[] if extra else [self.disk],
             devices=devices,
+            chardevs=chardevs,
             # An event that comes before the monitor is ready would be lost.
-            extra=["-S", "-d", "guest_errors", *words],
+            extra=["-S", "-d", "guest_errors", *self.firmware(), *extra],
         )
         try:
             with Machine(self.build.path("qemu-system-x86_64"), spec) as machine:
@@ -87,13 +101,16 @@ class Firmware(GuestTest):
         with self.machine(*devices, extra=extra) as machine:
             machine.qmp.execute("cont")
             machine.console.wait_ready(BOOTED_S)
-            (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
-            status = machine.qmp.execute("x-query-virtio-status", path=path)
-            accepted = [line.partition(":")[0] for line in status["guest-features"]["transports"]]
-            self.log.info("%s: accepted %s, %s", self.name.name, accepted, status["status"])
             wanted = any(device.get("iommu_platform") for device in devices)
-            self.assertEqual("VIRTIO_F_IOMMU_PLATFORM" in accepted, wanted)
-            self.assertIn("VIRTIO_F_VERSION_1", accepted)
+            self.check_accepted(machine, platform=wanted)
+
+    def check_accepted(self, machine: Machine, *, platform: bool) -> None:
+        """The driver of the device under test accepted VERSION_1, and ACCESS_PLATFORM or not."""
+        status = machine.qmp.execute("x-query-virtio-status", path=device_path(machine))
+        accepted = [line.partition(":")[0] for line in status["guest-features"]["transports"]]
+        self.log.info("%s: accepted %s, %s", self.name.name, accepted, status["status"])
+        self.assertEqual("VIRTIO_F_IOMMU_PLATFORM" in accepted, platform)
+        self.assertIn("VIRTIO_F_VERSION_1", accepted)
 
     def check_gives_up(self, device: Device) -> str:
         """It boots nothing and has read nothing; returns the output of QEMU."""
@@ -120,10 +137,7 @@ class SeabiosPci(Firmware):
     def test_disk_of_a_controller(self) -> None:
         """:avocado: tags=device:virtio-scsi-pci"""
         for platform in (True, False):
-            self.check_boots(
-                {"driver": "virtio-scsi-pci", "disable-legacy": "on", "iommu_platform": platform},
-                {"driver": "scsi-hd", "drive": "disk"},
-            )
+            self.check_boots(*scsi(platform=platform))
 
     def test_disk_behind_an_iommu(self) -> None:
         """SeaBIOS does not program the IOMMU, which then maps every address to itself.
@@ -183,6 +197,116 @@ class Ipxe(Firmware):
         for platform in (True, False):
             device = {**card, "iommu_platform": platform}
             self.check_boots(device, extra=("-netdev", self.network))
+
+
+class Ovmf(Firmware):
+    """OVMF accepts ACCESS_PLATFORM on PCI and is served.
+
+    :avocado: enable
+    :avocado: tags=arch:x86_64,machine:q35,firmware:ovmf
+    """
+
+    memory = 256
+
+    def firmware(self) -> list[str]:
+        flash = "if=pflash,format=raw"
+        code, variables = (self.ovmf(part) for part in ("CODE", "VARS"))
+        return [
+            *("-drive", f"{flash},unit=0,readonly=on,file={code}"),
+            *("-drive", f"{flash},unit=1,snapshot=on,file={variables}"),
+        ]
+
+    def ovmf(self, part: str) -> Path:
+        """One of the two files of Debian's package ovmf."""
+        path = Path(f"/usr/share/OVMF/OVMF_{part}_4M.fd")
+        if not path.exists():
+            self.cancel(f"{path} is missing: install the package ovmf")
+        return path
+
+    def check_served(
+        self, queue: int, *devices: Device, service: BackendProcess | None = None
+    ) -> None:
+        """The driver accepts the bit, and the device has used a buffer of this queue.
+
+        Args:
+            service: a back-end, for the device whose chardev is "backend".
+        """
+        chardevs = [f"socket,id=backend,path={service.socket}"] if service else []
+        with self.machine(*devices, chardevs=chardevs) as machine:
+            machine.qmp.execute("cont")
+            path = device_path(machine)
+            poll_until(
+                lambda: used(machine, path, queue, vhost=service is not None) or None,
+                DRIVEN_S,
+                lambda: f"OVMF's driver to be served in queue {queue} of {path}",
+            )
+            self.check_accepted(machine, platform=True)
+
+    def test_disk(self) -> None:
+        """:avocado: tags=device:virtio-blk-pci"""
+        self.check_served(0, blk(platform=True))
+
+    def test_disk_behind_vtd(self) -> None:
+        """OVMF does not program the IOMMU, which then maps every address to itself.
+
+        :avocado: tags=device:virtio-blk-pci,viommu
+        """
+        self.check_served(0, {"driver": "intel-iommu"}, blk(platform=True))
+
+    def test_disk_of_a_controller_behind_virtio_iommu(self) -> None:
+        """:avocado: tags=device:virtio-scsi-pci,viommu"""
+        viommu = {"driver": "virtio-iommu-pci", "id": "viommu", "addr": "0x1e"}
+        self.check_served(SCSI_REQUESTS, viommu, *scsi(platform=True))
+
+    def test_disk_of_a_back_end(self) -> None:
+        """:avocado: tags=device:vhost-user-blk-pci"""
+        program = self.build.path("qemu-storage-daemon")
+        device = {"driver": "vhost-user-blk-pci", "chardev": "backend", "disable-legacy": "on"}
+        with storage_daemon(self.folder, program, None, "disk") as service:
+            self.check_served(0, {**device, "iommu_platform": True}, service=service)
+
+    def test_file_system(self) -> None:
+        """:avocado: tags=device:vhost-user-fs-pci"""
+        shared = self.folder / "shared"
+        shared.mkdir()
+        device = {"driver": "vhost-user-fs-pci", "chardev": "backend", "tag": "share"}
+        with virtiofsd(self.folder, shared, "amd64", "files") as service:
+            self.check_served(FS_REQUESTS, {**device, "iommu_platform": True}, service=service)
+
+
+def device_path(machine: Machine) -> str:
+    """The QOM path of the only virtio device that is no IOMMU."""
+    paths: list[str] = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
+    (path,) = [path for path in paths if "viommu" not in path]
+    return path
+
+
+def used(machine: Machine, path: str, queue: int, *, vhost: bool) -> int:
+    """How many buffers of a queue the device has used; 0 while there is no driver.
+
+    Args:
+        vhost: a back-end counts them, in guest memory.
+    """
+    status = machine.qmp.execute("x-query-virtio-status", path=path)
+    if not any("DRIVER_OK" in text for text in status["status"]["statuses"]):
+        return 0
+    if not vhost:
+        index: int = machine.qmp.execute("x-query-virtio-queue-status", path=path, queue=queue)[
+            "used-idx"
+        ]
+        return index
+    if not status["vhost-started"]:
+        return 0
+    ring = machine.qmp.execute("x-query-virtio-vhost-queue-status", path=path, queue=queue)
+    # 2.7.8: the index follows 16 bits of flags.
+    said = machine.qmp.hmp(f"xp /1hx {ring['used-phys'] + 2:#x}")
+    return int(said.split(":")[1], 16)
+
+
+def scsi(*, platform: bool) -> tuple[Device, Device]:
+    """The disk behind a SCSI controller on PCI."""
+    modern = {"disable-legacy": "on", "iommu_platform": platform}
+    return {"driver": "virtio-scsi-pci", **modern}, {"driver": "scsi-hd", "drive": "disk"}
 
 
 def blk(*, platform: bool) -> Device:

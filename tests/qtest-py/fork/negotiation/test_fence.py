@@ -143,15 +143,29 @@ def test_refused_driver_is_told_once(lab: Lab, start: Start) -> None:
     """In QEMU's log, with -d guest_errors: once for each reset, for any number of attempts."""
     _, transport = start("pci modern", extra=("-d", "guest_errors"))
 
-    def told() -> int:
-        return str((lab.folder / "qemu.log").read_text()).count(TOLD)
-
     for resets in (1, 2):
         assert not serves(transport, INSISTS)
         transport.set_status(Status.FEATURES_OK | Status.DRIVER_OK)
-        assert told() == resets
+        assert len(told(lab, to_user=False)) == resets
     assert serves(transport)
-    assert told() == 2
+    assert len(told(lab, to_user=False)) == 2
+
+
+@pytest.mark.parametrize("variant", ["pci modern", "mmio 2", "ccw 2"])
+def test_user_is_told_of_a_refused_driver_once(lab: Lab, start: Start, variant: str) -> None:
+    """Without any option, and with the device's id; a guest can't fill the log with it."""
+    _, transport = start(variant)
+    for _ in range(3):
+        assert not serves(transport, INSISTS)
+    (warning,) = told(lab, to_user=True)
+    assert "virtio-rng" in warning
+    assert "dut" in warning
+
+
+def told(lab: Lab, *, to_user: bool) -> list[str]:
+    """Lines that say that a driver was refused: warnings for the user, or those of the log."""
+    lines = (lab.folder / "qemu.log").read_text().splitlines()
+    return [line for line in lines if TOLD in line and ("warning:" in line) == to_user]
 
 
 @pytest.mark.parametrize("variant", MODERN_VARIANTS)

@@ -82,7 +82,7 @@ def test_status_follows_access_platform_to_the_back_end(
     assert access_platform == {
         "requested": requested,
         "translated": viommu != "none",
-        "required": True,
+        "required": requested,
         "offered": requested,
         "accepted": False,
     }
