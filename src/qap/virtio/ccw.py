@@ -108,15 +108,28 @@ class VirtioCcw(Transport):
 
     def _set_revision(self) -> None:
         try:
-            self._do(SET_VIRTIO_REV, _REVISION.pack(self.revision, 0))
+            self.execute(SET_VIRTIO_REV, _REVISION.pack(self.revision, 0))
         except ProgramFailed as failed:
             if not failed.irb.rejected:
                 raise
             raise RevisionRefused(f"{self} does not speak revision {self.revision}") from None
 
-    def _do(self, command: int, data: bytes = b"") -> bytes:
-        """Execute one command; returns its data afterwards."""
-        return self.subchannel.start([channel_program.Ccw(command, data=data)]).data[0]
+    def execute(
+        self,
+        command: int,
+        data: bytes = b"",
+        *,
+        count: int | None = None,
+        flags: channel_program.Flag = channel_program.NO_FLAGS,
+    ) -> bytes:
+        """Execute one command, raw; returns its data afterwards.
+
+        Args:
+            count: bytes to transfer; those of `data` if None.
+        Raises:
+            ProgramFailed: the device did not take it; `irb` says how it ended.
+        """
+        return self.subchannel.start([channel_program.Ccw(command, flags, count, data)]).data[0]
 
     @property
     def device_type(self) -> int:
@@ -166,12 +179,12 @@ class VirtioCcw(Transport):
         """
         if self.revision < READ_STATUS_REVISION:
             return self._status
-        return Status(self._do(READ_STATUS, bytes(1))[0])
+        return Status(self.execute(READ_STATUS, bytes(1))[0])
 
     def set_status(self, status: Status) -> None:
         """Write the status field; the device may reject it, which `status` shows (4.3.2.3)."""
         try:
-            self._do(WRITE_STATUS, bytes([status]))
+            self.execute(WRITE_STATUS, bytes([status]))
         except ProgramFailed as failed:
             if not failed.irb.rejected:
                 raise
@@ -217,7 +230,7 @@ class VirtioCcw(Transport):
 
     def _config(self, command: int, data: bytes) -> bytes:
         try:
-            return self._do(command, data)
+            return self.execute(command, data)
         except ProgramFailed as failed:
             if SubchannelStatus.PROGRAM_CHECK not in failed.irb.subchannel:
                 raise
@@ -230,7 +243,7 @@ class VirtioCcw(Transport):
         After a queue was set up with fewer entries, QEMU returns that number until a reset.
         """
         try:
-            answer = self._do(READ_VQ_CONF, _VQ_CONFIG.pack(index, 0))
+            answer = self.execute(READ_VQ_CONF, _VQ_CONFIG.pack(index, 0))
         except ProgramFailed as failed:
             if SubchannelStatus.PROGRAM_CHECK not in failed.irb.subchannel:
                 raise
@@ -253,7 +266,7 @@ class VirtioCcw(Transport):
             info = _VQ_INFO_LEGACY.pack(queue.desc, LEGACY_PAGE, index, queue.size)
         else:
             info = _VQ_INFO.pack(queue.desc, 0, index, queue.size, queue.driver, queue.device)
-        self._do(SET_VQ, info)
+        self.execute(SET_VQ, info)
         self._enabled.add(index)
 
     def notify(self, index: int) -> None:

@@ -1,32 +1,11 @@
 """Device configuration space as registers (virtio 1.3, section 2.5), on a little-endian machine."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from qap.machine import qtest_command as command
 from qap.machine.qtest import Qtest
-from qap.machine.qtest_command import QtestCommand
+from qap.virtio.registers import RegisterAccess
 from qap.virtio.transport import VirtioError
-
-
-class RegisterAccess(NamedTuple):
-    """How to read and write a register of one width."""
-
-    read: Callable[[int], QtestCommand[int]]
-    write: Callable[[int, int], QtestCommand[None]]
-
-
-MEMORY = {
-    1: RegisterAccess(command.readb, command.writeb),
-    2: RegisterAccess(command.readw, command.writew),
-    4: RegisterAccess(command.readl, command.writel),
-}
-PORTS = {
-    1: RegisterAccess(command.inb, command.outb),
-    2: RegisterAccess(command.inw, command.outw),
-    4: RegisterAccess(command.inl, command.outl),
-}
 
 
 @dataclass(frozen=True)

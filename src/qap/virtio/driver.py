@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from qap.machine.guest_memory import GuestMemory
 from qap.oracle.features import FeatureBit, bits, mask, names
 from qap.oracle.status import Status
-from qap.virtio.packed import PackedQueue
+from qap.virtio.packed import PackedQueue, packed_areas
 from qap.virtio.queue import Buffer, ByteOrder, Queue, Used
-from qap.virtio.split import SplitQueue
+from qap.virtio.raw import RawPackedQueue, RawQueue, RawSplitQueue
+from qap.virtio.split import SplitQueue, split_areas
 from qap.virtio.transport import Transport, VirtioError
 
 QUEUE_SIZE = 64
@@ -110,24 +111,42 @@ class Driver:
         Raises:
             VirtioError: the device has no such queue.
         """
-        most = self.transport.queue_max(index)
-        if not most:
-            raise VirtioError(f"the device has no queue {index}")
+        entries = self._entries(index, size)
         options = {
             "indirect": self.has(FeatureBit.INDIRECT_DESC),
             "event_idx": self.has(FeatureBit.EVENT_IDX),
         }
-        legacy = self.transport.legacy
-        entries = most if legacy else min(size, most)
         queue: Queue
         if self.has(FeatureBit.RING_PACKED):
             queue = PackedQueue(self.memory, index, entries, **options)
         else:
+            legacy = self.transport.legacy
             queue = SplitQueue(
                 self.memory, index, entries, order=self.order, legacy=legacy, **options
             )
         self.transport.enable_queue(index, queue.addresses)
         return queue
+
+    def raw_queue(self, index: int, size: int = QUEUE_SIZE) -> RawQueue:
+        """As `queue`, but the caller writes its descriptors and indices: `qap.virtio.raw`.
+
+        It is packed if RING_PACKED was accepted.
+        """
+        entries = self._entries(index, size)
+        queue: RawQueue
+        if self.has(FeatureBit.RING_PACKED):
+            queue = RawPackedQueue(self.memory, index, packed_areas(self.memory, entries))
+        else:
+            areas = split_areas(self.memory, entries, legacy=self.transport.legacy)
+            queue = RawSplitQueue(self.memory, index, areas, self.order)
+        self.transport.enable_queue(index, queue.addresses)
+        return queue
+
+    def _entries(self, index: int, size: int) -> int:
+        most = self.transport.queue_max(index)
+        if not most:
+            raise VirtioError(f"the device has no queue {index}")
+        return most if self.transport.legacy else min(size, most)
 
     def start(self) -> Status:
         """Set DRIVER_OK (step 8); returns the status read back."""

@@ -4,7 +4,8 @@ from qap.machine import qtest_command as command
 from qap.machine.qtest import Qtest
 from qap.machine.qtest_command import QtestCommand
 from qap.oracle.status import Status
-from qap.virtio.config_space import MEMORY, ConfigSpace
+from qap.virtio.config_space import ConfigSpace
+from qap.virtio.registers import MEMORY, Registers
 from qap.virtio.transport import LEGACY_PAGE, QueueAddresses, Transport, VirtioError
 
 # 4.2.2: offsets of the registers, each of 32 bits.
@@ -71,6 +72,11 @@ class Mmio(Transport):
 
     def __str__(self) -> str:
         return f"the MMIO device at {self.base:#x}"
+
+    @property
+    def registers(self) -> Registers:
+        """Its registers, raw."""
+        return Registers(self.qtest, self.base, MEMORY)
 
     def _read(self, register: int) -> QtestCommand[int]:
         return command.readl(self.base + register)

@@ -46,12 +46,7 @@ class PackedQueue(Queue):
         self._memory = memory
         self._indirect = indirect
         self._event_idx = event_idx
-        self.addresses = QueueAddresses(
-            size,
-            desc=memory.take(16 * size, 16),
-            driver=memory.take(EVENT.size, 4),
-            device=memory.take(EVENT.size, 4),
-        )
+        self.addresses = packed_areas(memory, size)
         self._desc = self.addresses.desc
         self._ids = list(reversed(range(size)))
         self._lengths: dict[int, int] = {}
@@ -121,3 +116,13 @@ class PackedQueue(Queue):
         self._free += skipped
         self._ids.append(buffer_id)
         return Used(buffer_id, length)
+
+
+def packed_areas(memory: GuestMemory, size: int) -> QueueAddresses:
+    """Zeroed memory for a packed virtqueue."""
+    return QueueAddresses(
+        size,
+        desc=memory.take(16 * size, 16),
+        driver=memory.take(EVENT.size, 4),
+        device=memory.take(EVENT.size, 4),
+    )

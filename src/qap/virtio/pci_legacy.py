@@ -4,8 +4,9 @@ from qap.hw.pci import CAPABILITY_MSI_X, MSI_X_ENABLE, Function, PciError
 from qap.machine import qtest_command as command
 from qap.machine.qtest_command import QtestCommand
 from qap.oracle.status import Status
-from qap.virtio.config_space import PORTS, ConfigSpace
+from qap.virtio.config_space import ConfigSpace
 from qap.virtio.pci_modern import VENDOR_ID
+from qap.virtio.registers import PORTS, Registers
 from qap.virtio.transport import QueueAddresses, Transport, VirtioError
 
 # 4.1.2: the device IDs of transitional and of legacy devices.
@@ -59,6 +60,11 @@ class PciLegacy(Transport):
 
     def __str__(self) -> str:
         return str(self.function)
+
+    @property
+    def registers(self) -> Registers:
+        """The registers in BAR0, raw."""
+        return Registers(self.qtest, self._ports, PORTS)
 
     @property
     def device_type(self) -> int:

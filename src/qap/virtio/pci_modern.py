@@ -7,7 +7,8 @@ from qap.hw.pci import CAPABILITY_VENDOR, Function
 from qap.machine import qtest_command as command
 from qap.machine.qtest_command import QtestCommand
 from qap.oracle.status import Status
-from qap.virtio.config_space import MEMORY, ConfigSpace
+from qap.virtio.config_space import ConfigSpace
+from qap.virtio.registers import MEMORY, Registers
 from qap.virtio.transport import QueueAddresses, Transport, VirtioError
 
 # 4.1.2: vendor, and what a modern device ID adds to the device type.
@@ -95,6 +96,16 @@ class PciModern(Transport):
                     self.bars[bar].address + offset, length, multiplier
                 )
         return regions
+
+    def registers(self, cfg_type: int = COMMON_CFG) -> Registers:
+        """The registers of a region, raw.
+
+        Raises:
+            VirtioError: the device has no such region.
+        """
+        if cfg_type not in self.regions:
+            raise VirtioError(f"{self} has no virtio region of cfg_type {cfg_type}")
+        return Registers(self.qtest, self.regions[cfg_type].address, MEMORY)
 
     @property
     def device_type(self) -> int:

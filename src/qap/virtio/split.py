@@ -48,7 +48,7 @@ class SplitQueue(Queue):
         self._desc = struct.Struct(order + DESC)
         self._used_elem = struct.Struct(order + USED_ELEM)
         self._u16 = struct.Struct(order + "H")
-        self.addresses = _in_one_piece(memory, size) if legacy else _apart(memory, size)
+        self.addresses = split_areas(memory, size, legacy=legacy)
         self._driver = self.addresses.driver
         self._device = self.addresses.device
         self._free = list(reversed(range(size)))
@@ -120,6 +120,11 @@ class SplitQueue(Queue):
             event = self._driver + RING_HEAD + 2 * self.size
             self._memory.write(event, self._u16.pack(self._used_idx))
         return used
+
+
+def split_areas(memory: GuestMemory, size: int, *, legacy: bool = False) -> QueueAddresses:
+    """Zeroed memory for a split virtqueue, in the contiguous layout if `legacy` (2.7.2)."""
+    return _in_one_piece(memory, size) if legacy else _apart(memory, size)
 
 
 def _apart(memory: GuestMemory, size: int) -> QueueAddresses:
