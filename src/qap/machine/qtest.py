@@ -8,7 +8,8 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -55,6 +56,7 @@ class Qtest:
         lost: what to raise where QEMU closes the session; it is given a QtestLost.
 
     Attributes:
+        timeout: as given; it may be changed.
         irqs: changes of intercepted interrupts not yet taken, oldest first.
     """
 
@@ -67,11 +69,12 @@ class Qtest:
         self._closed = lost
         sock.setblocking(False)
         self._sock = sock
-        self._timeout = timeout
+        self.timeout = timeout
         self._poll = select.poll()
         self._rest = b""
         self._lost = ""
         self._quoted: deque[str] = deque(maxlen=QUOTED)
+        self._held: list[QtestCommand[Any]] | None = None
         self.irqs: deque[IrqChange] = deque()
 
     def run(self, command: QtestCommand[T]) -> T:
@@ -86,6 +89,8 @@ class Qtest:
         Raises:
             QtestError: QEMU refused at least one; the error is the first one's.
         """
+        if self._held is not None:
+            return self._hold(self._held, commands)
         answers = self._exchange(commands)
         results = []
         for index, (sent, answer) in enumerate(zip(commands, answers, strict=True)):
@@ -96,6 +101,30 @@ class Qtest:
                 raise QtestError(sent.line, answer, "\n".join(self._quoted)) from None
         self._quote(commands, answers)
         return results
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Send what is written in this context at its end, so that QEMU gets it in one piece.
+
+        Raises:
+            ValueError: something is read in it.
+        """
+        held: list[QtestCommand[Any]] = []
+        self._held = held
+        try:
+            yield
+        finally:
+            self._held = None
+        if held:
+            self.run_all(held)
+
+    @staticmethod
+    def _hold(held: list[QtestCommand[Any]], commands: Sequence[QtestCommand[T]]) -> list[T]:
+        for wanted in commands:
+            if wanted.answers:
+                raise ValueError(f"{shortened(wanted.line)} has an answer to wait for")
+        held += commands
+        return [wanted.parse("") for wanted in commands]
 
     def wait_irq(self, number: int, *, raised: bool = True, timeout: float = ANSWER_S) -> None:
         """Wait until an intercepted line changes; earlier changes are dropped.
@@ -127,7 +156,7 @@ class Qtest:
             raise QtestLost(self._lost)
         left = memoryview("".join([f"{sent.line}\n" for sent in commands]).encode())
         answers: list[str] = []
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self.timeout
         try:
             while left or len(answers) < len(commands):
                 if left:
@@ -137,7 +166,7 @@ class Qtest:
                     answers += self._received()
         except TimeoutError:
             asked = commands[len(answers)].line
-            said = f"waited {self._timeout:g} s for the answer to qtest {shortened(asked)}"
+            said = f"waited {self.timeout:g} s for the answer to qtest {shortened(asked)}"
             self._lost = f"the qtest session is out of step: {said}"
             raise TimeoutError(said) from None
         self._expect_none(answers[len(commands) :])

@@ -25,6 +25,11 @@ class QtestCommand(NamedTuple, Generic[T_co]):
     line: str
     parse: Callable[[str], T_co]
 
+    @property
+    def answers(self) -> bool:
+        """Whether its answer is more than that it is done."""
+        return self.parse is not _nothing
+
 
 def _nothing(said: str) -> None:
     if said:

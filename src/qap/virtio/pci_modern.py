@@ -188,6 +188,8 @@ class PciModern(Transport):
         return bool(self._queue_word(index, QUEUE_ENABLE))
 
     def enable_queue(self, index: int, queue: QueueAddresses) -> None:
+        # Known now, a notification is a single write.
+        self._notify_address(index)
         commands = [self._select(index), command.writew(self._common + QUEUE_SIZE, queue.size)]
         for register, address in (
             (QUEUE_DESC, queue.desc),
@@ -218,12 +220,15 @@ class PciModern(Transport):
         if self.qtest.readw(register) != vector:
             raise VirtioError(f"{self.function} can't use MSI-X vector {vector}")
 
-    def notify(self, index: int) -> None:
+    def _notify_address(self, index: int) -> int:
         if index not in self._notify:
             region = self.regions[NOTIFY_CFG]
             off = self._queue_word(index, QUEUE_NOTIFY_OFF)
             self._notify[index] = region.address + off * region.multiplier
-        self.qtest.writew(self._notify[index], index)
+        return self._notify[index]
+
+    def notify(self, index: int) -> None:
+        self.qtest.writew(self._notify_address(index), index)
 
     def isr_status(self) -> int:
         return self.qtest.readb(self.regions[ISR_CFG].address)

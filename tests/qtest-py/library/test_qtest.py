@@ -251,3 +251,23 @@ def test_answer_to_no_question_ends_the_session(peer: tuple[Qtest, socket.socket
     other.sendall(b"OK 0x1\nOK 0x2\n")
     with pytest.raises(QtestLost, match="'OK 0x2' without being asked"):
         session.readb(0)
+
+
+def test_writes_at_once_reach_qemu_in_one_piece(qtest: Qtest) -> None:
+    with qtest.at_once():
+        qtest.writel(RAM, 1)
+        qtest.writel(RAM + 4, 2)
+    assert qtest.read(RAM, 8) == b"\1\0\0\0\2\0\0\0"
+
+
+def test_read_at_once_is_an_error(qtest: Qtest) -> None:
+    with pytest.raises(ValueError, match="readl .* has an answer to wait for"), qtest.at_once():
+        qtest.readl(RAM)
+    assert qtest.readl(RAM) == 0
+
+
+def test_timeout_can_be_changed(peer: tuple[Qtest, socket.socket]) -> None:
+    session, _ = peer
+    session.timeout = 0.1
+    with pytest.raises(TimeoutError, match=r"waited 0\.1 s for the answer to qtest readb"):
+        session.readb(0)
