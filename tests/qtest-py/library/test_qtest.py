@@ -261,7 +261,7 @@ def test_writes_at_once_reach_qemu_in_one_piece(qtest: Qtest) -> None:
 
 
 def test_read_at_once_is_an_error(qtest: Qtest) -> None:
-    with pytest.raises(ValueError, match="readl .* has an answer to wait for"), qtest.at_once():
+    with pytest.raises(ValueError, match=r"readl .* has an answer to wait for"), qtest.at_once():
         qtest.readl(RAM)
     assert qtest.readl(RAM) == 0
 
