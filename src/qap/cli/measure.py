@@ -88,3 +88,35 @@ def soak_hotplug(
     make(build)
     report = soaking.soak(build, cycles, jobs)
     finish(report, json, [build])
+
+
+@soak.command("hostile")
+def soak_hostile(
+    episodes: Annotated[int, typer.Option(help="How many in all.", min=1)] = 10_000,
+    seed: Annotated[int, typer.Option(help="From which they all follow.", min=0)] = 1,
+    episode: Annotated[
+        str | None, typer.Option(help="Only this one, SEED:NUMBER, with a trace of what it does.")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Only these steps of the episode, such as 0,3,7.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="QEMUs at a time.", min=1)] = None,
+    profile: Profile = "lab",
+    base: Base = False,
+    json: Json = None,
+) -> None:
+    """Drivers that do what none should: QEMU does not end, hang, or write where it may not."""
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
+    from qap.measure.hostile import alone, sweep
+    from qap.measure.hostile.name import EpisodeName, step_numbers
+
+    names = EpisodeName.parse(episode) if episode else []
+    only = step_numbers(steps) if steps else ()
+    build = Build(profile, base)
+    make(build)
+    if names:
+        report = alone.alone(build, names, only)
+    else:
+        report = sweep.sweep(build, seed, episodes, jobs)
+    finish(report, json, [build])

@@ -42,6 +42,9 @@ class Qmp:
         lost: what to raise where QEMU closes the connection; it is given a QmpLost.
     Raises:
         QmpLost: QEMU ended instead of greeting.
+
+    Attributes:
+        timeout: seconds to wait for the answer to a command; may be assigned.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Qmp:
         lost: Callable[[QapError], QapError] = lambda error: error,
     ) -> None:
         self._lost = lost
+        self.timeout = COMMAND_S
         self._runner = asyncio.Runner()
         self._client = QMPClient("qap")
         self._events = EventListener()
@@ -86,7 +90,7 @@ class Qmp:
         named = {key.replace("_", "-"): value for key, value in arguments.items()}
         try:
             return self._run(
-                self._client.execute(command, named or None), COMMAND_S, f"QMP {command}"
+                self._client.execute(command, named or None), self.timeout, f"QMP {command}"
             )
         except ExecuteError as exc:
             raise QmpRefused(command, exc.error.error.desc) from exc
@@ -94,7 +98,7 @@ class Qmp:
     def device_add(self, device: Mapping[str, object]) -> None:
         """device_add with a device's properties under their own names."""
         try:
-            self._run(self._client.execute("device_add", dict(device)), COMMAND_S, "device_add")
+            self._run(self._client.execute("device_add", dict(device)), self.timeout, "device_add")
         except ExecuteError as exc:
             raise QmpRefused("device_add", exc.error.error.desc) from exc
 

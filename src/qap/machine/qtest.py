@@ -52,7 +52,7 @@ class Qtest:
 
     Args:
         sock: the client's end; the session closes it.
-        timeout: seconds to wait for an answer.
+        timeout: seconds to wait for an answer; may be assigned later.
         lost: what to raise where QEMU closes the session; it is given a QtestLost.
 
     Attributes:

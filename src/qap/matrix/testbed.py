@@ -63,6 +63,7 @@ class Testbed:
         configs: what is to be plugged; a cold-plugged one has a testbed of its own.
         wrapper: a command that QEMU is run by, such as a debugger.
         census: count before each plug what QEMU holds, for `leftovers`.
+        args: what else is on QEMU's command line.
     Attributes:
         misbehaviour: what the next Python back-end does wrong.
         spoilt: properties that make QEMU refuse the next device.
@@ -77,6 +78,7 @@ class Testbed:
     configs: Sequence[Setup]
     wrapper: Sequence[str] = ()
     census: bool = True
+    args: Sequence[str] = ()
     misbehaviour: Sequence[Misbehaviour] = field(init=False, default=())
     spoilt: Mapping[str, object] = field(init=False, default_factory=dict)
     said: str = field(init=False, default="")
@@ -124,7 +126,7 @@ class Testbed:
         cold = [config for config in self.configs if config.plug == "cold"]
         assert not cold or len(self.configs) == 1
         device, args = self._cold(cold[0]) if cold else (None, [])
-        spec = machine_spec(self.configs, self.folder, device, args)
+        spec = machine_spec(self.configs, self.folder, device, [*self.args, *args])
         binary = self.build.path(f"qemu-system-{self.first.machine_row.qemu}")
         self._say(shlex.join([binary.name, *spec.argv()]))
         machine = Machine(binary, spec, log=self.folder / LOG, wrapper=self.wrapper)

@@ -1,0 +1,182 @@
+"""Carrying out an episode, and a batch of them in one QEMU."""
+
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from qap.fork.build import Build
+from qap.host.errors import QapError
+from qap.hw.s390x_cpu import CpuLost
+from qap.machine.machine import QemuDied
+from qap.matrix.testbed import Refused
+from qap.measure.hostile.arena import ArenaFull
+from qap.measure.hostile.bed import Bed, BedSpent
+from qap.measure.hostile.driver import HostileDriver
+from qap.measure.hostile.failure import (
+    LAST_STEPS,
+    Failure,
+    crash_place,
+    hang_place,
+    last_lines,
+    signature,
+)
+from qap.measure.hostile.grammar import MOVES
+from qap.measure.hostile.judge import Judge, Verdict
+from qap.measure.hostile.name import EpisodeName
+from qap.measure.hostile.walk import Walk, rng, walk
+
+DEBUGGER = (
+    "gdb",
+    "-batch",
+    "-nx",
+    "-ex",
+    "handle SIGUSR1 SIGPIPE nostop noprint pass",
+    "-ex",
+    "run",
+    "-ex",
+    "bt 24",
+    "--args",
+)
+# A debugger makes everything slower.
+DEBUGGED = 4
+
+
+DIED_S = 5.0
+
+
+class NoDevice(QapError):
+    """The build has no such device."""
+
+
+@dataclass
+class Episodes:
+    """Carries out episodes of one target, in one QEMU as long as that lasts.
+
+    Args:
+        patience: seconds after which a QEMU that does not answer hangs.
+        debug: ask a debugger where a QEMU hangs or crashes.
+        wrapper: a command that QEMU is run by.
+
+    Attributes:
+        trace: what the driver did in the latest episode.
+    """
+
+    build: Build
+    patience: float
+    debug: bool = True
+    wrapper: Sequence[str] = ()
+    trace: list[str] = field(init=False, default_factory=list)
+    _history: list[tuple[EpisodeName, tuple[int, ...]]] = field(init=False, default_factory=list)
+    _bed: Bed | None = field(init=False, default=None)
+    _judge: Judge | None = field(init=False, default=None)
+
+    def run(self, name: EpisodeName, steps: tuple[int, ...] = ()) -> Failure | None:
+        """Carry out an episode; returns what went wrong, if anything did.
+
+        Args:
+            steps: the numbers of the only steps to take; all if empty.
+        Raises:
+            NoDevice: the build has no such device.
+        """
+        walked = walk(name)
+        self.trace = []
+        if self._bed is None:
+            self._history.clear()
+        self._history.append((name, steps))
+        try:
+            bed = self._ready(walked)
+            self._walk(bed, walked, steps)
+            assert self._judge is not None
+            self._judge.judge()
+        except BedSpent:
+            self.end()
+        except (NoDevice, KeyboardInterrupt):
+            raise
+        except Exception as error:  # Whatever it is, the sweep goes on and tells it.
+            return self._failed(walked, error, steps)
+        return None
+
+    def _ready(self, walked: Walk) -> Bed:
+        if self._bed is None:
+            bed = Bed(self.build, walked.target, self.patience, self.wrapper)
+            try:
+                self._bed = bed.__enter__()
+            except QemuDied as died:
+                if "is not a valid device" in died.output:
+                    raise NoDevice(died.said) from None
+                raise
+            except Refused as refused:
+                if "is not a valid device" in str(refused):
+                    raise NoDevice(str(refused)) from None
+                raise
+            self._judge = Judge(bed)
+        return self._bed
+
+    def _walk(self, bed: Bed, walked: Walk, steps: tuple[int, ...]) -> None:
+        driver = bed.driver()
+        self.trace = driver.trace
+        for number, step in walked.only(steps):
+            driver.say(f"[{number}] {step}")
+            self._step(driver, walked, number)
+
+    def _step(self, driver: HostileDriver, walked: Walk, number: int) -> None:
+        step = walked.steps[number]
+        with suppress(ArenaFull):
+            MOVES[step.move].act(driver, rng(step))
+        driver.wire.flush()
+        if driver.wire.odd:
+            driver.arena.told = False
+
+    def _failed(self, walked: Walk, error: Exception, steps: tuple[int, ...]) -> Failure:
+        error, place = self._looked_at(error)
+        said = last_lines(error)
+        trace = tuple(self.trace[-LAST_STEPS:])
+        self.end()
+        if isinstance(error, QemuDied) and error.status == -signal.SIGSEGV and self.debug:
+            place = self._crash_place()
+        first = self._history[0][0]
+        name = str(walked.name) if first == walked.name else f"{first}-{walked.name.number}"
+        said_so = signature(error, place)
+        output = error.output if isinstance(error, QemuDied) else ""
+        return Failure(name, str(walked.target), said_so, said, trace, steps, output)
+
+    def _crash_place(self) -> str:
+        """Where QEMU crashes if all that it did is done again under a debugger; "" if nowhere."""
+        again = Episodes(self.build, DEBUGGED * self.patience, debug=False, wrapper=DEBUGGER)
+        with again:
+            for name, steps in self._history:
+                if failure := again.run(name, steps):
+                    return crash_place(failure.output)
+        return ""
+
+    def _looked_at(self, error: Exception) -> tuple[Exception, str]:
+        """What really happened where something was lost, or late; and where QEMU hangs."""
+        if self._bed is None or isinstance(error, QemuDied):
+            return error, ""
+        machine = self._bed.testbed.machine
+        if isinstance(error, CpuLost):
+            with suppress(TimeoutError):
+                return machine.died(DIED_S), ""
+        if isinstance(error, TimeoutError):
+            try:
+                machine.qmp.execute("query-status")
+            except TimeoutError:
+                return error, hang_place(machine.process.pid) if self.debug else ""
+            except QemuDied as died:
+                return died, ""
+            return Verdict("late", str(error)), ""
+        return error, ""
+
+    def end(self) -> None:
+        """End the QEMU; the next episode gets a new one."""
+        bed, self._bed = self._bed, None
+        if bed:
+            with suppress(QapError, TimeoutError, OSError):
+                bed.__exit__()
+
+    def __enter__(self) -> "Episodes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()

@@ -1,0 +1,121 @@
+"""What an episode did to QEMU, and the signature by which failures of a kind are one."""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qap.host.errors import QapError
+from qap.machine.machine import QemuDied
+from qap.measure.hostile.judge import Verdict
+
+LAST_STEPS = 12
+LAST_LINES = 12
+GDB_S = 60.0
+SAMPLES = 3
+_ASSERTION = re.compile(
+    r"(\w+): [Aa]ssertion [`'\"]?(.*?)['`\"]? failed|assertion failed:? \((.*)\)"
+)
+_SUMMARY = re.compile(r"SUMMARY: (\w+Sanitizer: .*)|runtime error: (.*)")
+_FRAME = re.compile(r"^#\d+ +(?:0x[0-9a-f]+ in )?([\w.]+) ?\(", re.MULTILINE)
+_NUMBER = re.compile(r"0x[0-9a-f]+|\b\d+\b")
+# Frames that say nothing of where a thread is.
+DULL = ("raise", "abort", "__", "g_assert", "pthread", "syscall", "??", "ppoll", "nanosleep")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failed episode.
+
+    Attributes:
+        episode: its name; of several, SEED:FIRST-LAST, where it is the last in a QEMU that
+            carried out those before it, too.
+        target: what it drove.
+        signature: groups failures.
+        said: what QEMU, or the judge, said.
+        trace: the last things that the driver did.
+        steps: the numbers of its only steps; all if empty.
+        output: what QEMU printed, if it ended.
+    """
+
+    episode: str
+    target: str
+    signature: str
+    said: str
+    trace: Sequence[str]
+    steps: tuple[int, ...] = ()
+    output: str = ""
+
+    @property
+    def repro(self) -> str:
+        """The options of `qap soak hostile` that repeat it."""
+        steps = f" --steps {','.join(map(str, self.steps))}" if self.steps else ""
+        return f"--episode {self.episode}{steps}"
+
+
+def signature(error: Exception, place: str = "") -> str:
+    """The signature of what ended an episode.
+
+    Args:
+        place: where QEMU was, as far as a debugger said.
+    """
+    if isinstance(error, QemuDied):
+        return _ended(error, place)
+    if isinstance(error, Verdict):
+        summary = _SUMMARY.search(str(error))
+        words = summary[0] if summary else "" if error.kind == "stray write" else str(error)
+        return _plain(f"{error.kind}: {words}".rstrip(": "))
+    if isinstance(error, TimeoutError):
+        return f"hang in {place}" if place else f"hang: {_plain(str(error))}"
+    return f"{type(error).__name__}: {_plain(str(error))}"
+
+
+def _ended(died: QemuDied, place: str) -> str:
+    summary = _SUMMARY.search(died.output)
+    if summary:
+        return _plain(summary[0])
+    found = _ASSERTION.search(died.output)
+    if found:
+        return f"assertion {found[2] or found[3]} in {found[1] or '?'}"
+    if died.status < 0:
+        return f"signal {-died.status}" + (f" in {place}" if place else "")
+    last = died.said.splitlines()[-1:] or ["it said nothing"]
+    return f"exit {died.status}: {_plain(last[0])}"
+
+
+def _plain(text: str) -> str:
+    """A text without what differs from one time to the next."""
+    first = text.splitlines()[0] if text else ""
+    return _NUMBER.sub("N", first)[:160]
+
+
+def hang_place(pid: int) -> str:
+    """Where the main thread of a process is, the same in several looks; "" if unknown."""
+    stacks = [_stack(pid) for _ in range(SAMPLES)]
+    common: list[str] = []
+    for frames in zip(*(reversed(stack) for stack in stacks), strict=False):
+        if len(set(frames)) > 1:
+            break
+        common.append(frames[0])
+    return next((name for name in reversed(common) if not name.startswith(DULL)), "")
+
+
+def _stack(pid: int) -> list[str]:
+    argv = ["gdb", "-batch", "-nx", "-p", str(pid), "-ex", "thread 1", "-ex", "bt 40"]
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=GDB_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return _FRAME.findall(said.stdout)
+
+
+def crash_place(backtrace: str) -> str:
+    """The function in which a debugger saw a signal; "" if it didn't."""
+    _, _, after = backtrace.partition("received signal")
+    return next((name for name in _FRAME.findall(after) if not name.startswith(DULL)), "")
+
+
+def last_lines(error: Exception) -> str:
+    """The end of what is known of an error."""
+    detail = getattr(error, "detail", "") if isinstance(error, QapError) else ""
+    return "\n".join(f"{error}\n{detail}".strip().splitlines()[-LAST_LINES:])
