@@ -135,8 +135,7 @@ class Episodes:
         self.end()
         if isinstance(error, QemuDied) and error.status == -signal.SIGSEGV and self.debug:
             place = self._crash_place()
-        first = self._history[0][0]
-        name = str(walked.name) if first == walked.name else f"{first}-{walked.name.number}"
+        name = EpisodeName.together([name for name, _ in self._history])
         said_so = signature(error, place)
         output = error.output if isinstance(error, QemuDied) else ""
         return Failure(name, str(walked.target), said_so, said, trace, steps, output)
@@ -159,10 +158,13 @@ class Episodes:
             with suppress(TimeoutError):
                 return machine.died(DIED_S), ""
         if isinstance(error, TimeoutError):
+            machine.qmp.timeout = self.patience / 2
             try:
                 machine.qmp.execute("query-status")
             except TimeoutError:
-                return error, hang_place(machine.process.pid) if self.debug else ""
+                place = hang_place(machine.process.pid) if self.debug else ""
+                machine.process.kill()
+                return error, place
             except QemuDied as died:
                 return died, ""
             return Verdict("late", str(error)), ""

@@ -14,13 +14,33 @@ LAST_LINES = 12
 GDB_S = 60.0
 SAMPLES = 3
 _ASSERTION = re.compile(
-    r"(\w+): [Aa]ssertion [`'\"]?(.*?)['`\"]? failed|assertion failed:? \((.*)\)"
+    r"(?P<at>\w+): Assertion `(?P<what>.*)' failed"
+    r"|(?P<at2>\w+): (?:assertion failed:? \((?P<what2>.*)\)|(?P<what3>code should not be reached))"
 )
 _SUMMARY = re.compile(r"SUMMARY: (\w+Sanitizer: .*)|runtime error: (.*)")
 _FRAME = re.compile(r"^#\d+ +(?:0x[0-9a-f]+ in )?([\w.]+) ?\(", re.MULTILINE)
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b\d+\b")
 # Frames that say nothing of where a thread is.
-DULL = ("raise", "abort", "__", "g_assert", "pthread", "syscall", "??", "ppoll", "nanosleep")
+DULL = (
+    "raise",
+    "abort",
+    "_",
+    "g_",
+    "pthread",
+    "syscall",
+    "poll",
+    "ppoll",
+    "nanosleep",
+    "mem",
+    "fdmon_",
+    "aio_",
+    "qio_channel_",
+    "qemu_chr_",
+    "tcp_chr_",
+    "qemu_cond",
+    "qemu_mutex",
+    "qemu_event",
+)
 
 
 @dataclass(frozen=True)
@@ -28,13 +48,13 @@ class Failure:
     """A failed episode.
 
     Attributes:
-        episode: its name; of several, SEED:FIRST-LAST, where it is the last in a QEMU that
-            carried out those before it, too.
+        episode: its name; SEED:NUMBER,NUMBER where it is the last in a QEMU that carried out
+            others before it.
         target: what it drove.
         signature: groups failures.
         said: what QEMU, or the judge, said.
         trace: the last things that the driver did.
-        steps: the numbers of its only steps; all if empty.
+        steps: the numbers of the only steps of the last one; all if empty.
         output: what QEMU printed, if it ended.
     """
 
@@ -76,7 +96,8 @@ def _ended(died: QemuDied, place: str) -> str:
         return _plain(summary[0])
     found = _ASSERTION.search(died.output)
     if found:
-        return f"assertion {found[2] or found[3]} in {found[1] or '?'}"
+        what = found["what"] or found["what2"] or found["what3"]
+        return f"assertion {what} in {found['at'] or found['at2']}"
     if died.status < 0:
         return f"signal {-died.status}" + (f" in {place}" if place else "")
     last = died.said.splitlines()[-1:] or ["it said nothing"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from qap.host.errors import QapError
 from qap.host.wait import poll_until
+from qap.hw.s390x_cpu import CpuLost
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import QemuDied
 from qap.measure.hostile.arena import GOOD_BASE, GOOD_SIZE
@@ -95,7 +96,7 @@ class Judge:
             driver.transport.notify(queue.index)
             poll_until(queue.take_used, SERVED_S, lambda: "a good driver to be served")
             driver.transport.reset()
-        except QemuDied:
+        except (QemuDied, CpuLost):
             raise
         except TimeoutError as late:
             if "served" not in str(late) and "reset" not in str(late):

@@ -1,6 +1,7 @@
 """The name of an episode: a seed and a number, from which everything about it follows."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -8,7 +9,7 @@ from qap.host.errors import UsageError
 
 # Consecutive episodes that share a QEMU, and so a target.
 BATCH = 10
-_NAMES = re.compile(r"(\d+):(\d+)(?:-(\d+))?")
+_NAMES = re.compile(r"(\d+):(\d+(?:,\d+)*)")
 
 
 @dataclass(frozen=True, order=True)
@@ -23,7 +24,7 @@ class EpisodeName:
 
     @classmethod
     def parse(cls, text: str) -> list["EpisodeName"]:
-        """The episodes that a user names: one, or several that share a QEMU, SEED:FIRST-LAST.
+        """The episodes that a user names: one, or several that share a QEMU, SEED:NUMBER,NUMBER.
 
         Raises:
             UsageError: it names none.
@@ -31,10 +32,15 @@ class EpisodeName:
         match = _NAMES.fullmatch(text)
         if match is None:
             raise UsageError(f"{text!r} names no episode: write SEED:NUMBER, such as 1:42")
-        first, last = int(match[2]), int(match[3] or match[2])
-        if first > last or first // BATCH != last // BATCH:
-            raise UsageError(f"the episodes {text} share no QEMU")
-        return [cls(int(match[1]), number) for number in range(first, last + 1)]
+        names = [cls(int(match[1]), int(number)) for number in match[2].split(",")]
+        if len({name.batch for name in names}) > 1:
+            raise UsageError(f"the episodes {text} have different targets and share no QEMU")
+        return names
+
+    @staticmethod
+    def together(names: Sequence["EpisodeName"]) -> str:
+        """What `parse` takes for these."""
+        return f"{names[0].seed}:" + ",".join(str(name.number) for name in names)
 
     @property
     def batch(self) -> int:

@@ -116,7 +116,7 @@ def _shrunk(build: Build, failures: Sequence[Failure], processes: int) -> dict[s
         groups[failure.signature].append(failure)
     for group in groups.values():
         # One that needs no other episode before it is the better example.
-        group.sort(key=lambda failure: ("-" in failure.episode, _length(failure)))
+        group.sort(key=lambda failure: ("," in failure.episode, _length(failure)))
     work = [ShrinkJob(build, group[0]) for group in groups.values()]
     if work:
         with bar("the fewest steps that do the same") as progress:
