@@ -116,7 +116,5 @@ def soak_hostile(
     build = Build(profile, base)
     make(build)
     if names:
-        report = alone.alone(build, names, only)
-    else:
-        report = sweep.sweep(build, seed, episodes, jobs)
-    finish(report, json, [build])
+        finish(alone.alone(build, names, only), json, [build])
+    finish(sweep.sweep(build, seed, episodes, jobs), json, [build])

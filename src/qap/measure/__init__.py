@@ -1,1 +1,1 @@
-"""What costs, and what grows: bench and soak."""
+"""What costs, what grows, and what a hostile driver does: bench and soak."""

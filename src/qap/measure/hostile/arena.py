@@ -49,7 +49,8 @@ class Arena:
     ram: mmap.mmap
     file: int
     told: bool = True
-    _next: int = BASE
+    _next: int = END
+    _top: int = END
     _given: list[tuple[int, int, int]] = field(default_factory=list)
     _before: dict[int, bytes] = field(default_factory=dict)
     _shadow: bytearray = field(default_factory=lambda: bytearray(SIZE))
@@ -75,11 +76,20 @@ class Arena:
 
     def begin(self) -> None:
         """Start an episode: nothing is given, and the rest of RAM is as it is now."""
-        self._next = BASE
         self._given.clear()
-        self.told = True
-        self._fill(BASE, END)
-        self._before = {at: self.ram[at : at + PAGE] for at in self._pages()}
+        self._clear()
+        self._next = self._top = BASE
+        self._before = self._now()
+
+    def _now(self) -> dict[int, bytes]:
+        return {at: self.ram[at : at + PAGE] for at in self._pages()}
+
+    def _clear(self) -> None:
+        """Fill what may have been written."""
+        self._fill(BASE, self._top if self.told else END)
+        if not self.told:
+            self._before = self._now()
+            self.told = True
 
     def _fill(self, start: int, end: int) -> None:
         low, high = max(start, BASE), min(end, END)
@@ -96,6 +106,7 @@ class Arena:
         if address + size + GAP > END:
             raise ArenaFull("the walk has no memory left")
         self._next = address + size + GAP
+        self._top = max(self._top, self._next)
         return address
 
     def write(self, address: int, data: bytes) -> None:
@@ -111,7 +122,10 @@ class Arena:
     def give(self, queue: int, address: int, size: int) -> None:
         """Let the device write a range, which a queue's ring or descriptor names."""
         if address < len(self.ram) and size:
-            self._given.append((queue, address, min(address + size, len(self.ram))))
+            end = min(address + size, len(self.ram))
+            self._given.append((queue, address, end))
+            if address < END:
+                self._top = max(self._top, min(end, END))
 
     def release(self, queue: int | None = None) -> None:
         """Take back what a queue was given, or everything: it was reset."""
@@ -121,8 +135,8 @@ class Arena:
             if any(start < at + PAGE and at < end for _, start, end in mine):
                 self.ram[at : at + PAGE] = self._before.get(at, bytes(PAGE))
         if queue is None:
-            self.told = True
-            self._fill(BASE, END)
+            self._clear()
+            return
         for _, start, end in mine:
             self._fill(start, end)
 

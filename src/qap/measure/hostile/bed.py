@@ -1,6 +1,6 @@
 """The QEMU of a batch of episodes, with its target plugged and what it needs beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ from qap.machine import qtest_command as command
 from qap.machine.qmp import QmpRefused
 from qap.machine.qtest_error import QtestError
 from qap.matrix.command_line import DUT
-from qap.matrix.testbed import Testbed
+from qap.matrix.testbed import IOVA, RING_SIZE, Testbed
 from qap.measure.hostile.arena import BASE, GOOD_BASE, GOOD_SIZE, SIZE, Arena
 from qap.measure.hostile.driver import HostileDriver
 from qap.measure.hostile.target import Target
@@ -33,7 +33,7 @@ RESET_S = 10.0
 # A disk whose requests stay in flight for a moment, and an iothread.
 BESIDE = (
     "-blockdev",
-    "driver=null-co,node-name=slow0,size=1048576,read-zeroes=on,latency-ns=500000",
+    "driver=null-co,node-name=slow0,size=1048576,read-zeroes=on,latency-ns=2000000",
     "-object",
     "iothread,id=io0",
 )
@@ -113,6 +113,8 @@ class Bed:
             testbed.backend.expect(Exception)
             testbed.backend.service = lambda queue, readable, room: pattern(min(room, MOST_WRITTEN))
         if testbed.iommu and testbed.slot.bdf:
+            # Where the testbed maps them is an address that a driver may take for a strange one.
+            testbed.iommu.unmap(testbed.slot.bdf, IOVA, RING_SIZE)
             testbed.iommu.map(testbed.slot.bdf, BASE, BASE, SIZE)
             testbed.iommu.map(testbed.slot.bdf, GOOD_BASE, GOOD_BASE, GOOD_SIZE)
         for device in self._children():
@@ -169,7 +171,7 @@ class Bed:
     def outside(self, driver: HostileDriver, name: str) -> bool:
         """Do something that a driver can't; returns False where that does not exist here."""
         driver.wire.flush()
-        act = {
+        acts: dict[str, Callable[[], bool]] = {
             "system-reset": self._system_reset,
             "unplug": self._replug,
             "link-down": lambda: self._link(up=False),
@@ -181,9 +183,9 @@ class Bed:
             "clock": self._clock,
             "stop": lambda: self._execute("stop"),
             "cont": lambda: self._execute("cont"),
-        }[name]
+        }
         driver.say(name)
-        if not act():
+        if not acts[name]():
             driver.trace.pop()
             return False
         if name in ("system-reset", "unplug"):
@@ -218,9 +220,10 @@ class Bed:
     def _command(self, value: int) -> bool:
         if self.testbed.slot.bus is None or self.testbed.slot.bdf is None:
             return False
-        function = self.transport().function  # type: ignore[attr-defined]
+        transport = self.transport()
+        assert isinstance(transport, PciModern | PciLegacy)
         # Registers stay reachable: the next moves are to arrive.
-        function.config_write(COMMAND, 2, value or COMMAND_MEMORY_SPACE | 1)
+        transport.function.config_write(COMMAND, 2, value or COMMAND_MEMORY_SPACE | 1)
         return True
 
     def _unmap(self) -> bool:

@@ -48,6 +48,7 @@ class HostileDriver:
     Attributes:
         rings: those that are set up, by queue.
         trace: what was done, a line each.
+        spoilt: its rings were bad, so that the device may have stopped to serve them.
     """
 
     target: Target
@@ -60,6 +61,7 @@ class HostileDriver:
     trace: list[str] = field(default_factory=list)
     rings: dict[int, RawRing] = field(default_factory=dict)
     accepted: int = 0
+    spoilt: bool = False
 
     def say(self, text: str) -> None:
         """Note what is done."""
@@ -84,7 +86,7 @@ class HostileDriver:
         self.transport.reset()
         self.rings.clear()
         self.arena.release()
-        self.wire.odd = False
+        self.wire.odd = self.spoilt = False
 
     def negotiate(self, random: Random, *, without: int = 0) -> None:
         """Reset and negotiate, as far as FEATURES_OK; mostly all features, or some of them."""
@@ -124,7 +126,6 @@ class HostileDriver:
             most if size is None or self.target.legacy else size,
             packed=self.is_packed,
             order=self.order,
-            legacy=self.target.legacy,
         )
         self.rings[queue] = ring
         self.wire.place(queue, ring.place)

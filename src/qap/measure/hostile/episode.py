@@ -24,7 +24,7 @@ from qap.measure.hostile.failure import (
 from qap.measure.hostile.grammar import MOVES
 from qap.measure.hostile.judge import Judge, Verdict
 from qap.measure.hostile.name import EpisodeName
-from qap.measure.hostile.walk import Walk, rng, walk
+from qap.measure.hostile.walk import FIRST, Walk, rng, walk
 
 DEBUGGER = (
     "gdb",
@@ -43,6 +43,8 @@ DEBUGGED = 4
 
 
 DIED_S = 5.0
+# How often a driver starts again after bad rings.
+AGAIN = 0.5
 
 
 class NoDevice(QapError):
@@ -67,23 +69,27 @@ class Episodes:
     debug: bool = True
     wrapper: Sequence[str] = ()
     trace: list[str] = field(init=False, default_factory=list)
-    _history: list[tuple[EpisodeName, tuple[int, ...]]] = field(init=False, default_factory=list)
+    _history: list[tuple[Walk, tuple[int, ...]]] = field(init=False, default_factory=list)
     _bed: Bed | None = field(init=False, default=None)
     _judge: Judge | None = field(init=False, default=None)
 
     def run(self, name: EpisodeName, steps: tuple[int, ...] = ()) -> Failure | None:
-        """Carry out an episode; returns what went wrong, if anything did.
+        """Carry out an episode; see `carry_out`."""
+        return self.carry_out(walk(name), steps)
+
+    def carry_out(self, walked: Walk, steps: tuple[int, ...] = ()) -> Failure | None:
+        """Carry out a walk; returns what went wrong, if anything did.
 
         Args:
+            walked: of the same target as those before it.
             steps: the numbers of the only steps to take; all if empty.
         Raises:
             NoDevice: the build has no such device.
         """
-        walked = walk(name)
         self.trace = []
         if self._bed is None:
             self._history.clear()
-        self._history.append((name, steps))
+        self._history.append((walked, steps))
         try:
             bed = self._ready(walked)
             self._walk(bed, walked, steps)
@@ -91,7 +97,7 @@ class Episodes:
             self._judge.judge()
         except BedSpent:
             self.end()
-        except (NoDevice, KeyboardInterrupt):
+        except NoDevice:
             raise
         except Exception as error:  # Whatever it is, the sweep goes on and tells it.
             return self._failed(walked, error, steps)
@@ -122,8 +128,12 @@ class Episodes:
 
     def _step(self, driver: HostileDriver, walked: Walk, number: int) -> None:
         step = walked.steps[number]
+        random = rng(step)
         with suppress(ArenaFull):
-            MOVES[step.move].act(driver, rng(step))
+            # A device that stopped to serve learns of nothing more.
+            if driver.spoilt and random.random() < AGAIN:
+                MOVES[FIRST].act(driver, random)
+            MOVES[step.move].act(driver, random)
         driver.wire.flush()
         if driver.wire.odd:
             driver.arena.told = False
@@ -135,7 +145,7 @@ class Episodes:
         self.end()
         if isinstance(error, QemuDied) and error.status == -signal.SIGSEGV and self.debug:
             place = self._crash_place()
-        name = EpisodeName.together([name for name, _ in self._history])
+        name = EpisodeName.together([earlier.name for earlier, _ in self._history])
         said_so = signature(error, place)
         output = error.output if isinstance(error, QemuDied) else ""
         return Failure(name, str(walked.target), said_so, said, trace, steps, output)
@@ -144,8 +154,8 @@ class Episodes:
         """Where QEMU crashes if all that it did is done again under a debugger; "" if nowhere."""
         again = Episodes(self.build, DEBUGGED * self.patience, debug=False, wrapper=DEBUGGER)
         with again:
-            for name, steps in self._history:
-                if failure := again.run(name, steps):
+            for walked, steps in self._history:
+                if failure := again.carry_out(walked, steps):
                     return crash_place(failure.output)
         return ""
 

@@ -4,37 +4,37 @@ from random import Random
 
 from qap.measure.hostile.driver import HostileDriver
 from qap.measure.hostile.grammar import move
-
-
-def _fill(driver: HostileDriver, random: Random) -> None:
-    """Put something in flight."""
-    for ring in list(driver.rings.values()):
-        ring.post(ring.chained(driver.buffers(random)))
-        driver.wire.notify(ring.index)
-    driver.wire.flush()
+from qap.measure.hostile.moves_registers import begin
+from qap.measure.hostile.moves_requests import fill
+from qap.measure.hostile.moves_rings import bad_next, descriptor_loop, index_jump, next_everywhere
 
 
 @move(1)
 def system_reset(driver: HostileDriver, random: Random) -> None:
     """Reset the machine."""
-    _fill(driver, random)
+    fill(driver, random)
     driver.outside("system-reset")
+    if random.random() < 0.7:
+        begin(driver, random)
 
 
 @move(2)
 def unplug(driver: HostileDriver, random: Random) -> None:
     """Unplug the device; a new one takes its place."""
     if random.random() < 0.7:
-        _fill(driver, random)
+        fill(driver, random)
     driver.outside("unplug")
+    if random.random() < 0.7:
+        begin(driver, random)
 
 
-@move(4, "virtio-net", "vhost-user-net")
+@move(6, "virtio-net", "vhost-user-net")
 def link(driver: HostileDriver, random: Random) -> None:
-    """The link goes down, and perhaps up again."""
-    driver.outside("link-down")
+    """The link goes down, and perhaps up again; meanwhile rings are good or bad."""
     if random.random() < 0.5:
-        _fill(driver, random)
+        begin(driver, random)
+    driver.outside("link-down")
+    random.choice((fill, next_everywhere, descriptor_loop, index_jump, bad_next))(driver, random)
     if random.random() < 0.5:
         driver.outside("link-up")
 
@@ -44,7 +44,7 @@ def bus_master(driver: HostileDriver, random: Random) -> None:
     """Take bus mastering or memory decoding from a PCI device, and perhaps give it back."""
     driver.outside("bus-master-off")
     if random.random() < 0.5:
-        _fill(driver, random)
+        fill(driver, random)
     if random.random() < 0.8:
         driver.outside("bus-master-on")
 
@@ -54,7 +54,7 @@ def unmap(driver: HostileDriver, random: Random) -> None:
     """Take the mapping of an IOMMU away, with what is in flight, and perhaps give it back."""
     driver.outside("unmap")
     if random.random() < 0.7:
-        _fill(driver, random)
+        fill(driver, random)
     if random.random() < 0.8:
         driver.outside("map")
 
@@ -72,5 +72,5 @@ def vm_stops(driver: HostileDriver, random: Random) -> None:
     driver.outside("stop")
     # A CPU that is stopped sends no channel program.
     if random.random() < 0.5 and not driver.target.transport.startswith("ccw"):
-        _fill(driver, random)
+        fill(driver, random)
     driver.outside("cont")

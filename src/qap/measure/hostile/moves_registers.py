@@ -11,6 +11,7 @@ from qap.measure.hostile.driver import (
     HostileDriver,
 )
 from qap.measure.hostile.grammar import move
+from qap.measure.hostile.moves_requests import fill
 from qap.oracle.features import FeatureBit
 
 ALL_OK = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK
@@ -23,7 +24,7 @@ def _queue(driver: HostileDriver, random: Random) -> int:
     """Mostly a queue that is set up."""
     if driver.rings and random.random() < 0.8:
         return random.choice(sorted(driver.rings))
-    return random.choice(QUEUES)
+    return int(random.choice(QUEUES))
 
 
 @move(6)
@@ -90,6 +91,8 @@ def toggle_ready(driver: HostileDriver, random: Random) -> None:
 @move(4)
 def queue_reset(driver: HostileDriver, random: Random) -> None:
     """RING_RESET, with what is in flight; perhaps the queue is set up again."""
+    if random.random() < 0.7:
+        fill(driver, random)
     queue = _queue(driver, random)
     if driver.wire.reset_queue(queue) and driver.accepted >> FeatureBit.RING_RESET & 1:
         driver.arena.release(queue)
@@ -127,14 +130,20 @@ def features_late(driver: HostileDriver, random: Random) -> None:
 
 @move(3)
 def other_ring_format(driver: HostileDriver, random: Random) -> None:
-    """RING_PACKED toggled after the queues were set up."""
-    high = driver.accepted >> 32 ^ 1 << FeatureBit.RING_PACKED - 32
-    if not driver.target.legacy:
-        driver.wire.features(1, high)
-        if random.random() < 0.5:
-            driver.wire.status(ALL_OK & ~DRIVER_OK)
-        driver.wire.status(ALL_OK)
-    driver.notify(_queue(driver, random))
+    """RING_PACKED toggled after the queues were set up, and requests in the other format."""
+    if driver.target.legacy:
+        return
+    toggled = driver.accepted ^ 1 << FeatureBit.RING_PACKED
+    driver.wire.status(random.choice((ALL_OK, ACKNOWLEDGE | DRIVER)))
+    driver.wire.features(0, toggled & 0xFFFF_FFFF)
+    driver.wire.features(1, toggled >> 32)
+    if random.random() < 0.8:
+        driver.wire.status(ALL_OK & ~DRIVER_OK)
+    driver.wire.status(ALL_OK)
+    driver.accepted = toggled
+    for ring in driver.rings.values():
+        ring.packed = driver.is_packed
+    fill(driver, random)
 
 
 @move(4)
@@ -161,7 +170,11 @@ def status_game(driver: HostileDriver, random: Random) -> None:
 @move(2)
 def reset_in_flight(driver: HostileDriver, random: Random) -> None:
     """Reset, with what is in flight."""
+    if random.random() < 0.7:
+        fill(driver, random)
     driver.reset()
+    if random.random() < 0.7:
+        begin(driver, random)
 
 
 @move(2)

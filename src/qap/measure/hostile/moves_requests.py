@@ -66,17 +66,23 @@ def damaged_request(driver: HostileDriver, random: Random) -> None:
 @move(3)
 def burst(driver: HostileDriver, random: Random) -> None:
     """Many requests before one notification."""
-    wanted = [request(driver.target.device, random) for _ in range(random.randint(4, 40))]
-    touched = set()
+    fill(driver, random, random.randint(4, 40))
+
+
+def fill(driver: HostileDriver, random: Random, count: int = 8) -> None:
+    """Put requests in flight, and something in each queue, and notify."""
     driver.wire.flush()
-    for each in wanted:
-        ring = _ring(driver, each)
-        if ring and (each.out or each.room):
-            ring.post(ring.chained(_chain(driver, list(each.out), list(each.room))))
-            touched.add(ring.index)
-    driver.say(f"{len(wanted)} requests in queues {sorted(touched)}")
-    for index in sorted(touched):
-        driver.wire.notify(index)
+    driver.say(f"{count} requests, and buffers in queues {sorted(driver.rings)}")
+    for _ in range(count):
+        wanted = request(driver.target.device, random)
+        ring = _ring(driver, wanted)
+        if ring and (wanted.out or wanted.room):
+            ring.post(ring.chained(_chain(driver, list(wanted.out), list(wanted.room))))
+    for ring in driver.rings.values():
+        if random.random() < 0.3:
+            ring.post(ring.chained(driver.buffers(random)))
+    for ring in driver.rings.values():
+        driver.wire.notify(ring.index)
     driver.wire.flush()
 
 

@@ -29,6 +29,7 @@ def _post(driver: HostileDriver, ring: RawRing, chain: list[Raw], heads: int = 1
     )
     # What is queued was written before.
     driver.wire.flush()
+    driver.spoilt = True
     ring.post(chain, heads)
     driver.notify(ring.index)
 
@@ -38,6 +39,7 @@ def some_buffers(driver: HostileDriver, random: Random) -> None:
     """A well-formed chain of random content."""
     if ring := driver.ring(random):
         _post(driver, ring, ring.chained(driver.buffers(random)))
+        driver.spoilt = False
 
 
 @move(4)

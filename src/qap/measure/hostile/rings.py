@@ -52,7 +52,7 @@ class RawRing:
 
     @classmethod
     def make(
-        cls, arena: Arena, index: int, size: int, *, packed: bool, order: ByteOrder, legacy: bool
+        cls, arena: Arena, index: int, size: int, *, packed: bool, order: ByteOrder
     ) -> "RawRing":
         """A new, zeroed ring, whose areas suit a split ring and a packed one of that size."""
         room = max(size, 1)

@@ -87,7 +87,7 @@ def sweep(build: Build, seed: int, episodes: int, jobs: int | None) -> Report:
     ]
     with bar(f"hostile drivers on the {build.name}") as progress:
 
-        def heard(_: int, news: News) -> None:
+        def heard(job: int, news: News) -> None:
             kind, what = news
             if isinstance(what, Failure):
                 failures.append(what)
@@ -122,9 +122,9 @@ def _shrunk(build: Build, failures: Sequence[Failure], processes: int) -> dict[s
         with bar("the fewest steps that do the same") as progress:
             done = 0
 
-            def heard(_: int, news: News) -> None:
+            def heard(job: int, news: News) -> None:
                 nonlocal done
-                _, failure = news
+                failure = news[1]
                 assert isinstance(failure, Failure)
                 groups[failure.signature][0] = failure
                 done += 1

@@ -90,7 +90,9 @@ def _fits(row: DeviceType, transport: str) -> bool:
     return (
         kind in (*row.transports, *row.fork_transports)
         and (not row.machines or machine in row.machines)
-        and (transport not in ("pci legacy", "ccw 0") or row.legacy)
+        and (transport != "pci legacy" or row.legacy)
+        # What only the fork has there has no legacy interface.
+        and (transport != "ccw 0" or (row.legacy and kind in row.transports))
     )
 
 
