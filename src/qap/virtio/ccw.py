@@ -162,11 +162,11 @@ class VirtioCcw(Transport):
         self._driver_features = features
 
     def device_feature_word(self, index: int) -> int:
-        word: int = _FEATURES.unpack(self._do(READ_FEAT, _FEATURES.pack(0, index)))[0]
+        word: int = _FEATURES.unpack(self.execute(READ_FEAT, _FEATURES.pack(0, index)))[0]
         return word
 
     def set_driver_feature_word(self, index: int, word: int) -> None:
-        self._do(WRITE_FEAT, _FEATURES.pack(word, index))
+        self.execute(WRITE_FEAT, _FEATURES.pack(word, index))
         if index < 2:
             kept = self._driver_features & ~(0xFFFF_FFFF << 32 * index)
             self._driver_features = kept | word << 32 * index

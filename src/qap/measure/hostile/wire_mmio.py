@@ -6,8 +6,8 @@ from random import Random
 from qap.machine import qtest_command as command
 from qap.measure.hostile.wire import Place, Wire
 from qap.virtio import mmio
-from qap.virtio.config_space import MEMORY
 from qap.virtio.mmio import Mmio
+from qap.virtio.registers import MEMORY
 from qap.virtio.transport import LEGACY_PAGE
 
 CONFIG_SIZE = mmio.SLOT_SIZE - mmio.CONFIG

@@ -8,9 +8,9 @@ from qap.machine import qtest_command as command
 from qap.measure.hostile.wire import Place, Wire
 from qap.virtio import pci_legacy as legacy
 from qap.virtio import pci_modern as modern
-from qap.virtio.config_space import MEMORY, PORTS
 from qap.virtio.pci_legacy import PciLegacy
 from qap.virtio.pci_modern import PciModern
+from qap.virtio.registers import MEMORY, PORTS
 
 COMMON_END = 0x40
 # 4.1.4.9: cfg_type of the window into the BARs, and its fields.
