@@ -6,9 +6,11 @@ from typing import Any
 
 from qap.host.paths import cache
 from qap.hw import s390x_stub
+from qap.hw.pci import Function
 from qap.hw.pci_bus import PciBus
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
 from qap.virtio.ccw import VirtioCcw
@@ -21,6 +23,25 @@ RAM_MIB = 128
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What a machine has beside its device under test.
+
+    Attributes:
+        bus: a device with an "id", such as a root port, that the one under test is behind.
+        devices: that come after it.
+        chardevs, extra: as in Spec.
+    """
+
+    bus: Device | None = None
+    devices: Sequence[Device] = ()
+    chardevs: Sequence[str] = ()
+    extra: Sequence[str] = ()
+
+
+ALONE = Beside()
+
+
+@dataclass(frozen=True)
 class TransportVariant:
     """A variant of a transport, and a machine that has it.
 
@@ -28,7 +49,7 @@ class TransportVariant:
         emulator: the QEMU program for the machine.
         machine, accel, cpu: as in Spec.
         suffix: end of the names of the transport's device types.
-        connect: finds the machine's only virtio device.
+        connect_all: finds the machine's virtio devices, in the order of their addresses.
         properties: of the device, for this transport.
         extra: as in Spec.
     """
@@ -36,57 +57,82 @@ class TransportVariant:
     emulator: str
     machine: str
     suffix: str
-    connect: Callable[[Machine], Transport]
+    connect_all: Callable[[Machine], list[Transport]]
     properties: Mapping[str, Any] = field(default_factory=dict)
     extra: Sequence[str] = ()
     accel: str = "qtest"
     cpu: str | None = None
 
-    def spec(self, kind: str, blockdevs: Sequence[str] = (), **properties: object) -> Spec:
+    def spec(
+        self,
+        kind: str,
+        blockdevs: Sequence[str] = (),
+        beside: Beside = ALONE,
+        /,
+        **properties: object,
+    ) -> Spec:
         """A machine with one device, "dut".
 
         Args:
             kind: its type without the transport, such as "virtio-rng".
+            beside: what else the machine has.
             properties: of the device, on every transport.
         """
         device = {"driver": f"{kind}-{self.suffix}", "id": "dut", **self.properties, **properties}
+        before = []
+        if beside.bus:
+            device["bus"] = beside.bus["id"]
+            before.append(beside.bus)
         stub = s390x_stub.kernel_option(cache()) if self.suffix == "ccw" else []
         return Spec(
             machine=self.machine,
             accel=self.accel,
             cpu=self.cpu,
             memory=RAM_MIB,
-            devices=[device],
+            devices=[*before, device, *beside.devices],
+            chardevs=beside.chardevs,
             blockdevs=blockdevs,
-            extra=[*self.extra, *stub],
+            extra=[*self.extra, *beside.extra, *stub],
             qtest=True,
         )
 
+    def connect(self, machine: Machine) -> Transport:
+        """The machine's only virtio device.
 
-def _pci_modern(machine: Machine) -> Transport:
-    return PciModern(PciBus(machine.qtest).find(VENDOR_ID))
-
-
-def _pci_legacy(machine: Machine) -> Transport:
-    return PciLegacy(PciBus(machine.qtest).find(VENDOR_ID))
-
-
-def _mmio(machine: Machine) -> Transport:
-    slots = mmio_slots(machine.qtest)
-    if len(slots) != 1:
-        raise VirtioError(f"{len(slots)} virtio-mmio slots are taken, not one")
-    return slots[0]
+        Raises:
+            VirtioError: there is none, or more than one.
+        """
+        found = self.connect_all(machine)
+        if len(found) != 1:
+            raise VirtioError(f"the machine has {len(found)} virtio devices, not one")
+        return found[0]
 
 
-def _ccw(revision: int) -> Callable[[Machine], Transport]:
-    def connect(machine: Machine) -> Transport:
+def _functions(machine: Machine) -> list[Function]:
+    functions = PciBus(machine.qtest).scan()
+    return [function for function in functions if function.vendor_id == VENDOR_ID]
+
+
+def _pci_modern(machine: Machine) -> list[Transport]:
+    return [PciModern(function) for function in _functions(machine)]
+
+
+def _pci_legacy(machine: Machine) -> list[Transport]:
+    return [PciLegacy(function) for function in _functions(machine)]
+
+
+def _mmio(machine: Machine) -> list[Transport]:
+    return list(mmio_slots(machine.qtest))
+
+
+def _ccw(revision: int) -> Callable[[Machine], list[Transport]]:
+    def connect_all(machine: Machine) -> list[Transport]:
         subchannels = ChannelSubsystem(Cpu(machine.qtest, machine.serial)).scan()
-        if len(subchannels) != 1:
-            raise VirtioError(f"{len(subchannels)} subchannels have a device, not one")
-        subchannels[0].enable()
-        return VirtioCcw(subchannels[0], revision)
+        for subchannel in subchannels:
+            subchannel.enable()
+        return [VirtioCcw(subchannel, revision) for subchannel in subchannels]
 
-    return connect
+    return connect_all
 
 
 _X86 = "qemu-system-x86_64"

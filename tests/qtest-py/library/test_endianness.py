@@ -36,7 +36,7 @@ def reach() -> Iterator[Reach]:
         def connected(name: str) -> Transport:
             variant = TRANSPORTS[name]
             binary = Build.under_test().path(variant.emulator)
-            spec = variant.spec("virtio-blk", blockdevs=DISK, drive="disk0")
+            spec = variant.spec("virtio-blk", DISK, drive="disk0")
             return variant.connect(owned.enter_context(Machine(binary, spec)))
 
         yield connected

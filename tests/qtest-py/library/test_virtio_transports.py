@@ -18,7 +18,7 @@ from qap.virtio.blk import Blk
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.rng import Rng
 from qap.virtio.transport import Transport, VirtioError
-from qap.virtio.transports import TRANSPORTS
+from qap.virtio.transports import TRANSPORTS, Beside
 
 SECTORS = 2048
 # 5.2.3, and 5.2.4: the byte of configuration that the driver may write with it.
@@ -207,3 +207,37 @@ def test_queue_that_stays_enabled_was_not_reset(testbed: Callable[..., Started])
 def test_legacy_queue_has_no_reset(testbed: Callable[..., Started], variant: str) -> None:
     with pytest.raises(VirtioError, match="can't reset a queue by itself"):
         testbed(variant).negotiated().transport.queue_reset(0)
+
+
+@pytest.mark.parametrize("variant", TRANSPORTS)
+def test_machine_has_several_devices(tmp_path: Path, variant: str) -> None:
+    chosen = TRANSPORTS[variant]
+    other = {"driver": f"virtio-rng-{chosen.suffix}", **chosen.properties}
+    spec = chosen.spec("virtio-rng", (), Beside(devices=[other]))
+    with Machine(Build.under_test().path(chosen.emulator), spec, log=tmp_path / "log") as machine:
+        transports = chosen.connect_all(machine)
+        assert [transport.device_type for transport in transports] == [rng.DEVICE_TYPE] * 2
+        with pytest.raises(VirtioError, match="the machine has 2 virtio devices, not one"):
+            chosen.connect(machine)
+
+
+@pytest.mark.parametrize("variant", ["pci modern", "pci legacy"])
+def test_device_is_behind_a_bus_of_its_own(tmp_path: Path, variant: str) -> None:
+    chosen = TRANSPORTS[variant]
+    bridge = {"driver": "pci-bridge", "id": "bridge0", "chassis_nr": 1}
+    spec = chosen.spec("virtio-rng", (), Beside(bus=bridge))
+    with Machine(Build.under_test().path(chosen.emulator), spec, log=tmp_path / "log") as machine:
+        assert chosen.connect(machine).device_type == rng.DEVICE_TYPE
+
+
+@pytest.mark.parametrize("variant", TRANSPORTS)
+def test_machine_has_what_its_device_needs(tmp_path: Path, variant: str) -> None:
+    """A chardev for a device beside it, and an object of the command line."""
+    chosen = TRANSPORTS[variant]
+    console = {"driver": "virtconsole", "chardev": "console0"}
+    iothread = ["-object", "iothread,id=io0"]
+    beside = Beside(devices=[console], chardevs=["null,id=console0"], extra=iothread)
+    spec = chosen.spec("virtio-serial", (), beside)
+    with Machine(Build.under_test().path(chosen.emulator), spec, log=tmp_path / "log") as machine:
+        assert [found["id"] for found in machine.qmp.execute("query-iothreads")] == ["io0"]
+        assert "console0" in [found["label"] for found in machine.qmp.execute("query-chardev")]
