@@ -21,7 +21,7 @@ from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.queue import Used
 from qap.virtio.raw import RawQueue
 from qap.virtio.split import DESC_F_NEXT, DESC_F_WRITE
-from qap.virtio.transports import TRANSPORTS, TransportVariant
+from qap.virtio.transports import TRANSPORTS, Beside, TransportVariant
 
 IOTHREAD = ("-object", "iothread,id=io0")
 DISK = "driver=null-co,node-name=disk0,size=1048576,read-zeroes=on"
@@ -44,11 +44,12 @@ IO_WINDOW, REDIRECTION, PINS = 0x10, 0x10, 24
 VECTOR = 0x41
 
 
-def spec_of(variant: TransportVariant, kind: str, *extra: str) -> Spec:
+def spec_of(variant: TransportVariant, kind: str) -> Spec:
     """A machine with a device of this type in an iothread."""
-    variant = replace(variant, extra=[*variant.extra, *IOTHREAD, *extra])
     blockdevs = [DISK] if kind == "virtio-blk" else []
-    return variant.spec(kind, blockdevs, packed=True, iothread="io0", **PROPERTIES[kind])
+    wanted = PROPERTIES[kind]
+    beside = Beside(extra=IOTHREAD)
+    return variant.spec(kind, blockdevs, beside, packed=True, iothread="io0", **wanted)
 
 
 def driver_of(machine: Machine, name: str, kind: str, ring: str) -> tuple[Driver, RawQueue]:
