@@ -17,9 +17,10 @@ from typing import NamedTuple
 
 from qap.host.errors import QapError
 from qap.hw import s390x_stub as stub
-from qap.machine.qtest import Qtest
+from qap.machine.qtest import QemuHangs, Qtest
 
 ANSWER_S = 10.0
+CLOSED = "QEMU closed the CPU's console"
 # The console's buffer of 4080 bytes must have room for two messages: QEMU may read no more
 # at a time than what fitted when it last looked.
 MAX_MESSAGE = 2040
@@ -98,7 +99,7 @@ class ProgramCheck(QapError):
 
 
 class CpuLost(QapError):
-    """The CPU can't be used any more: QEMU ended, or an earlier answer did not come."""
+    """The CPU can't be used any more: its console was closed, or an answer did not come."""
 
 
 class Cpu:
@@ -113,6 +114,7 @@ class Cpu:
         timeout: seconds to wait for a batch.
 
     Attributes:
+        timeout: as given; it may be changed.
         DATA: address of a batch's data, below 2 GiB and aligned to 32 bytes.
     """
 
@@ -121,7 +123,7 @@ class Cpu:
     def __init__(self, qtest: Qtest, serial: socket.socket, timeout: float = ANSWER_S) -> None:
         self.qtest = qtest
         self._serial = serial
-        self._timeout = timeout
+        self.timeout = timeout
         self._poll = select.poll()
         self._poll.register(serial, select.POLLIN)
         self._sequence = 0
@@ -134,8 +136,11 @@ class Cpu:
             data: put to `DATA` before, and returned as it is after.
         Raises:
             ProgramCheck: one of them can't be executed.
-            TimeoutError: the batch doesn't end; the CPU is lost.
-            CpuLost: QEMU ended, or the CPU was lost before.
+            QemuHangs: the batch doesn't end, and QEMU does not answer either.
+            TimeoutError: the batch doesn't end, but QEMU answers: the CPU is stopped, or runs
+                something else than the stub. It is lost.
+            CpuLost: the CPU was lost before. If QEMU ended, what `Qtest.lost` says, such as
+                QemuDied.
             ValueError: the batch is empty or too long: the data and 80 bytes for each
                 instruction may be 2016 bytes.
         """
@@ -169,11 +174,13 @@ class Cpu:
         self._poll.register(serial, select.POLLIN)
 
     def _exchange(self, message: bytes, count: int) -> bytes:
+        if self._lost == CLOSED:
+            raise self.qtest.lost(CpuLost(CLOSED))
         if self._lost:
             raise CpuLost(self._lost)
         if not count or len(message) > MAX_MESSAGE:
             raise ValueError(f"{count} instructions and their data are {len(message)} bytes")
-        deadline = time.monotonic() + self._timeout
+        deadline = time.monotonic() + self.timeout
         # The guest's block begins with a byte that is not ours.
         size = 1 + len(message)
         answer = b""
@@ -181,16 +188,24 @@ class Cpu:
             self._serial.sendall(message)
             while len(answer) < size:
                 if not self._poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                    said = f"waited {self._timeout:g} s for the CPU to execute {count} instructions"
-                    self._lost = f"the CPU is out of step: {said}"
-                    raise TimeoutError(said)
+                    raise self._late(count)
                 more = self._serial.recv(size)
                 if not more:
-                    raise self._fail("QEMU closed the CPU's console")
+                    raise self.qtest.lost(self._fail(CLOSED))
                 answer += more
         except ConnectionError:
-            raise self._fail("QEMU closed the CPU's console") from None
+            raise self.qtest.lost(self._fail(CLOSED)) from None
         return answer[1:size]
+
+    def _late(self, count: int) -> TimeoutError:
+        """The error for a batch that does not end: is it QEMU that hangs, or the CPU?"""
+        said = f"waited {self.timeout:g} s for the CPU to execute {count} instructions"
+        self._lost = f"the CPU is out of step: {said}"
+        try:
+            self.qtest.endianness()
+        except QemuHangs:
+            return QemuHangs(f"{said}: QEMU does not answer either")
+        return TimeoutError(f"{said}: QEMU answers, the CPU does not")
 
     def _fail(self, why: str) -> CpuLost:
         self._lost = why

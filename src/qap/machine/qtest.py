@@ -16,9 +16,9 @@ from typing import Any, Self, TypeVar
 from qap.host.errors import QapError
 from qap.machine import qtest_command as command
 from qap.machine.qtest_command import QtestCommand
-from qap.machine.qtest_error import QtestError, QtestLost, shortened
+from qap.machine.qtest_error import QemuHangs, QtestError, QtestLost, shortened
 
-__all__ = ["IrqChange", "Qtest", "QtestError", "QtestLost"]
+__all__ = ["IrqChange", "QemuHangs", "Qtest", "QtestError", "QtestLost"]
 
 ANSWER_S = 30.0
 CLOSED = "QEMU closed the qtest session"
@@ -48,7 +48,7 @@ class Qtest:
 
     * QtestError: QEMU refused it.
     * QtestLost: QEMU ended, or an earlier answer never came.
-    * TimeoutError: no answer in time; says which command is unanswered.
+    * QemuHangs: no answer in time; says which command is unanswered.
 
     Args:
         sock: the client's end; the session closes it.
@@ -149,6 +149,14 @@ class Qtest:
                 raise TimeoutError(f"waited {timeout:g} s for {what}") from None
             self._expect_none(self._received())
 
+    def lost(self, error: QapError) -> QapError:
+        """What to raise where another connection to the same QEMU was closed; see `lost` above.
+
+        Args:
+            error: for a QEMU that still runs.
+        """
+        return self._closed(error)
+
     def _exchange(self, commands: Sequence[QtestCommand[Any]]) -> list[str]:
         if self._lost == CLOSED:
             raise self._closed(QtestLost(CLOSED))
@@ -168,7 +176,7 @@ class Qtest:
             asked = commands[len(answers)].line
             said = f"waited {self.timeout:g} s for the answer to qtest {shortened(asked)}"
             self._lost = f"the qtest session is out of step: {said}"
-            raise TimeoutError(said) from None
+            raise QemuHangs(said) from None
         self._expect_none(answers[len(commands) :])
         return answers
 

@@ -23,5 +23,9 @@ class QtestLost(QapError):
     """The session can't be used any more: QEMU closed it, or an answer did not come."""
 
 
+class QemuHangs(TimeoutError):
+    """QEMU did not answer in time: its main loop hangs, or another thread keeps its lock."""
+
+
 def shortened(line: str) -> str:
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}... ({len(line)} characters)"

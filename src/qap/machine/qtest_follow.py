@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from qap.host.errors import QapError
 from qap.machine.qtest import Qtest
 from qap.machine.qtest_command import QtestCommand
 
@@ -27,6 +28,9 @@ class MovingQtest(Qtest):
 
     def run_all(self, commands: Sequence[QtestCommand[T]]) -> list[T]:
         return self.now.run_all(commands)
+
+    def lost(self, error: QapError) -> QapError:
+        return self.now.lost(error)
 
     def close(self) -> None:
         """Do nothing: the caller closes `now`."""

@@ -44,6 +44,9 @@ NOTIFY_SUBCODE = 3
 # (z/Architecture Principles of Operation, chapter 7).
 _TAKE = bytes.fromhex("eb45200000e4")
 
+# What a channel program can transfer of a configuration; devices have less.
+CONFIG_MOST = 1024
+
 # By default every subchannel has its indicators here, below what GuestMemory hands out.
 INDICATORS = 0x1_0000
 INDICATORS_SIZE = 16
@@ -211,13 +214,23 @@ class VirtioCcw(Transport):
         self._driver_features = 0
         self._enabled.clear()
 
+    @property
+    def config_size(self) -> int:
+        """Bytes of configuration space that the device has, of CONFIG_MOST at most."""
+        # QEMU's residual count does not say how many; what is not written over does.
+        over = [bytes([fill]) * CONFIG_MOST for fill in (0x00, 0xFF)]
+        suppress = channel_program.Flag.SUPPRESS_LENGTH
+        low, high = (self.execute(READ_CONF, data, flags=suppress) for data in over)
+        return max((at + 1 for at in range(CONFIG_MOST) if low[at] == high[at]), default=0)
+
     def config_read(self, offset: int, size: int) -> bytes:
         """A range of configuration space, read at once with everything before it.
 
         Raises:
             VirtioError: the range ends behind the configuration.
         """
-        return self._config(READ_CONF, bytes(offset + size))[offset:]
+        self._check_config(offset + size)
+        return self._config(READ_CONF, bytes(offset + size))[offset:] if size else b""
 
     def config_write(self, offset: int, data: bytes) -> None:
         """Write a range of configuration space; everything before it is written back unchanged.
@@ -225,8 +238,14 @@ class VirtioCcw(Transport):
         Raises:
             VirtioError: the range ends behind the configuration.
         """
+        self._check_config(offset + len(data))
         before = self.config_read(0, offset) if offset else b""
         self._config(WRITE_CONF, before + data)
+
+    def _check_config(self, end: int) -> None:
+        """Raise VirtioError where a channel program could not hold the configuration."""
+        if end > CONFIG_MOST:
+            raise VirtioError(f"{self} has no {end} bytes of configuration, but {self.config_size}")
 
     def _config(self, command: int, data: bytes) -> bytes:
         try:
@@ -234,7 +253,7 @@ class VirtioCcw(Transport):
         except ProgramFailed as failed:
             if SubchannelStatus.PROGRAM_CHECK not in failed.irb.subchannel:
                 raise
-            said = f"{self} has no {len(data)} bytes of configuration"
+            said = f"{self} has no {len(data)} bytes of configuration, but {self.config_size}"
             raise VirtioError(said) from None
 
     def queue_max(self, index: int) -> int:

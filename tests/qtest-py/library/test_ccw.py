@@ -1,5 +1,8 @@
 """An s390x CPU and the channel subsystem, driven from Python."""
 
+import os
+import signal
+import socket
 import struct
 from collections.abc import Callable
 
@@ -23,7 +26,8 @@ from qap.hw.s390x_cpu import Cpu, CpuLost, Instruction, ProgramCheck
 from qap.hw.s390x_stub import PSW_WAIT
 from qap.hw.subchannel import ChannelSubsystem, Subchannel
 from qap.machine.device import Device
-from qap.machine.machine import Machine
+from qap.machine.machine import Machine, QemuDied
+from qap.machine.qtest import Qtest
 from qap.verify.kit.lab import Lab
 
 Starter = Callable[..., tuple[Machine, Cpu]]
@@ -155,9 +159,19 @@ def test_stopped_cpu_is_not_waited_for_long(start: Starter) -> None:
 
 def test_ended_qemu_is_noticed(start: Starter) -> None:
     machine, cpu = start()
-    machine.qmp.execute("quit")
-    with pytest.raises(CpuLost, match="QEMU closed the CPU's console"):
-        cpu.run([Instruction(ADD)])
+    os.kill(machine.process.pid, signal.SIGABRT)
+    for _ in range(2):
+        with pytest.raises(QemuDied, match="QEMU ended with status -6"):
+            cpu.run([Instruction(ADD)])
+
+
+def test_closed_console_of_a_qemu_that_runs_is_noticed() -> None:
+    ours, theirs = socket.socketpair()
+    console, peer = socket.socketpair()
+    peer.close()
+    gone = pytest.raises(CpuLost, match="QEMU closed the CPU's console")
+    with Qtest(ours) as session, theirs, console, gone:
+        Cpu(session, console).run([Instruction(ADD)])
 
 
 def test_cpu_outlives_a_system_reset(start: Starter) -> None:

@@ -221,13 +221,26 @@ def test_configuration_is_written(disk_machine: Callable[..., Machine]) -> None:
     assert device.config_read(0, 33) == before[:32] + written
 
 
-def test_configuration_ends(disk_machine: Callable[..., Machine]) -> None:
+@pytest.mark.parametrize("end", [401, 1025, 70_000])
+def test_configuration_ends(disk_machine: Callable[..., Machine], end: int) -> None:
     device = transport(disk_machine(), 2)
     device.reset()
-    with pytest.raises(VirtioError, match=r"0\.0\.0005 has no 401 bytes of configuration"):
-        device.config_read(400, 1)
-    with pytest.raises(VirtioError, match=r"0\.0\.0005 has no 401 bytes of configuration"):
-        device.config_write(0, bytes(401))
+    said = rf"0\.0\.0005 has no {end} bytes of configuration, but {device.config_size}"
+    with pytest.raises(VirtioError, match=said):
+        device.config_read(end - 1, 1)
+    with pytest.raises(VirtioError, match=said):
+        device.config_read(0, end)
+    with pytest.raises(VirtioError, match=said):
+        device.config_write(0, bytes(end))
+
+
+def test_configuration_of_any_length_is_read(disk_machine: Callable[..., Machine]) -> None:
+    device = transport(disk_machine(), 2)
+    device.reset()
+    whole = device.config_read(0, device.config_size)
+    assert len(whole) > 32
+    for size in range(len(whole) + 1):
+        assert device.config_read(0, size) == whole[:size]
 
 
 @pytest.mark.parametrize("index", [1, 5000])

@@ -17,11 +17,12 @@ from qap.fork.build import Build
 from qap.host.paths import Project
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.verify.kit.lab import Lab
+from qap.virtio.transports import TRANSPORTS
 
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SNIPPET = re.compile(r"\n(?=# qap\.)")
 MODULES = re.compile(r"# (qap\.[\w.]+(?:, qap\.[\w.]+)*):")
-EXAMPLE, ROOMS = FENCE.findall((Project.here().root / "docs" / "library.md").read_text())
+EXAMPLE, BAD_RING, ROOMS = FENCE.findall((Project.here().root / "docs" / "library.md").read_text())
 # Snippets that go on from one another.
 GROUPS = ROOMS.strip().split("\n\n")
 
@@ -80,6 +81,14 @@ def test_wheel_finds_its_catalogue(example: Path, tmp_path: Path) -> None:
     status, said = pytest_says(example, qemu, PYTHONPATH=str(site), PYTEST_ADDOPTS="-s")
     assert status == 0, said
     assert f"{site}/qap/__init__.py" in said
+
+
+def test_bad_ring_has_ten_lines_and_the_outcome_that_it_says(lab: Lab) -> None:
+    code = BAD_RING.partition("\n\n")[2]
+    assert len(code.splitlines()) <= 10
+    spec = TRANSPORTS["pci modern"].spec("virtio-rng")
+    machine = lab.start("qemu-system-x86_64", spec)
+    exec(BAD_RING, {**imported(EXAMPLE), "vm": machine})
 
 
 def names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
