@@ -134,7 +134,9 @@ def other_ring_format(driver: HostileDriver, random: Random) -> None:
     if driver.target.legacy:
         return
     toggled = driver.accepted ^ 1 << FeatureBit.RING_PACKED
-    driver.wire.status(random.choice((ALL_OK, ACKNOWLEDGE | DRIVER)))
+    if random.random() < 0.5:
+        toggled &= ~(1 << FeatureBit.EVENT_IDX)
+    driver.wire.status(ACKNOWLEDGE | DRIVER if random.random() < 0.8 else ALL_OK)
     driver.wire.features(0, toggled & 0xFFFF_FFFF)
     driver.wire.features(1, toggled >> 32)
     if random.random() < 0.8:
