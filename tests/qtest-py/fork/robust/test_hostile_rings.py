@@ -1,0 +1,208 @@
+"""Rings that a driver has written against the rules end neither QEMU nor its main loop."""
+
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from qap.machine.guest_memory import GuestMemory
+from qap.machine.machine import Machine
+from qap.machine.qmp import QmpRefused
+from qap.oracle.features import FeatureBit, mask
+from qap.oracle.status import Status
+from qap.virtio.blk import ID_SIZE, BlkRequest
+from qap.virtio.driver import MODERN, Behaviour, Driver
+from qap.virtio.net import TRANSMITQ
+from qap.virtio.packed import DESC, DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT
+from qap.virtio.queue import Buffer
+from qap.virtio.split import DESC_F_WRITE, SplitQueue
+from qap.virtio.transport import QueueAddresses, Transport
+
+Start = Callable[..., tuple[Machine, Transport]]
+MODERN_TRANSPORTS = ("pci modern", "mmio 2", "ccw 2")
+PACKED = Behaviour(supports=MODERN | mask([FeatureBit.RING_PACKED]))
+SIZE = 16
+NETDEV = ("-netdev", "user,id=net0,restrict=on")
+# A disk that serves nothing for long, once QEMU has looked for partitions on it.
+SLOW = ("-object", "throttle-group,id=slow,x-bps-total=1")
+SLOW_DISK = (
+    "driver=null-co,node-name=null0,size=1048576",
+    "driver=throttle,node-name=disk0,throttle-group=slow,file=null0",
+)
+NULL_DISK = ("driver=null-co,node-name=disk0,size=1048576",)
+DESC_TABLE = struct.Struct("<QIHH")
+
+
+def driven(transport: Transport, behaviour: Behaviour | None = None) -> Driver:
+    """A driver whose features are negotiated."""
+    driver = Driver(transport, GuestMemory(transport.qtest), behaviour)
+    driver.negotiate()
+    return driver
+
+
+def assert_broken(transport: Transport) -> None:
+    """2.1.2: the device says that it needs a reset."""
+    assert Status.DEVICE_NEEDS_RESET in transport.status
+
+
+def net(start: Start, name: str, **properties: object) -> tuple[Machine, Transport]:
+    """A machine with a network card whose link is down."""
+    machine, transport = start(
+        name, "virtio-net", extra=NETDEV, netdev="net0", mac="52:54:00:12:34:56", **properties
+    )
+    machine.qmp.execute("set_link", name="net0", up=False)
+    return machine, transport
+
+
+@pytest.mark.parametrize("name", MODERN_TRANSPORTS)
+def test_endless_chain_on_a_link_that_is_down(start: Start, name: str) -> None:
+    """2.8.21: a chain has no more descriptors than the ring has; this one has no end."""
+    machine, transport = net(start, name, packed=True)
+    driver = driven(transport, PACKED)
+    queue = driver.queue(TRANSMITQ, SIZE)
+    driver.start()
+    room = driver.memory.take(64)
+    chain = DESC.pack(room, 64, 0, DESC_F_AVAIL | DESC_F_NEXT)
+    driver.memory.write(queue.addresses.desc, chain * SIZE)
+    transport.notify(TRANSMITQ)
+    assert machine.alive
+    assert_broken(transport)
+
+
+@pytest.mark.parametrize("name", MODERN_TRANSPORTS)
+def test_frames_for_a_link_that_is_down_come_back(start: Start, name: str) -> None:
+    """2.8.6: all of them, each with the id of its buffer; and later ones are sent, too."""
+    frames_come_back(*net(start, name, packed=True), PACKED)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", MODERN_TRANSPORTS)
+def test_frames_for_a_link_that_is_down_come_back_in_order(
+    start: Start, name: str, packed: bool
+) -> None:
+    """2.6.2: IN_ORDER says in which order buffers are used, not that they are not."""
+    ring = [FeatureBit.RING_PACKED] if packed else []
+    behaviour = Behaviour(supports=MODERN | mask([FeatureBit.IN_ORDER, *ring]))
+    frames_come_back(*net(start, name, packed=packed, in_order=True), behaviour)
+
+
+def frames_come_back(machine: Machine, transport: Transport, behaviour: Behaviour) -> None:
+    """Send frames while the link is down, and then while it is up."""
+    driver = driven(transport, behaviour)
+    queue = driver.queue(TRANSMITQ, SIZE)
+    driver.start()
+    head, rest = driver.memory.take(12), driver.memory.take(64)
+    frame = [Buffer(head, 12), Buffer(rest, 64)]
+    for _ in range(3):
+        ids = [queue.add(frame) for _ in range(SIZE // 2)]
+        transport.notify(TRANSMITQ)
+        assert [queue.wait_used(5).id for _ in ids] == ids
+    machine.qmp.execute("set_link", name="net0", up=True)
+    for _ in range(SIZE):
+        driver.serve(queue, frame)
+
+
+@pytest.mark.parametrize("name", MODERN_TRANSPORTS)
+@pytest.mark.parametrize("ahead", [SIZE + 1, 1 << 15, (1 << 16) - 1])
+def test_available_index_far_ahead_on_a_link_that_is_down(
+    start: Start, name: str, ahead: int
+) -> None:
+    """2.7.6: no more heads are available than the ring has entries."""
+    machine, transport = net(start, name)
+    driver = driven(transport)
+    queue = driver.queue(TRANSMITQ, SIZE)
+    driver.start()
+    driver.memory.write(queue.addresses.driver + 2, struct.pack("<H", ahead))
+    transport.notify(TRANSMITQ)
+    assert machine.alive
+    assert_broken(transport)
+
+
+def test_available_index_that_the_device_writes(start: Start) -> None:
+    """2.7: the driver area is the device area here, and a request is out.
+
+    So the available index that the device reads is the used index that it wrote, and always
+    one behind: 65535 more heads, again and again.
+    """
+    machine, transport = start("pci modern", "virtio-blk", SLOW_DISK, SLOW, drive="disk0")
+    driver = driven(transport)
+    memory = driver.memory
+    answer, status = memory.take(512), memory.take(1)
+
+    def table(request: BlkRequest, room: int) -> int:
+        header = memory.put(struct.pack("<IIQ", request, 0, 0))
+        return memory.put(
+            DESC_TABLE.pack(header, 16, DESC_F_NEXT, 1)
+            + DESC_TABLE.pack(answer, room, DESC_F_NEXT | DESC_F_WRITE, 2)
+            + DESC_TABLE.pack(status, 1, DESC_F_WRITE, 0)
+        )
+
+    slow, quick = table(BlkRequest.IN, 512), table(BlkRequest.GET_ID, ID_SIZE)
+    queue = SplitQueue(memory, 0, 64)
+    ring = queue.addresses
+    rows = [DESC_TABLE.pack(slow, 48, DESC_F_INDIRECT, 0)]
+    rows += [DESC_TABLE.pack(quick, 48, DESC_F_INDIRECT, 0)] * 63
+    memory.write(ring.desc, b"".join(rows))
+    transport.enable_queue(0, QueueAddresses(64, ring.desc, ring.device, ring.device))
+    driver.start()
+    memory.write(ring.device + 2, struct.pack("<HH", 1, 0))
+    transport.notify(0)
+    assert machine.alive
+    memory.write(ring.device + 2, struct.pack("<HHH", 2, 0, 1))
+    transport.notify(0)
+    assert machine.alive
+    assert_broken(transport)
+
+
+@pytest.mark.parametrize("bad", ["head", "table"])
+def test_bad_ring_can_be_looked_at(start: Start, bad: str) -> None:
+    """Somebody asks QEMU for what the driver has made available; it is no descriptor."""
+    machine, transport = start("pci modern", "virtio-blk", NULL_DISK, drive="disk0")
+    driver = driven(transport)
+    queue = driver.queue(0, SIZE)
+    driver.start()
+    if bad == "head":
+        driver.memory.write(queue.addresses.driver + 4, struct.pack("<H", 0xFFFF))
+    else:
+        row = DESC_TABLE.pack(driver.memory.take(16), 0, DESC_F_INDIRECT, 0)
+        driver.memory.write(queue.addresses.desc, row)
+    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
+    with pytest.raises(QmpRefused):
+        machine.qmp.execute("x-query-virtio-queue-element", path=path, queue=0)
+    assert machine.alive
+
+
+@pytest.mark.parametrize("name", MODERN_TRANSPORTS)
+def test_device_recovers_by_a_reset(start: Start, name: str) -> None:
+    """2.1.2: after an endless chain a reset makes the device whole."""
+    machine, transport = net(start, name, packed=True)
+    for _ in range(2):
+        driver = driven(transport, PACKED)
+        queue = driver.queue(TRANSMITQ, SIZE)
+        driver.start()
+        room = driver.memory.take(64)
+        driver.serve(queue, [Buffer(room, 64)])
+        endless = DESC.pack(room, 64, 0, DESC_F_AVAIL | DESC_F_NEXT)
+        driver.memory.write(queue.addresses.desc, endless * SIZE)
+        transport.notify(TRANSMITQ)
+        assert machine.alive
+
+
+def test_full_ring_is_used_in_order(start: Start) -> None:
+    """2.6.2, 2.8.21: in a packed ring all descriptors may be in use at once."""
+    machine, transport = start(
+        "pci modern", "virtio-blk", NULL_DISK, drive="disk0", packed=True, in_order=True
+    )
+    driver = driven(
+        transport, Behaviour(MODERN | mask([FeatureBit.RING_PACKED, FeatureBit.IN_ORDER]))
+    )
+    memory = driver.memory
+    queue = driver.queue(0, 12)
+    driver.start()
+    header = memory.put(struct.pack("<IIQ", BlkRequest.IN, 0, 0))
+    rooms = [Buffer(memory.take(size), size, writable=True) for size in (512, 1)]
+    for _ in range(3):
+        ids = [queue.add([Buffer(header, 16), *rooms]) for _ in range(4)]
+        transport.notify(0)
+        assert [queue.wait_used(5).id for _ in ids] == ids
+    assert machine.alive
