@@ -1,5 +1,6 @@
 """Rings that a driver has written against the rules end neither QEMU nor its main loop."""
 
+import socket
 import struct
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
+from qap.verify.kit.lab import Lab
 from qap.virtio.blk import ID_SIZE, BlkRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.net import TRANSMITQ
@@ -22,6 +24,7 @@ Start = Callable[..., tuple[Machine, Transport]]
 MODERN_TRANSPORTS = ("pci modern", "mmio 2", "ccw 2")
 PACKED = Behaviour(supports=MODERN | mask([FeatureBit.RING_PACKED]))
 SIZE = 16
+IOAPIC = 0xFEC0_0000
 NETDEV = ("-netdev", "user,id=net0,restrict=on")
 # A disk that serves nothing for long, once QEMU has looked for partitions on it.
 SLOW = ("-object", "throttle-group,id=slow,x-bps-total=1")
@@ -206,3 +209,51 @@ def test_full_ring_is_used_in_order(start: Start) -> None:
         transport.notify(0)
         assert [queue.wait_used(5).id for _ in ids] == ids
     assert machine.alive
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_frame_that_does_not_fit_leaves_the_ring_in_step(
+    lab: Lab, start: Start, packed: bool
+) -> None:
+    """5.1.6.3: it is dropped; its buffer, a chain of two, is there for the next one."""
+    cable = lab.owned.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    far, near = lab.folder / "far", lab.folder / "near"
+    cable.bind(str(far))
+    netdev = f"dgram,id=net0,remote.type=unix,remote.path={far},local.type=unix,local.path={near}"
+    _, transport = start(
+        "pci modern", "virtio-net", extra=("-netdev", netdev), netdev="net0", packed=packed
+    )
+    driver = driven(transport, PACKED)
+    receive = driver.queue(0, SIZE)
+    driver.start()
+    head, rest = driver.memory.take(12), driver.memory.take(96)
+    for _ in range(SIZE // 2):
+        receive.add([Buffer(head, 12, writable=True), Buffer(rest, 96, writable=True)])
+    transport.notify(0)
+    for number in range(SIZE // 2):
+        cable.sendto(b"\xff" * 200, str(near))
+        cable.sendto(b"\xff" * 60 + bytes([number]), str(near))
+        assert receive.wait_used(5).length == 12 + 61
+        assert driver.memory.read(rest + 60, 1)[0] == number
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_bad_chain_gives_back_what_it_mapped(start: Start, packed: bool) -> None:
+    """2.1.2: after a reset the device can do all that it could before."""
+    machine, transport = start(
+        "pci modern", "virtio-net", extra=NETDEV, netdev="net0", packed=packed, iommu_platform=True
+    )
+    # Registers, of which a device has a copy made to read them.
+    registers = IOAPIC
+    for bad in (True, True, False):
+        driver = driven(transport, PACKED)
+        queue = driver.queue(TRANSMITQ, SIZE)
+        driver.start()
+        room = driver.memory.take(4096)
+        if bad:
+            queue.add([Buffer(registers, 4096), Buffer(room, 0)])
+            transport.notify(TRANSMITQ)
+            assert machine.alive
+            assert_broken(transport)
+        else:
+            driver.serve(queue, [Buffer(room, 12), Buffer(registers, 4096)])

@@ -3,7 +3,8 @@
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from qap.virtio.blk import SECTOR, UNANSWERED, BlkRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.ninep import HEADER, ROOT, NineP, NinepMessage
 from qap.virtio.pci_modern import PciModern
-from qap.virtio.queue import Buffer
+from qap.virtio.queue import Buffer, Queue
 from qap.virtio.serial import FEATURE_MULTIPORT, Serial
 from qap.virtio.transport import QueueAddresses, Transport
 
@@ -229,14 +230,30 @@ def test_scsi_command_is_over_when_its_queue_is_reset(
     assert memory.read(answer + 10, 2) == b"\0\0"
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_answer_is_not_written_after_a_reset(start: Start, whole: bool) -> None:
-    """2.4.1, 2.6.1.1: virtio-crypto waits for its back-end while queue or device is reset."""
+@dataclass
+class Crypto:
+    """A virtio-crypto with a back-end that does one operation a second, and a session."""
+
+    machine: Machine
+    driver: Driver
+    queue: Queue
+    answer: int
+    request: Sequence[Buffer]
+
+
+@pytest.fixture
+def crypto(start: Start) -> Crypto:
+    """A device that has done one operation, and will do the next one in a second."""
     limited = "cryptodev-backend-builtin,id=crypto0,throttle-ops=1"
     machine, transport = start(
-        "pci modern", "virtio-crypto", (), ("-object", limited), cryptodev="crypto0"
+        "pci modern",
+        "virtio-crypto",
+        (),
+        ("-object", limited),
+        cryptodev="crypto0",
+        in_order=True,
     )
-    driver = negotiated(transport)
+    driver = negotiated(transport, FeatureBit.IN_ORDER)
     memory = driver.memory
     control, queue = driver.queue(CRYPTO_CONTROLQ, 16), driver.queue(0, 16)
     driver.start()
@@ -250,26 +267,62 @@ def test_answer_is_not_written_after_a_reset(start: Start, whole: bool) -> None:
     driver.serve(queue, request)
     assert memory.read(answer + 16, 1) == b"\0"
     memory.write(answer, b"\xaa" * 17)
-    queue.add(request)
-    transport.notify(0)
+    return Crypto(machine, driver, queue, answer, request)
+
+
+def test_answer_is_not_written_after_a_queue_reset(crypto: Crypto) -> None:
+    """2.6.1.1: the request waits in the back-end while its queue is reset."""
+    driver, queue = crypto.driver, crypto.queue
+    queue.add(crypto.request)
+    driver.transport.notify(0)
     assert not any(queue.take_used() for _ in range(LOOKS))
-    if whole:
-        transport.reset()
-        driver = negotiated(transport)
-        driver.start()
-    else:
-        transport.queue_reset(0)
-    # One operation a second: after this one has been served the one before must have been.
+    driver.transport.queue_reset(0)
     queue = driver.queue(0, 16)
-    other = memory.take(17)
-    if whole:
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline:
-            assert machine.alive
-    else:
-        driver.serve(queue, [request[0], Buffer(other, 17, True)])
-    assert memory.read(answer, 17) == b"\xaa" * 17
+    other = driver.memory.take(17)
+    # One operation a second: when this one has been done, the one before has been.
+    driver.serve(queue, [crypto.request[0], Buffer(other, 17, True)])
+    assert driver.memory.read(crypto.answer, 17) == b"\xaa" * 17
     assert queue.take_used() is None
+
+
+def test_answer_is_not_written_after_a_reset(crypto: Crypto) -> None:
+    """2.4.1: the request waits in the back-end while the device is reset."""
+    crypto.queue.add(crypto.request)
+    crypto.driver.transport.notify(0)
+    assert not any(crypto.queue.take_used() for _ in range(LOOKS))
+    driver = negotiated(crypto.driver.transport)
+    queue = driver.queue(0, 16)
+    driver.start()
+    for_two_seconds(crypto.machine)
+    assert driver.memory.read(crypto.answer, 17) == b"\xaa" * 17
+    assert queue.take_used() is None
+
+
+def test_buffer_done_early_is_forgotten_at_a_reset(crypto: Crypto) -> None:
+    """2.6.2: the second request is bad and done at once, the first one not before the reset."""
+    driver, queue = crypto.driver, crypto.queue
+    memory = driver.memory
+    bad = [Buffer(memory.put(b"\xff" * 104), 104), Buffer(memory.take(17), 17, True)]
+    queue.add(crypto.request)
+    queue.add(bad)
+    driver.transport.notify(0)
+    assert not any(queue.take_used() for _ in range(LOOKS))
+    driver = negotiated(driver.transport, FeatureBit.IN_ORDER)
+    queue = driver.queue(0, 16)
+    driver.start()
+    for_two_seconds(crypto.machine)
+    other = [Buffer(driver.memory.put(b"\xff" * 104), 104), crypto.request[1]]
+    # As many as bring the device to the place of the one that was done early.
+    for _ in range(3):
+        driver.serve(queue, other)
+        assert not any(queue.take_used() for _ in range(LOOKS))
+
+
+def for_two_seconds(machine: Machine) -> None:
+    """The back-end has a clock of its own."""
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        assert machine.alive
 
 
 @pytest.mark.parametrize("name", RESETS)
