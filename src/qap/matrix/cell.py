@@ -162,6 +162,8 @@ def _backends(plan: Plan, device: str) -> list[str]:
 
 
 def _suits(row: BackendRow, kind: str, device: str, every: bool) -> bool:
+    if every and not row.everywhere:
+        return False
     return row.kind == kind if every or not row.device else row.device == device
 
 

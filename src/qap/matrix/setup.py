@@ -122,7 +122,7 @@ class Setup:
         return oracle.plug(
             requested=self.requested,
             translated=self.translated,
-            backend_can=self.backend_row.kind == "in-qemu" or self.backend_row.access_platform,
+            backend_can=self.backend_row.can_translate,
             legacy="" if legacy == "by-driver" else legacy,
             version_1=self.backend_row.version_1,
         )

@@ -51,6 +51,8 @@ class BackendRow(Model):
 
     Attributes:
         device: the only one that it serves, if it is a real program.
+        lacks: protocol features that one in Python leaves out.
+        everywhere: "*" in a plan stands for it, too.
     """
 
     kind: Literal["in-qemu", "python", "kernel", "real"]
@@ -58,6 +60,15 @@ class BackendRow(Model):
     access_platform: bool = False
     version_1: bool = True
     ring_packed: bool = False
+    lacks: tuple[Literal["REPLY_ACK", "BACKEND_REQ"], ...] = ()
+    everywhere: bool = True
+
+    @property
+    def can_translate(self) -> bool:
+        """Whether it can serve a device behind a vIOMMU."""
+        return self.kind == "in-qemu" or oracle.can_translate(
+            offers=self.access_platform, lacks=self.lacks
+        )
 
 
 class DriverRow(Model):

@@ -34,9 +34,11 @@ from qap.matrix.command_line import (
 from qap.matrix.programs import real_backend
 from qap.matrix.setup import Setup
 from qap.matrix.slot import Slot, slot_for
+from qap.oracle.features import mask
 from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import Misbehaviour
+from qap.vhost_user.protocol import ProtocolFeature
 
 RING_BASE = 16 * MIB
 RING_SIZE = 8 * MIB
@@ -184,6 +186,7 @@ class Testbed:
             misbehaviour=self.misbehaviour,
         )
         self._backend.enter_context(self.backend)
+        self.backend.protocol_features &= ~mask(ProtocolFeature[name] for name in offer.lacks)
         return path
 
     def _cold(self, config: Setup) -> tuple[Device, list[str]]:

@@ -9,6 +9,7 @@ or translated. On the vhost-user interface the bit means that addresses are I/O 
 and that the back-end asks for translations (vhost-user protocol, “IOMMU support”).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -46,6 +47,18 @@ class Expectation:
     clause: str = "virtio 1.3, 6.1 ACCESS_PLATFORM; vhost-user, IOMMU support"
 
 
+def can_translate(*, offers: bool, lacks: Collection[str] = ()) -> bool:
+    """Whether a vhost-user back-end can translate addresses.
+
+    It must offer ACCESS_PLATFORM, and have the back-end channel on which it asks for
+    translations (BACKEND_REQ) and confirm those that are taken back (REPLY_ACK).
+
+    Args:
+        lacks: protocol features that it does not offer.
+    """
+    return offers and not {"BACKEND_REQ", "REPLY_ACK"} & set(lacks)
+
+
 def plug(
     *,
     requested: bool,
@@ -59,7 +72,7 @@ def plug(
     Args:
         requested: iommu_platform=on, given or forced by a confidential guest.
         translated: the device's bus is behind an IOMMU once the machine is complete.
-        backend_can: the device is in QEMU, or its vhost back-end offers the bit.
+        backend_can: the device is in QEMU, or its vhost back-end can translate.
         legacy: whether the device has a legacy interface, in addition to the modern one or
             alone. A driver that uses it can't accept the bit, and need not.
         version_1: the device is able to offer VERSION_1.

@@ -11,6 +11,7 @@ from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
+from qap.oracle.fence import REFUSAL_PHRASE
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backend_channel import NoAnswer
@@ -208,7 +209,8 @@ def test_back_end_that_translates_must_be_able_to_ask(lab: Lab, missing: Protoco
     backend = lab.backend(RNG, access_platform=True)
     backend.protocol_features &= ~mask([missing])
     said = lab.cold_refusal(lab.device(RNG, backend), viommu="intel-iommu")
-    assert "IOMMU support requires reply-ack and backend-req" in said
+    assert REFUSAL_PHRASE in said
+    assert "without the protocol features REPLY_ACK and BACKEND_REQ" in said
 
 
 def test_untranslated_device_has_no_iotlb(lab: Lab) -> None:

@@ -95,6 +95,23 @@ SERVICE: list[tuple[Expectation, Conduct, tuple[bool | None, bool | None, bool]]
 ]
 
 
+@pytest.mark.parametrize(
+    ("offers", "lacks", "can"),
+    [
+        (True, (), True),
+        (False, (), False),
+        (True, ("REPLY_ACK",), False),
+        (True, ("BACKEND_REQ",), False),
+        (True, ("MQ", "CONFIG"), True),
+    ],
+)
+def test_back_end_translates_with_the_bit_and_what_it_takes(
+    offers: bool, lacks: tuple[str, ...], can: bool
+) -> None:
+    """vhost-user, IOMMU support: back-end channel and REPLY_ACK are required."""
+    assert oracle.can_translate(offers=offers, lacks=lacks) == can
+
+
 @pytest.mark.parametrize(("asked", "expected"), TABLE)
 def test_fence(asked: tuple[bool, bool, bool], expected: tuple[Outcome, bool, bool]) -> None:
     requested, translated, backend_can = asked

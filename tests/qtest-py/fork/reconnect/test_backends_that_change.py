@@ -114,6 +114,28 @@ def test_crypto_device_survives_its_back_end(lab: Lab, lost: FeatureBit) -> None
     assert_waits_for_its_like(lab, "vhost-user-crypto", lost)
 
 
+@pytest.mark.parametrize("lost", [ProtocolFeature.REPLY_ACK, ProtocolFeature.BACKEND_REQ])
+@pytest.mark.parametrize("kind", [*RECONNECTING, "vhost-user-net", "vhost-user-crypto"])
+def test_back_end_that_lost_the_means_to_translate_is_not_started(
+    lab: Lab, kind: str, lost: ProtocolFeature
+) -> None:
+    """It still offers ACCESS_PLATFORM, but can't ask for translations any more."""
+    behind = lab.backend(kind, access_platform=True)
+    machine = reconnecting(lab, kind, behind, viommu="intel-iommu")
+    driver, queue = driven(machine)
+    assert_served(driver, queue)
+    offered = behind.protocol_features
+    behind.protocol_features = offered & ~mask([lost])
+    behind.forget()
+    before = behind.connections
+    behind.hang_up()
+    wait_connections(machine, behind, before + 3)
+    assert behind.requests(R.SET_VRING_ADDR) == []
+    behind.protocol_features = offered
+    wait_started(machine, behind)
+    assert_served(driver, queue)
+
+
 def test_network_back_end_need_not_offer_what_none_was_given(lab: Lab) -> None:
     """Without an IOMMU no back-end is given ACCESS_PLATFORM, even if the first one offered it."""
     behind = lab.backend("vhost-user-net", access_platform=True)
@@ -158,15 +180,15 @@ def test_base_device_without_features_is_refused(lab: Lab, kind: str) -> None:
 
 
 def test_netdev_gives_up_on_an_unfit_back_end(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It offers ACCESS_PLATFORM without the back-end channel that this needs."""
+    """It has fewer queues than the netdev."""
     monkeypatch.setattr(qmp, "COMMAND_S", GIVEN_UP_S)
     behind = lab.backend("vhost-user-rng", access_platform=True)
-    behind.protocol_features &= ~mask([ProtocolFeature.BACKEND_REQ])
+    behind.queues = 1
     machine = lab.machine()
     try:
         with pytest.raises(QmpRefused, match=r"."):
             machine.qmp.execute(
-                "netdev_add", type="vhost-user", id="net0", chardev=behind.path.stem
+                "netdev_add", type="vhost-user", id="net0", chardev=behind.path.stem, queues=2
             )
     except TimeoutError:
         pytest.fail(f"netdev_add did not end, after {behind.connections} connections")
@@ -176,12 +198,12 @@ def test_netdev_gives_up_on_an_unfit_back_end(lab: Lab, monkeypatch: pytest.Monk
 
 
 def test_cryptodev_refuses_an_unfit_back_end(lab: Lab) -> None:
-    """It offers ACCESS_PLATFORM without the back-end channel that this needs; QEMU runs on."""
+    """It has fewer queues than the device; QEMU runs on."""
     behind = lab.backend("vhost-user-crypto", access_platform=True)
-    behind.protocol_features &= ~mask([ProtocolFeature.BACKEND_REQ])
+    behind.queues = 1
     machine = lab.machine()
     add, _, key = QMP_FOR["-object"]
     with pytest.raises(QmpRefused, match="can't be used"):
         named = {key: "cryptodev-vhost-user", "id": "crypto0", "chardev": behind.path.stem}
-        machine.qmp.execute(add, **named)
+        machine.qmp.execute(add, **named, queues=2)
     machine.qmp.execute("query-status")
