@@ -1,22 +1,21 @@
 """Back-ends with other features after a reconnect, and devices that must not use them."""
 
-import re
-
 import pytest
 
 from qap.host.wait import poll_until
-from qap.machine import qmp
 from qap.machine.catalog import vhost_user_types
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.matrix.chardev import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
-from qap.verify.kit.checks import assert_served, driven
+from qap.oracle.status import Status
+from qap.verify.kit.checks import assert_lives, assert_served, driven
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
-from qap.vhost_user.misbehave import FlipFeatures
+from qap.vhost_user.misbehave import FlipFeatures, HangUp
 from qap.vhost_user.protocol import FrontendRequest, ProtocolFeature
+from qap.virtio.queue import Buffer
 
 R = FrontendRequest
 WAIT_S = 20
@@ -82,7 +81,7 @@ def wait_started(machine: Machine, behind: Backend) -> None:
     )
 
 
-def assert_waits_for_its_like(lab: Lab, kind: str, lost: FeatureBit) -> None:
+def assert_waits_for_its_like(lab: Lab, kind: str, lost: FeatureBit) -> Machine:
     """A device is not started while its back-end lacks a bit, and is when it has it again."""
     behind = lab.backend(kind, access_platform=True)
     machine = reconnecting(lab, kind, behind, viommu="intel-iommu")
@@ -99,6 +98,7 @@ def assert_waits_for_its_like(lab: Lab, kind: str, lost: FeatureBit) -> None:
     behind.features = offered
     wait_started(machine, behind)
     assert_served(driver, queue)
+    return machine
 
 
 @pytest.mark.parametrize("lost", [FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1])
@@ -110,8 +110,25 @@ def test_lesser_back_end_is_not_started(lab: Lab, kind: str, lost: FeatureBit) -
 
 @pytest.mark.parametrize("lost", [FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1])
 def test_crypto_device_survives_its_back_end(lab: Lab, lost: FeatureBit) -> None:
-    """It checks the next back-end as other devices do."""
-    assert_waits_for_its_like(lab, "vhost-user-crypto", lost)
+    """It checks the next back-end as other devices do, and says what that one doesn't have."""
+    machine = assert_waits_for_its_like(lab, "vhost-user-crypto", lost)
+    assert "are not created again" in machine.process.tail()
+
+
+def test_crypto_request_waits_for_a_back_end(lab: Lab) -> None:
+    """QEMU can't serve it, as it has no session of the driver's."""
+    behind = lab.backend("vhost-user-crypto")
+    machine = reconnecting(lab, "vhost-user-crypto", behind)
+    behind.misbehaviour = [HangUp(request=R.SET_VRING_ADDR)]
+    driver, queue = driven(machine)
+    room = driver.memory.take(SIZE)
+    queue.add([Buffer(room, SIZE, writable=True)])
+    driver.transport.notify(queue.index)
+    assert_lives(machine)
+    assert not driver.transport.status & Status.DEVICE_NEEDS_RESET
+    assert queue.take_used() is None
+    behind.misbehaviour = []
+    assert queue.wait_used(WAIT_S).length == SIZE
 
 
 @pytest.mark.parametrize("lost", [ProtocolFeature.REPLY_ACK, ProtocolFeature.BACKEND_REQ])
@@ -177,24 +194,6 @@ def test_base_device_without_features_is_refused(lab: Lab, kind: str) -> None:
     lab.backends.append(behind)
     said = lab.cold_refusal({**lab.device(kind, behind), "iommu_platform": False})
     assert "offers no features" in said
-
-
-def test_netdev_gives_up_on_an_unfit_back_end(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has fewer queues than the netdev."""
-    monkeypatch.setattr(qmp, "COMMAND_S", GIVEN_UP_S)
-    behind = lab.backend("vhost-user-rng", access_platform=True)
-    behind.queues = 1
-    machine = lab.machine()
-    try:
-        with pytest.raises(QmpRefused, match=r"."):
-            machine.qmp.execute(
-                "netdev_add", type="vhost-user", id="net0", chardev=behind.path.stem, queues=2
-            )
-    except TimeoutError:
-        pytest.fail(f"netdev_add did not end, after {behind.connections} connections")
-    assert behind.connections == CONNECTIONS_IN_EIGHT_TRIES
-    assert machine.alive
-    assert re.search(r"could not be used in \d+ tries", machine.process.tail())
 
 
 def test_cryptodev_refuses_an_unfit_back_end(lab: Lab) -> None:

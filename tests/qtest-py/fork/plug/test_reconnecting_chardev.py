@@ -1,0 +1,140 @@
+"""A device on a chardev that connects again: it needs its back-end when it is plugged."""
+
+import pytest
+
+from qap.host.wait import poll_until
+from qap.hw.pci_bus import PciBus
+from qap.machine.catalog import vhost_user_types
+from qap.machine.device import Device
+from qap.machine.machine import Machine
+from qap.machine.qmp import QmpRefused
+from qap.matrix.chardev import QMP_FOR
+from qap.oracle.features import FeatureBit, mask
+from qap.oracle.fence import REFUSAL_PHRASE
+from qap.verify.kit.lab import Lab
+from qap.vhost_user.backend import Backend
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+
+WAIT_S = 20.0
+CHARDEV = "vhost"
+RECONNECT_MS = 100
+EVERY_KIND = tuple(vhost_user_types())
+HOT_KINDS = tuple(kind for kind, row in vhost_user_types().items() if not row.hotplug)
+# Storage devices and netdevs wait for a back-end when they are hot-plugged.
+WAITING = ("vhost-user-blk", "vhost-user-scsi", "vhost-user-net")
+
+# These are plugged on stock QEMU, too, though not all of them know their back-end by then.
+AT_EASE = (*WAITING, "vhost-user-crypto")
+
+
+def unconnected(lab: Lab, kind: str, *, access_platform: bool = False) -> tuple[Backend, list[str]]:
+    """A back-end, and the words for a chardev in front of it that QEMU connects at its leisure."""
+    behind = lab.backend(kind, access_platform=access_platform)
+    lab.backends.clear()
+    return behind, [
+        "-chardev",
+        f"socket,id={CHARDEV},path={behind.path},reconnect-ms={RECONNECT_MS}",
+    ]
+
+
+def device_of(kind: str, *, requested: bool = False) -> tuple[Device, list[str]]:
+    """The device in front of that chardev, and the words that it needs."""
+    row = vhost_user_types()[kind]
+    device, words = row.pci(CHARDEV)
+    modern = {"disable-legacy": "on"} if row.legacy else {}
+    return {**device, **modern, "id": "dut", "iommu_platform": requested}, words
+
+
+def assert_waits(lab: Lab, kind: str) -> None:
+    behind, chardev = unconnected(lab, kind)
+    device, words = device_of(kind)
+    machine = lab.machine({**device, "bus": "pcie.0"}, extra=[*chardev, *words])
+    assert machine.alive
+    assert behind.received
+    assert behind.connections == 1
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EVERY_KIND if kind not in AT_EASE])
+def test_cold_plugged_device_waits_for_its_connection(lab: Lab, kind: str) -> None:
+    assert_waits(lab, kind)
+
+
+@pytest.mark.parametrize("kind", AT_EASE)
+def test_cold_plugged_device_goes_on_waiting(lab: Lab, kind: str) -> None:
+    """These did so before."""
+    assert_waits(lab, kind)
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_cold_plugged_device_is_fenced(lab: Lab, kind: str) -> None:
+    """Whether its back-end can translate is known by then."""
+    _, chardev = unconnected(lab, kind)
+    device, words = device_of(kind, requested=True)
+    said = lab.cold_refusal(
+        {**device, "bus": "pcie.0"}, viommu="intel-iommu", extra=[*chardev, *words]
+    )
+    assert REFUSAL_PHRASE in said
+
+
+def plug(machine: Machine, kind: str) -> None:
+    """Hot-plug the device, with what stands between chardev and device."""
+    row = vhost_user_types()[kind]
+    device, _ = device_of(kind)
+    if row.vhost_user and (between := row.vhost_user.between):
+        add, _, key = QMP_FOR[between.option]
+        named = {key: between.type, "id": device[between.property], "chardev": CHARDEV}
+        machine.qmp.execute(add, **named)
+    machine.plug({**device, "bus": "port0"})
+
+
+def is_connected(machine: Machine) -> bool:
+    """Whether QEMU shows the chardev as connected."""
+    listed = machine.qmp.execute("query-chardev")
+    (name,) = [entry["filename"] for entry in listed if entry["label"] == CHARDEV]
+    return not name.startswith("disconnected:")
+
+
+@pytest.mark.parametrize("kind", HOT_KINDS)
+def test_hot_plugged_device_takes_a_connection(lab: Lab, kind: str) -> None:
+    behind, chardev = unconnected(lab, kind)
+    machine = lab.machine(extra=chardev, qtest=True)
+    poll_until(lambda: is_connected(machine) or None, WAIT_S, lambda: "QEMU to connect the chardev")
+    plug(machine, kind)
+    assert behind.received
+    assert machine.alive
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HOT_KINDS if kind not in WAITING])
+def test_hot_plugged_device_without_a_connection_is_refused(lab: Lab, kind: str) -> None:
+    """The VM must not wait for it."""
+    path = lab.folder / "nobody.sock"
+    chardev = f"socket,id={CHARDEV},path={path},reconnect-ms={RECONNECT_MS}"
+    machine = lab.machine(extra=["-chardev", chardev])
+    with pytest.raises(QmpRefused, match="chardev 'vhost' is not connected to a vhost-user"):
+        plug(machine, kind)
+    assert machine.alive
+
+
+def test_crypto_device_knows_its_back_end(lab: Lab) -> None:
+    """It is plugged when QEMU starts, and offers no ring feature that its back-end lacks."""
+    behind, chardev = unconnected(lab, "vhost-user-crypto")
+    behind.features &= ~mask([FeatureBit.EVENT_IDX])
+    device, words = device_of("vhost-user-crypto")
+    machine = lab.machine({**device, "bus": "port0"}, extra=[*chardev, *words], qtest=True)
+    offered = PciModern(PciBus(machine.qtest).find(VENDOR_ID)).device_features
+    assert not offered & mask([FeatureBit.EVENT_IDX])
+
+
+def test_crypto_device_whose_back_end_is_gone_is_refused(lab: Lab) -> None:
+    """It was there when its -object was made, but what the next one has is not known."""
+    behind, chardev = unconnected(lab, "vhost-user-crypto")
+    _, words = device_of("vhost-user-crypto")
+    machine = lab.machine(extra=[*chardev, *words], qtest=True)
+    poll_until(lambda: is_connected(machine) or None, WAIT_S, lambda: "QEMU to connect")
+    behind.close()
+    poll_until(
+        lambda: not is_connected(machine) or None, WAIT_S, lambda: "QEMU to see it disconnect"
+    )
+    device, _ = device_of("vhost-user-crypto")
+    assert "is gone" in machine.refusal({**device, "bus": "port0"})
+    assert machine.alive
