@@ -15,12 +15,13 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.verify.kit.lab import Lab
 from qap.virtio.driver import Driver
-from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.pci_modern import MODERN_DEVICE_ID, VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer
 
 RINGS, TABLES, IOVA = 16 * MIB, 80 * MIB, 1 << 30
 HOST_BRIDGE = Bdf(0, 0, 0)
 SIZE = 64
+RNG_ID = MODERN_DEVICE_ID + 4
 REFUSED_S = 0.2
 RNG: Device = {"driver": "virtio-rng-pci", "iommu_platform": True, "disable-legacy": "on"}
 PORT1: Device = {"driver": "pcie-root-port", "id": "port1", "chassis": 2, "slot": 2}
@@ -104,11 +105,7 @@ def cold_plugged(lab: Lab, viommu: str, topology: Topology) -> Translated:
     bus = PciBus(lab.machine(*devices, qtest=True).qtest)
     iommu = find_iommu(bus, GuestMemory(bus.qtest, TABLES, 4 * MIB))
     iommu.enable()
-    (function,) = [
-        function
-        for function in bus.scan()
-        if function.vendor_id == VENDOR_ID and PciModern(function).device_type == 4
-    ]
+    (function,) = [function for function in bus.scan() if function.device_id == RNG_ID]
     return Translated(iommu, function, GuestMemory(bus.qtest, RINGS, 4 * MIB, IOVA))
 
 

@@ -10,13 +10,14 @@ from qap.oracle.features import FeatureBit, mask
 from qap.verify.kit.checks import assert_lives
 from qap.verify.kit.lab import Lab
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.pci_modern import MODERN_DEVICE_ID, PciModern
 from qap.virtio.raw import RawQueue
 from qap.virtio.split import DESC_F_NEXT, DESC_F_WRITE
 
 # The first I/O APIC's registers: no RAM, and reading them changes nothing.
 IO_APIC = 0xFEC0_0000
 SIZE = 8
+RNG_ID = MODERN_DEVICE_ID + 4
 UNPLUG_S = 10.0
 
 
@@ -30,7 +31,9 @@ def unplug(machine: Machine) -> None:
 def start(machine: Machine, *, packed: bool) -> tuple[Driver, RawQueue]:
     """Reset the device and drive it up to DRIVER_OK."""
     extra = mask([FeatureBit.RING_PACKED]) if packed else 0
-    transport = PciModern(PciBus(machine.qtest).find(VENDOR_ID))
+    functions = PciBus(machine.qtest).scan()
+    (function,) = [function for function in functions if function.device_id == RNG_ID]
+    transport = PciModern(function)
     memory = GuestMemory(machine.qtest, 16 * MIB, 4 * MIB)
     driver = Driver(transport, memory, Behaviour(supports=MODERN | extra))
     driver.negotiate()

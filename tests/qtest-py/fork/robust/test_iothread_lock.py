@@ -9,7 +9,7 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.verify.kit.lab import Lab
 from qap.virtio.driver import Driver
-from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.pci_modern import MODERN_DEVICE_ID, PciModern
 from qap.virtio.queue import Buffer
 
 DISK = "driver=null-co,node-name=disk0,size=1048576,read-zeroes=on"
@@ -20,6 +20,7 @@ DEVICES: dict[str, Device] = {
     "virtio-scsi": {"driver": "virtio-scsi-pci"},
 }
 QUEUES = {"virtio-blk": 0, "virtio-scsi": 2}
+IDS = {"virtio-blk": MODERN_DEVICE_ID + 2, "virtio-scsi": MODERN_DEVICE_ID + 8}
 ROUNDS = 30
 ANSWER_S = 5.0
 
@@ -38,11 +39,7 @@ def test_device_that_loses_its_ring_stops(lab: Lab, kind: str, viommu: str) -> N
     )
     machine.qmp.timeout = machine.qtest.timeout = ANSWER_S
     functions = PciBus(machine.qtest).scan()
-    (function,) = [
-        function
-        for function in functions
-        if function.vendor_id == VENDOR_ID and PciModern(function).device_type != 23
-    ]
+    (function,) = [function for function in functions if function.device_id == IDS[kind]]
     for _ in range(ROUNDS):
         transport = PciModern(function)
         driver = Driver(transport, GuestMemory(machine.qtest, 16 * MIB, 4 * MIB))
