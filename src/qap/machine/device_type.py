@@ -102,6 +102,7 @@ class DeviceType(Model):
         stable_config: bytes of device configuration that stay the same while it is driven.
         vhost_user: what is asked of its back-end, if it is a vhost-user device.
         kernel: the host's kernel serves it.
+        iommu: it is the IOMMU of its bus.
         hotplug: why it is never hot-plugged; "" if it can be.
         alone: why it can't be on a machine with a vIOMMU.
         needs: what the host lacks for it; "" if nothing.
@@ -123,6 +124,7 @@ class DeviceType(Model):
     stable_config: int = 0
     vhost_user: VhostUser | None = None
     kernel: bool = False
+    iommu: bool = False
     hotplug: str = ""
     alone: str = ""
     needs: str = ""

@@ -125,6 +125,7 @@ class Setup:
             backend_can=self.backend_row.can_translate,
             legacy="" if legacy == "by-driver" else legacy,
             version_1=self.backend_row.version_1,
+            is_iommu=self.device_row.iommu,
         )
 
     @property

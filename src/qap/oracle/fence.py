@@ -66,6 +66,7 @@ def plug(
     backend_can: bool,
     legacy: Legacy = "",
     version_1: bool = True,
+    is_iommu: bool = False,
 ) -> Expectation:
     """What plugging a device must lead to.
 
@@ -76,6 +77,7 @@ def plug(
         legacy: whether the device has a legacy interface, in addition to the modern one or
             alone. A driver that uses it can't accept the bit, and need not.
         version_1: the device is able to offer VERSION_1.
+        is_iommu: the device is itself the IOMMU of its bus.
     """
     if not version_1 and not legacy:
         return Expectation(
@@ -97,6 +99,15 @@ def plug(
             "requested, and the device has a legacy interface, whose drivers can't accept "
             "bit 33: refused",
             "virtio 1.3, 6.1 ACCESS_PLATFORM and 4.1.4.10 (32 feature bits)",
+        )
+    if is_iommu:
+        return Expectation(
+            Outcome.REFUSED,
+            False,
+            False,
+            "requested, and the device is the IOMMU: to translate its ring it would have to "
+            "read its ring",
+            "virtio 1.3, 5.13",
         )
     if not translated:
         return Expectation(

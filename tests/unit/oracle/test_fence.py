@@ -120,6 +120,12 @@ def test_fence(asked: tuple[bool, bool, bool], expected: tuple[Outcome, bool, bo
     assert expectation.why
 
 
+@pytest.mark.parametrize("requested", [False, True])
+def test_iommu_is_not_behind_itself(requested: bool) -> None:
+    expected = plug(requested=requested, translated=False, backend_can=True, is_iommu=True)
+    assert expected.outcome == (Outcome.REFUSED if requested else Outcome.WORKS)
+
+
 def test_table_is_complete() -> None:
     assert len({asked for asked, _ in TABLE}) == 8
 
