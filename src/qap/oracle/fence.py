@@ -91,24 +91,9 @@ def plug(
         return Expectation(
             Outcome.WORKS, False, False, "not requested: the bit is not offered to the driver"
         )
-    if legacy:
-        return Expectation(
-            Outcome.REFUSED,
-            False,
-            False,
-            "requested, and the device has a legacy interface, whose drivers can't accept "
-            "bit 33: refused",
-            "virtio 1.3, 6.1 ACCESS_PLATFORM and 4.1.4.10 (32 feature bits)",
-        )
-    if is_iommu:
-        return Expectation(
-            Outcome.REFUSED,
-            False,
-            False,
-            "requested, and the device is the IOMMU: to translate its ring it would have to "
-            "read its ring",
-            "virtio 1.3, 5.13",
-        )
+    refused = _refused(legacy, is_iommu)
+    if refused:
+        return refused
     if not translated:
         return Expectation(
             Outcome.WORKS,
@@ -132,6 +117,29 @@ def plug(
         "requested, the bus translates and the back-end can't: refused, whatever the order "
         "on the command line",
     )
+
+
+def _refused(legacy: Legacy, is_iommu: bool) -> Expectation | None:
+    """The row for a device that can't have the bit anywhere."""
+    if legacy:
+        return Expectation(
+            Outcome.REFUSED,
+            False,
+            False,
+            "requested, and the device has a legacy interface, whose drivers can't accept "
+            "bit 33: refused",
+            "virtio 1.3, 6.1 ACCESS_PLATFORM and 4.1.4.10 (32 feature bits)",
+        )
+    if is_iommu:
+        return Expectation(
+            Outcome.REFUSED,
+            False,
+            False,
+            "requested, and the device is the IOMMU: to translate its ring it would have to "
+            "read its ring",
+            "virtio 1.3, 5.13",
+        )
+    return None
 
 
 @dataclass(frozen=True)
