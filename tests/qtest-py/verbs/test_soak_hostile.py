@@ -152,17 +152,9 @@ def test_verb_repeats_an_episode_and_says_what_it_did(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     build = Build.under_test()
     flags = ["--profile", build.profile, *(["--base"] if build.is_base else [])]
-    argv = [
-        str(project.root / "qap"),
-        "soak",
-        "hostile",
-        "--episode",
-        "11:0",
-        "--steps",
-        "0",
-        *flags,
-    ]
-    said = subprocess.run([*argv, "--json", str(path)], capture_output=True, text=True, check=False)
+    argv = [str(Project.here().root / "qap"), "soak", "hostile", "--episode", "11:0", *flags]
+    argv += ["--steps", "0", "--json", str(path)]
+    said = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stdout + said.stderr
     assert "episode 11:0: " in said.stdout
     assert "[0] " in said.stdout
