@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 from qap.fork.build import Build
+from qap.host.paths import Project
 from qap.measure.hostile import grammar, sweep
 from qap.measure.hostile.driver import HostileDriver
 from qap.measure.hostile.episode import Episodes
