@@ -104,7 +104,7 @@ def test_write_outside_of_what_was_given_is_seen(does: Callable[[Act], None]) ->
     does(write)
     failure = attacked(Build.under_test(), RNG, "begin", "own")
     assert failure is not None
-    assert (failure.signature, failure.said[:13]) == ("stray write", "wrote 1 bytes")
+    assert (failure.signature, failure.said[:13]) == ("stray write of virtio-rng", "wrote 1 bytes")
 
 
 def test_crash_is_seen_with_the_last_steps(does: Callable[[Act], None]) -> None:

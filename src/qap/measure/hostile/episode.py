@@ -146,7 +146,7 @@ class Episodes:
         if isinstance(error, QemuDied) and error.status == -signal.SIGSEGV and self.debug:
             place = self._crash_place()
         name = EpisodeName.together([earlier.name for earlier, _ in self._history])
-        said_so = signature(error, place)
+        said_so = signature(error, walked.target.device, place)
         output = error.output if isinstance(error, QemuDied) else ""
         return Failure(name, str(walked.target), said_so, said, trace, steps, output)
 

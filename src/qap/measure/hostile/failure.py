@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qap.host.errors import QapError
 from qap.machine.machine import QemuDied
-from qap.measure.hostile.judge import Verdict
+from qap.measure.hostile.judge import STRAY, Verdict
 
 LAST_STEPS = 12
 LAST_LINES = 12
@@ -18,7 +18,8 @@ _ASSERTION = re.compile(
     r"|(?P<at2>\w+): (?:assertion failed:? \((?P<what2>.*)\)|(?P<what3>code should not be reached))"
 )
 _SUMMARY = re.compile(r"SUMMARY: (\w+Sanitizer: .*)|runtime error: (.*)")
-_FRAME = re.compile(r"^#\d+ +(?:0x[0-9a-f]+ in )?([\w.]+) ?\(", re.MULTILINE)
+# A function's name, without what the compiler appended to it.
+_FRAME = re.compile(r"^#\d+ +(?:0x[0-9a-f]+ in )?(\w+)(?:\.[\w.]+)? ?\(", re.MULTILINE)
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b\d+\b")
 # Frames that say nothing of where a thread is.
 DULL = (
@@ -78,18 +79,20 @@ class Failure:
         return f"--episode {self.episode}{steps}"
 
 
-def signature(error: Exception, place: str = "") -> str:
+def signature(error: Exception, device: str, place: str = "") -> str:
     """The signature of what ended an episode.
 
     Args:
+        device: the type that was driven.
         place: where QEMU was, as far as a debugger said.
     """
     if isinstance(error, QemuDied):
         return _ended(error, place)
     if isinstance(error, Verdict):
         summary = _SUMMARY.search(str(error))
-        words = summary[0] if summary else "" if error.kind == "stray write" else str(error)
-        return _plain(f"{error.kind}: {words}".rstrip(": "))
+        if error.kind == STRAY:
+            return f"{STRAY} of {device}"
+        return _plain(f"{error.kind}: {summary[0] if summary else error}")
     if isinstance(error, TimeoutError):
         return f"hang in {place}" if place else f"hang: {_plain(str(error))}"
     return f"{type(error).__name__}: {_plain(str(error))}"

@@ -18,6 +18,7 @@ from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.queue import Buffer
 
 SERVED_S = 5.0
+STRAY = "stray write"
 
 
 class Verdict(QapError):
@@ -54,7 +55,7 @@ class Judge:
             self.bed.replace()
         self._serves()
         if strays := self.bed.arena.strays():
-            raise Verdict("stray write", f"wrote {strays}")
+            raise Verdict(STRAY, f"wrote {strays}")
         self._said()
 
     def _said(self) -> None:
