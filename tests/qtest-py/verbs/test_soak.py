@@ -23,10 +23,13 @@ from qap.measure.soak_cycle import Soak, SoakStep, rotation
 ENDS_S = 30.0
 SCRIPT = """
 from qap.fork.build import Build
+from qap.measure.hostile.sweep import sweep
 from qap.measure.soak import soak
 if __name__ == "__main__":
-    soak(Build({profile!r}, {is_base}), 100_000, 2)
+    build = Build({profile!r}, {is_base})
+    {call}
 """
+CALLS = ("soak(build, 100_000, 2)", "sweep(build, 1, 100_000, 2)")
 
 
 def step(device: str, *, refused: bool = False) -> SoakStep:
@@ -100,10 +103,11 @@ def test_footprint_names_what_is_there_and_was_not(machine: Machine) -> None:
     assert any("more AddressSpace virtio-rng-pci" in line for line in more)
 
 
-def test_interrupted_soak_ends_with_its_qemus(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", CALLS)
+def test_interrupted_soak_ends_with_its_qemus(tmp_path: Path, call: str) -> None:
     build = Build.under_test()
     script = tmp_path / "soaking.py"
-    script.write_text(SCRIPT.format(profile=build.profile, is_base=build.is_base))
+    script.write_text(SCRIPT.format(profile=build.profile, is_base=build.is_base, call=call))
     with (tmp_path / "said").open("wb") as said:
         process = subprocess.Popen(
             [sys.executable, str(script)],
