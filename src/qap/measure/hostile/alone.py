@@ -11,7 +11,7 @@ from qap.fork.build import Build
 from qap.host.report import Report, bad, good
 from qap.measure.hostile.episode import Episodes
 from qap.measure.hostile.name import EpisodeName
-from qap.measure.hostile.sweep import VERB, patience, tell
+from qap.measure.hostile.sweep import VERB, patience, tell, trace_leaks
 from qap.measure.hostile.walk import walk
 
 
@@ -25,6 +25,7 @@ def alone(build: Build, names: Sequence[EpisodeName], steps: tuple[int, ...]) ->
     """
     start = time.monotonic()
     console = Console()
+    trace_leaks(build)
     failure = None
     with Episodes(build, patience(build)) as episodes:
         for name in names:
@@ -32,7 +33,9 @@ def alone(build: Build, names: Sequence[EpisodeName], steps: tuple[int, ...]) ->
             failure = episodes.run(name, steps if name == names[-1] else ())
             if failure:
                 break
-        console.print("\n".join(episodes.trace), markup=False, highlight=False, soft_wrap=True)
+        trace = episodes.trace
+        failure = failure or episodes.finish()
+        console.print("\n".join(trace), markup=False, highlight=False, soft_wrap=True)
     seconds = time.monotonic() - start
     rows: list[dict[str, Any]] = []
     if failure:

@@ -25,6 +25,7 @@ from qap.measure.hostile.grammar import MOVES
 from qap.measure.hostile.judge import Judge, Verdict
 from qap.measure.hostile.name import EpisodeName
 from qap.measure.hostile.walk import FIRST, Walk, rng, walk
+from qap.measure.soak_cycle import sanitizer_report
 
 DEBUGGER = (
     "gdb",
@@ -45,6 +46,7 @@ DEBUGGED = 4
 DIED_S = 5.0
 # How often a driver starts again after bad rings.
 AGAIN = 0.5
+REPORT_LINES = 24
 
 
 class NoDevice(QapError):
@@ -179,6 +181,23 @@ class Episodes:
                 return died, ""
             return Verdict("late", str(error)), ""
         return error, ""
+
+    def finish(self) -> Failure | None:
+        """End the QEMU; returns what a sanitizer said only then, such as of leaks.
+
+        The failure is that of all its episodes together.
+        """
+        bed, history = self._bed, list(self._history)
+        self.end()
+        report = sanitizer_report(bed.testbed.said) if bed and history else ""
+        if not report:
+            return None
+        walked = history[-1][0]
+        name = EpisodeName.together([earlier.name for earlier, _ in history])
+        said = "\n".join(report.splitlines()[:REPORT_LINES])
+        error = Verdict("sanitizer", report)
+        group = signature(error, walked.target.device)
+        return Failure(name, str(walked.target), group, said, (), history[-1][1], report)
 
     def end(self) -> None:
         """End the QEMU; the next episode gets a new one."""

@@ -20,7 +20,9 @@ _ASSERTION = re.compile(
 _SUMMARY = re.compile(r"SUMMARY: (\w+Sanitizer: .*)|runtime error: (.*)")
 # A function's name, without what the compiler appended to it.
 _FRAME = re.compile(r"^#\d+ +(?:0x[0-9a-f]+ in )?(\w+)(?:\.[\w.]+)? ?\(", re.MULTILINE)
+_TRACED = re.compile(r"^ +#\d+ 0x[0-9a-f]+ in (\w+)", re.MULTILINE)
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b\d+\b")
+ALLOCATORS = ("malloc", "calloc", "realloc", "posix_memalign", "aligned_", "g_", "qemu_", "__")
 # Frames that say nothing of where a thread is.
 DULL = (
     "raise",
@@ -92,6 +94,8 @@ def signature(error: Exception, device: str, place: str = "") -> str:
         summary = _SUMMARY.search(str(error))
         if error.kind == STRAY:
             return f"{STRAY} of {device}"
+        if leak := _leak(str(error)):
+            return f"leak in {leak}"
         return _plain(f"{error.kind}: {summary[0] if summary else error}")
     if isinstance(error, TimeoutError):
         return f"hang in {place}" if place else f"hang: {_plain(str(error))}"
@@ -110,6 +114,13 @@ def _ended(died: QemuDied, place: str) -> str:
         return f"signal {-died.status}" + (f" in {place}" if place else "")
     last = died.said.splitlines()[-1:] or ["it said nothing"]
     return f"exit {died.status}: {_plain(last[0])}"
+
+
+def _leak(report: str) -> str:
+    """The function that allocated the first of the leaks in a report; "" if there is none."""
+    _, _, leak = report.partition("leak of ")
+    names = _TRACED.findall(leak.partition("\n\n")[0])
+    return next((name for name in names if not name.startswith(ALLOCATORS)), "")
 
 
 def _plain(text: str) -> str:

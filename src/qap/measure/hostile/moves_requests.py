@@ -6,7 +6,8 @@ from random import Random
 from qap.machine.guest_memory import PAGE
 from qap.measure.hostile.driver import HostileDriver
 from qap.measure.hostile.grammar import move
-from qap.measure.hostile.requests import Request, request
+from qap.measure.hostile.request import Request
+from qap.measure.hostile.requests import request
 from qap.measure.hostile.rings import WRITE, Raw, RawRing
 
 

@@ -70,7 +70,7 @@ class Shrink:
             for name in names[:-1]:
                 if episodes.run(name):
                     return False
-            failure = episodes.run(names[-1], tuple(steps))
+            failure = episodes.run(names[-1], tuple(steps)) or episodes.finish()
         if failure is None or failure.signature != self.failure.signature:
             return False
         self._found = failure

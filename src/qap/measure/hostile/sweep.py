@@ -39,6 +39,7 @@ class BatchJob:
 
     def carry_out(self, tell: Tell) -> None:
         """Carry them out."""
+        trace_leaks(self.build)
         with Episodes(self.build, patience(self.build)) as episodes:
             for number in self.numbers:
                 name = EpisodeName(self.seed, number)
@@ -50,6 +51,8 @@ class BatchJob:
                 if failure:
                     tell(("failed", failure))
                 tell(("done", str(name)))
+            if failure := episodes.finish():
+                tell(("failed", failure))
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,23 @@ class ShrinkJob:
 
     def carry_out(self, tell: Tell) -> None:
         """Shrink it."""
+        trace_leaks(self.build)
         tell(("shrunk", Shrink(self.build, self.failure, patience(self.build) / 2).run()))
 
 
 def patience(build: Build) -> float:
     """Seconds after which a QEMU that does not answer hangs."""
-    return PATIENCE_S * (SANITIZED if "--enable-asan" in build.settings.configure else 1)
+    return PATIENCE_S * (SANITIZED if _is_sanitized(build) else 1)
+
+
+def trace_leaks(build: Build) -> None:
+    """Let a sanitizer say where leaks come from: GLib has no frame pointers."""
+    if _is_sanitized(build):
+        os.environ.setdefault("ASAN_OPTIONS", "fast_unwind_on_malloc=0")
+
+
+def _is_sanitized(build: Build) -> bool:
+    return "--enable-asan" in build.settings.configure
 
 
 def sweep(build: Build, seed: int, episodes: int, jobs: int | None) -> Report:
