@@ -2,16 +2,16 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 
 from qap.fork.build import Build
+from qap.host.errors import UsageError
 from qap.host.report import Report, bad, good
 from qap.measure.hostile.episode import Episodes
 from qap.measure.hostile.name import EpisodeName
-from qap.measure.hostile.sweep import VERB, patience, tell, trace_leaks
+from qap.measure.hostile.sweep import patience, row, tell, trace_leaks
 from qap.measure.hostile.walk import walk
 
 
@@ -21,8 +21,12 @@ def alone(build: Build, names: Sequence[EpisodeName], steps: tuple[int, ...]) ->
     Args:
         steps: the numbers of the only steps of the last one; all if empty.
     Raises:
+        UsageError: it has no such step.
         NoDevice: the build has no such device.
     """
+    count = len(walk(names[-1]).steps)
+    if any(number >= count for number in steps):
+        raise UsageError(f"the episode {names[-1]} has the steps 0 to {count - 1}")
     start = time.monotonic()
     console = Console()
     trace_leaks(build)
@@ -41,7 +45,7 @@ def alone(build: Build, names: Sequence[EpisodeName], steps: tuple[int, ...]) ->
     if failure:
         console.print(f"{bad('failed')}: {failure.signature}", highlight=False, soft_wrap=True)
         tell(failure, build, console)
-        rows = [{**asdict(failure), "repro": f"{VERB} {failure.repro}"}]
+        rows = [row(failure, build)]
     else:
         console.print(good("QEMU lives, has written where it may, and serves again"))
     return Report("soak", failure is None, seconds, rows)

@@ -75,7 +75,7 @@ class Failure:
     output: str = ""
 
     @property
-    def repro(self) -> str:
+    def options(self) -> str:
         """The options of `qap soak hostile` that repeat it."""
         steps = f" --steps {','.join(map(str, self.steps))}" if self.steps else ""
         return f"--episode {self.episode}{steps}"

@@ -24,7 +24,7 @@ PATIENCE_S = 5.0
 # A sanitizer makes QEMU slower.
 SANITIZED = 6
 SHOWN_REPROS = 3
-VERB = "./qap soak hostile"
+DEFAULT_PROFILE = "lab"
 News = tuple[Literal["done", "skipped", "failed", "shrunk"], Failure | str]
 Tell = Callable[[News], None]
 
@@ -114,7 +114,7 @@ def sweep(build: Build, seed: int, episodes: int, jobs: int | None) -> Report:
         workers.carry_out(_work, batches, most, heard)
     groups = _shrunk(build, failures, most)
     seconds = time.monotonic() - start
-    rows = [_row(signature, group) for signature, group in groups.items()]
+    rows = [_grouped(group, build) for group in groups.values()]
     _print(build, seed, counts, groups, seconds)
     return Report("soak", not failures, seconds, rows)
 
@@ -153,16 +153,19 @@ def _length(failure: Failure) -> int:
     return len(walk(EpisodeName.parse(failure.episode)[-1]).steps)
 
 
-def _row(signature: str, group: Sequence[Failure]) -> dict[str, Any]:
-    example = asdict(group[0])
-    del example["output"]
+def row(failure: Failure, build: Build) -> dict[str, Any]:
+    """A failure as docs/json.md has it."""
+    fields = asdict(failure)
+    del fields["output"]
+    return {**fields, "repro": repro(failure, build)}
+
+
+def _grouped(group: Sequence[Failure], build: Build) -> dict[str, Any]:
     return {
-        **example,
-        "signature": signature,
+        **row(group[0], build),
         "count": len(group),
         "targets": sorted({failure.target for failure in group}),
         "episodes": [failure.episode for failure in group],
-        "repro": f"{VERB} {group[0].repro}",
     }
 
 
@@ -193,8 +196,11 @@ def tell(failure: Failure, build: Build, console: Console) -> None:
     """Print one failure: how to repeat it, what was done last, what QEMU said."""
     lines = [f"  {line}" for line in failure.trace]
     lines += [f"  > {line}" for line in failure.said.splitlines()]
-    flags = (" --base" if build.is_base else "") + (
-        f" --profile {build.profile}" if build.profile != "lab" else ""
-    )
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
-    console.print(f"  {VERB} {failure.repro}{flags}", markup=False, soft_wrap=True)
+    console.print(f"  {repro(failure, build)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def repro(failure: Failure, build: Build) -> str:
+    """The command that repeats a failure."""
+    profile = "" if build.profile == DEFAULT_PROFILE else f" --profile {build.profile}"
+    return f"./qap soak hostile {failure.options}{profile}{' --base' if build.is_base else ''}"
