@@ -10,7 +10,9 @@ from qap.hw.pci import Function
 from qap.hw.pci_bus import PciBus
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.subchannel import ChannelSubsystem
+from qap.machine.catalog import Interface, machine_types
 from qap.machine.device import Device
+from qap.machine.device_type import SUFFIX
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
 from qap.virtio.ccw import VirtioCcw
@@ -135,18 +137,35 @@ def _ccw(revision: int) -> Callable[[Machine], list[Transport]]:
     return connect_all
 
 
-_X86 = "qemu-system-x86_64"
-_S390X = ("qemu-system-s390x", "s390-ccw-virtio", "ccw")
-_PCI_MODERN = {"disable-legacy": "on"}
-_PCI_LEGACY = {"disable-legacy": "off"}
-_MMIO_1 = ("-global", "virtio-mmio.force-legacy=true")
-_MMIO_2 = ("-global", "virtio-mmio.force-legacy=false")
+def _variant(
+    machine: str, connect_all: Callable[[Machine], list[Transport]], interface: str = ""
+) -> TransportVariant:
+    """A variant as configs/machines.toml has it.
+
+    Args:
+        interface: how the device shows itself; as it does by default if "".
+    """
+    kind = machine_types()[machine]
+    shown = kind.interface[interface] if interface else Interface()
+    return TransportVariant(
+        f"qemu-system-{kind.qemu}",
+        machine,
+        SUFFIX[kind.transport],
+        connect_all,
+        shown.properties,
+        shown.args,
+        kind.accel,
+        kind.cpu,
+    )
+
+
 TRANSPORTS = {
-    "pci modern": TransportVariant(_X86, "q35", "pci", _pci_modern, _PCI_MODERN),
-    "pci legacy": TransportVariant(_X86, "pc", "pci", _pci_legacy, _PCI_LEGACY),
-    "mmio 1": TransportVariant(_X86, "microvm", "device", _mmio, extra=_MMIO_1),
-    "mmio 2": TransportVariant(_X86, "microvm", "device", _mmio, extra=_MMIO_2),
-    "ccw 0": TransportVariant(*_S390X, _ccw(0), accel="tcg", cpu="max"),
-    "ccw 1": TransportVariant(*_S390X, _ccw(1), accel="tcg", cpu="max"),
-    "ccw 2": TransportVariant(*_S390X, _ccw(2), accel="tcg", cpu="max"),
+    "pci modern": _variant("q35", _pci_modern, "modern"),
+    "pci legacy": _variant("pc", _pci_legacy, "transitional"),
+    "mmio 1": _variant("microvm", _mmio, "version-1"),
+    "mmio 2": _variant("microvm", _mmio, "version-2"),
+    # The driver chooses the revision.
+    "ccw 0": _variant("s390-ccw-virtio", _ccw(0)),
+    "ccw 1": _variant("s390-ccw-virtio", _ccw(1)),
+    "ccw 2": _variant("s390-ccw-virtio", _ccw(2)),
 }
