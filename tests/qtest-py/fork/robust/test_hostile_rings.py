@@ -143,15 +143,15 @@ def test_available_index_that_the_device_writes(start: Start) -> None:
     slow, quick = table(BlkRequest.IN, 512), table(BlkRequest.GET_ID, ID_SIZE)
     queue = SplitQueue(memory, 0, 64)
     ring = queue.addresses
-    rows = [DESC_TABLE.pack(slow, 48, DESC_F_INDIRECT, 0)]
-    rows += [DESC_TABLE.pack(quick, 48, DESC_F_INDIRECT, 0)] * 63
+    rows = [DESC_TABLE.pack(quick, 48, DESC_F_INDIRECT, 0)] * 63
+    rows += [DESC_TABLE.pack(slow, 48, DESC_F_INDIRECT, 0)]
     memory.write(ring.desc, b"".join(rows))
     transport.enable_queue(0, QueueAddresses(64, ring.desc, ring.device, ring.device))
     driver.start()
-    memory.write(ring.device + 2, struct.pack("<HH", 1, 0))
+    memory.write(ring.device + 2, struct.pack("<HH", 1, 63))
     transport.notify(0)
     assert machine.alive
-    memory.write(ring.device + 2, struct.pack("<HHH", 2, 0, 1))
+    memory.write(ring.device + 2, struct.pack("<HHH", 2, 63, 0))
     transport.notify(0)
     assert machine.alive
     assert_broken(transport)
