@@ -1,11 +1,9 @@
 """A queue is reset while the device still has buffers of it."""
 
 import os
-import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,7 @@ from qap.virtio.blk import SECTOR, UNANSWERED, BlkRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.ninep import HEADER, ROOT, NineP, NinepMessage
 from qap.virtio.pci_modern import PciModern
-from qap.virtio.queue import Buffer, Queue
+from qap.virtio.queue import Buffer
 from qap.virtio.serial import FEATURE_MULTIPORT, Serial
 from qap.virtio.transport import QueueAddresses, Transport
 
@@ -39,14 +37,8 @@ STATISTICS = 1
 STATSQ = 2
 TRANSMITQ = 5
 LOOKS = 64
-# More than a Unix socket holds.
-FRAMES = 1024
 SCSI_REQUESTQ = 2
 RESPONSE = 108
-CRYPTO_CONTROLQ = 1
-# 5.9.7: opcode and algorithm
-CIPHER_CREATE = 2
-AES_CBC = 3
 # 5.6.6.1: target 0, LUN 0
 LUN = b"\1\0\x40\0\0\0\0\0"
 
@@ -233,101 +225,6 @@ def test_scsi_command_is_over_when_its_queue_is_reset(
     assert memory.read(answer + 10, 2) == b"\0\0"
 
 
-@dataclass
-class Crypto:
-    """A virtio-crypto with a back-end that does one operation a second, and a session."""
-
-    machine: Machine
-    driver: Driver
-    queue: Queue
-    answer: int
-    request: Sequence[Buffer]
-
-
-@pytest.fixture
-def crypto(start: Start) -> Crypto:
-    """A device that has done one operation, and will do the next one in a second."""
-    limited = "cryptodev-backend-builtin,id=crypto0,throttle-ops=1"
-    machine, transport = start(
-        "pci modern",
-        "virtio-crypto",
-        (),
-        ("-object", limited),
-        cryptodev="crypto0",
-        in_order=True,
-    )
-    driver = negotiated(transport, FeatureBit.IN_ORDER)
-    memory = driver.memory
-    control, queue = driver.queue(CRYPTO_CONTROLQ, 16), driver.queue(0, 16)
-    driver.start()
-    created = memory.take(16)
-    create = struct.pack("<IIII IIII 32x II", CIPHER_CREATE, AES_CBC, 0, 0, AES_CBC, 16, 1, 0, 1, 0)
-    driver.serve(control, [Buffer(memory.put(create + bytes(16)), 88), Buffer(created, 16, True)])
-    (session,) = struct.unpack("<Q", memory.read(created, 8))
-    work = struct.pack("<IIQII IIII 24x II", 0, AES_CBC, session, 0, 0, 16, 16, 16, 0, 1, 0)
-    answer = memory.take(17)
-    request = [Buffer(memory.put(work + bytes(32)), len(work) + 32), Buffer(answer, 17, True)]
-    driver.serve(queue, request)
-    assert memory.read(answer + 16, 1) == b"\0"
-    memory.write(answer, b"\xaa" * 17)
-    return Crypto(machine, driver, queue, answer, request)
-
-
-def test_answer_is_not_written_after_a_queue_reset(crypto: Crypto) -> None:
-    """2.6.1.1: the request waits in the back-end while its queue is reset."""
-    driver, queue = crypto.driver, crypto.queue
-    queue.add(crypto.request)
-    driver.transport.notify(0)
-    assert not any(queue.take_used() for _ in range(LOOKS))
-    driver.transport.queue_reset(0)
-    queue = driver.queue(0, 16)
-    other = driver.memory.take(17)
-    # One operation a second: when this one has been done, the one before has been.
-    driver.serve(queue, [crypto.request[0], Buffer(other, 17, True)])
-    assert driver.memory.read(crypto.answer, 17) == b"\xaa" * 17
-    assert queue.take_used() is None
-
-
-def test_answer_is_not_written_after_a_reset(crypto: Crypto) -> None:
-    """2.4.1: the request waits in the back-end while the device is reset."""
-    crypto.queue.add(crypto.request)
-    crypto.driver.transport.notify(0)
-    assert not any(crypto.queue.take_used() for _ in range(LOOKS))
-    driver = negotiated(crypto.driver.transport)
-    queue = driver.queue(0, 16)
-    driver.start()
-    for_two_seconds(crypto.machine)
-    assert driver.memory.read(crypto.answer, 17) == b"\xaa" * 17
-    assert queue.take_used() is None
-
-
-def test_buffer_done_early_is_forgotten_at_a_reset(crypto: Crypto) -> None:
-    """2.6.2: the second request is bad and done at once, the first one not before the reset."""
-    driver, queue = crypto.driver, crypto.queue
-    memory = driver.memory
-    bad = [Buffer(memory.put(b"\xff" * 104), 104), Buffer(memory.take(17), 17, True)]
-    queue.add(crypto.request)
-    queue.add(bad)
-    driver.transport.notify(0)
-    assert not any(queue.take_used() for _ in range(LOOKS))
-    driver = negotiated(driver.transport, FeatureBit.IN_ORDER)
-    queue = driver.queue(0, 16)
-    driver.start()
-    for_two_seconds(crypto.machine)
-    other = [Buffer(driver.memory.put(b"\xff" * 104), 104), crypto.request[1]]
-    # As many as bring the device to the place of the one that was done early.
-    for _ in range(3):
-        driver.serve(queue, other)
-        assert not any(queue.take_used() for _ in range(LOOKS))
-
-
-def for_two_seconds(machine: Machine) -> None:
-    """The back-end has a clock of its own."""
-    deadline = time.monotonic() + 2
-    while time.monotonic() < deadline:
-        assert machine.alive
-
-
 @pytest.mark.parametrize("name", RESETS)
 def test_file_request_is_over_when_its_queue_is_reset(
     lab: Lab, start: Start, name: str, tmp_path: Path
@@ -374,58 +271,3 @@ def test_vhost_queue_is_not_reset_under_its_back_end(lab: Lab) -> None:
     transport.reset()
     backend.wait_for(FrontendRequest.GET_VRING_BASE, 5)
     assert machine.alive
-
-
-class Clogged:
-    """A network card with more frames in its ring than its back-end takes."""
-
-    def __init__(self, lab: Lab, start: Start, packed: bool) -> None:
-        self.far = lab.owned.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-        far, near = lab.folder / "far", lab.folder / "near"
-        self.far.bind(str(far))
-        self.far.settimeout(5)
-        ends = f"remote.type=unix,remote.path={far},local.type=unix,local.path={near}"
-        self.machine, self.transport = start(
-            "pci modern",
-            "virtio-net",
-            extra=("-netdev", f"dgram,id=net0,{ends}"),
-            netdev="net0",
-            packed=packed,
-        )
-        self.driver = negotiated(self.transport)
-        self.driver.queue(0)
-        self.queue = self.driver.queue(1, FRAMES)
-        self.driver.start()
-        for number in range(FRAMES):
-            frame = bytes(12) + bytes([number % 256]) * 60
-            self.queue.add([Buffer(self.driver.memory.put(frame), len(frame))])
-        self.transport.notify(1)
-        self.sent = 0
-        while any(self.queue.take_used() for _ in range(LOOKS)):
-            self.sent += 1
-        assert 0 < self.sent < FRAMES - 2
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_frames_are_dropped_when_their_queue_is_reset(lab: Lab, start: Start, packed: bool) -> None:
-    """2.6.1.1: none is sent after the reset; and later ones are."""
-    card = Clogged(lab, start, packed)
-    card.transport.queue_reset(1)
-    assert card.machine.alive
-    heard = [card.far.recv(2048)[0] for _ in range(card.sent)]
-    assert heard == [number % 256 for number in range(card.sent)]
-    queue = card.driver.queue(1, 16)
-    frame = card.driver.memory.put(bytes(12) + b"\xee" * 60)
-    for _ in range(20):
-        card.driver.serve(queue, [Buffer(frame, 72)])
-        assert card.far.recv(2048) == b"\xee" * 60
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_frames_stay_when_the_other_queue_is_reset(lab: Lab, start: Start, packed: bool) -> None:
-    """2.6.1: the driver resets the receive queue; all that is to be sent is sent."""
-    card = Clogged(lab, start, packed)
-    card.transport.queue_reset(0)
-    assert card.machine.alive
-    heard = [card.far.recv(2048)[0] for _ in range(FRAMES)]
-    assert heard == [number % 256 for number in range(FRAMES)]
