@@ -26,6 +26,7 @@ from qap.virtio.transport import QueueAddresses, Transport
 
 Start = Callable[..., tuple[Machine, Transport]]
 RESETS = ("pci modern", "mmio 2", "ccw 2")
+IN_THREADS = [("pci modern", True), *((name, False) for name in RESETS)]
 # A disk that serves nothing for long, once QEMU has looked for partitions on it.
 SLOW = ("-object", "throttle-group,id=slow,x-bps-total=1")
 THREAD = ("-object", "iothread,id=thread0")
@@ -64,9 +65,8 @@ def release(machine: Machine) -> None:
     machine.qmp.execute("qom-set", path="/objects/slow", property="limits", value={"bps-total": 0})
 
 
-@pytest.mark.parametrize("thread", [False, True])
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("name", RESETS)
+@pytest.mark.parametrize(("name", "thread"), IN_THREADS)
 def test_disk_request_is_over_when_its_queue_is_reset(
     start: Start, name: str, packed: bool, thread: bool
 ) -> None:
@@ -74,8 +74,6 @@ def test_disk_request_is_over_when_its_queue_is_reset(
 
     It writes neither data nor a status for it, and the next ring has no used entry of it.
     """
-    if thread and name != "pci modern":
-        pytest.skip("an iothread needs guest notifiers, and the base ends on CCW")
     extra = (*SLOW, *THREAD) if thread else SLOW
     properties = {"iothread": "thread0"} if thread else {}
     machine, transport = start(
@@ -181,14 +179,11 @@ def test_console_output_does_not_come_back_in_another_ring(
     assert host.recv(MIB) == b"b" * 16
 
 
-@pytest.mark.parametrize("thread", [False, True])
-@pytest.mark.parametrize("name", RESETS)
+@pytest.mark.parametrize(("name", "thread"), IN_THREADS)
 def test_scsi_command_is_over_when_its_queue_is_reset(
     start: Start, name: str, thread: bool
 ) -> None:
     """2.6.1.1, as for the disk above: it was cancelled."""
-    if thread and name != "pci modern":
-        pytest.skip("an iothread needs guest notifiers, and the base ends on CCW")
     disk = ("-device", "scsi-hd,drive=disk0")
     extra = (*SLOW, *THREAD, *disk) if thread else (*SLOW, *disk)
     properties = {"iothread": "thread0"} if thread else {}
