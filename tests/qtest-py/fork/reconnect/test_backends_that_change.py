@@ -9,7 +9,7 @@ from qap.machine.qmp import QmpRefused
 from qap.matrix.chardev import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
-from qap.verify.kit.checks import assert_lives, assert_served, driven
+from qap.verify.kit.checks import assert_lives, assert_served, driven, negotiated
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
@@ -84,8 +84,12 @@ def wait_started(machine: Machine, behind: Backend) -> None:
 def assert_waits_for_its_like(lab: Lab, kind: str, lost: FeatureBit) -> Machine:
     """A device is not started while its back-end lacks a bit, and is when it has it again."""
     behind = lab.backend(kind, access_platform=True)
+    behind.features |= mask([lost])
     machine = reconnecting(lab, kind, behind, viommu="intel-iommu")
-    driver, queue = driven(machine)
+    driver = negotiated(machine, lost)
+    assert driver.has(lost)
+    queue = driver.queue(0)
+    driver.start()
     assert_served(driver, queue)
     offered = behind.features
     behind.features = offered & ~mask([lost])
@@ -105,6 +109,17 @@ def assert_waits_for_its_like(lab: Lab, kind: str, lost: FeatureBit) -> Machine:
 @pytest.mark.parametrize("kind", RECONNECTING)
 def test_lesser_back_end_is_not_started(lab: Lab, kind: str, lost: FeatureBit) -> None:
     """It is told of no ring while it lacks the bit, and serves again when it has it."""
+    assert_waits_for_its_like(lab, kind, lost)
+
+
+@pytest.mark.parametrize(
+    "lost", [FeatureBit.INDIRECT_DESC, FeatureBit.EVENT_IDX, FeatureBit.RING_RESET]
+)
+@pytest.mark.parametrize("kind", [*RECONNECTING, "vhost-user-crypto"])
+def test_back_end_that_lost_a_ring_feature_is_not_started(
+    lab: Lab, kind: str, lost: FeatureBit
+) -> None:
+    """The driver goes on using what it accepted, and a back-end is not given what it lacks."""
     assert_waits_for_its_like(lab, kind, lost)
 
 
