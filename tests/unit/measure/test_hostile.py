@@ -172,7 +172,7 @@ def test_pieces_never_touch_and_end_with_the_arena(arena: Arena) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_chain_is_well_formed_and_made_available(arena: Arena, packed: bool) -> None:
-    ring = RawRing.make(arena, 0, 4, packed=packed, order="<")
+    ring = RawRing.make(arena, 0, 4, most=4, packed=packed, order="<")
     ring.position = 3
     ring.post(ring.chained([Raw(BASE, 1), Raw(BASE, 2, WRITE)]))
     read = [arena.read(ring.place.desc + 16 * slot, 16) for slot in (3, 0)]
@@ -190,7 +190,7 @@ def test_chain_is_well_formed_and_made_available(arena: Arena, packed: bool) -> 
 
 
 def test_descriptors_that_were_scribbled_are_given(arena: Arena) -> None:
-    ring = RawRing.make(arena, 0, 4, packed=False, order="<")
+    ring = RawRing.make(arena, 0, 4, most=4, packed=False, order="<")
     target = arena.take(8)
     ring.scribble(ring.place.desc, struct.pack("<QIHH", target, 8, INDIRECT, 0))
     arena.ram[target] = 0

@@ -124,6 +124,7 @@ class HostileDriver:
             self.arena,
             queue,
             most if size is None or self.target.legacy else size,
+            most=most,
             packed=self.is_packed,
             order=self.order,
         )

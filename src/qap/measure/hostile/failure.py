@@ -12,7 +12,7 @@ from qap.measure.hostile.judge import STRAY, Verdict
 LAST_STEPS = 12
 LAST_LINES = 12
 GDB_S = 60.0
-SAMPLES = 3
+SAMPLES = 2
 _ASSERTION = re.compile(
     r"(?P<at>\w+): Assertion `(?P<what>.*)' failed"
     r"|(?P<at2>\w+): (?:assertion failed:? \((?P<what2>.*)\)|(?P<what3>code should not be reached))"

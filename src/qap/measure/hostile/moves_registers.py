@@ -2,6 +2,7 @@
 
 from random import Random
 
+from qap.machine.guest_memory import PAGE
 from qap.measure.hostile.driver import (
     ACKNOWLEDGE,
     DRIVER,
@@ -50,7 +51,7 @@ def size_while_live(driver: HostileDriver, random: Random) -> None:
     """Another size for a queue."""
     queue, size = _queue(driver, random), random.choice(SIZES)
     ring = driver.rings.get(queue)
-    if ring and size > ring.size:
+    if ring and size > ring.room:
         # The device may use as many entries as it was told, and they are not all there.
         driver.wire.odd = True
     driver.wire.size(queue, size)
@@ -72,7 +73,8 @@ def addresses_while_live(driver: HostileDriver, random: Random) -> None:
     if random.random() < 0.2:
         moved["desc"] = 0
     for address in moved.values():
-        driver.arena.give(queue, address % (1 << 64), 64 << 10)
+        # A legacy device knows it in pages.
+        driver.arena.give(queue, address % (1 << 64) & ~(PAGE - 1), 64 << 10)
     driver.wire.place(queue, ring.place._replace(**{k: v % (1 << 64) for k, v in moved.items()}))
     if random.random() < 0.7:
         driver.wire.ready(queue, 1)

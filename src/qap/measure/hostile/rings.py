@@ -3,6 +3,7 @@
 import struct
 from dataclasses import dataclass, field, replace
 
+from qap.machine.guest_memory import PAGE
 from qap.measure.hostile.arena import Arena
 from qap.measure.hostile.wire import Place
 from qap.virtio.queue import ByteOrder
@@ -37,14 +38,16 @@ class RawRing:
 
     Args:
         index: of the queue.
-        size: entries that it has room for.
+        size: entries that it has.
         place: where it is.
+        room: entries that there is memory for.
     """
 
     arena: Arena
     index: int
     size: int
     place: Place
+    room: int
     packed: bool = False
     order: ByteOrder = "<"
     position: int = field(init=False, default=0)
@@ -52,27 +55,23 @@ class RawRing:
 
     @classmethod
     def make(
-        cls, arena: Arena, index: int, size: int, *, packed: bool, order: ByteOrder
+        cls, arena: Arena, index: int, size: int, *, most: int, packed: bool, order: ByteOrder
     ) -> "RawRing":
-        """A new, zeroed ring, whose areas suit a split ring and a packed one of that size."""
-        room = max(size, 1)
-        ahead = DESC_SIZE * room + 6 + 2 * room
-        ahead += -ahead % 4096
-        whole = ahead + 6 + 8 * room
-        desc = arena.take(whole, 4096)
-        arena.write(desc, bytes(whole))
-        place = Place(size, desc, desc + DESC_SIZE * room, desc + ahead)
-        ring = cls(arena, index, size, place, packed, order)
-        arena.give(index, desc, whole)
-        return ring
-
-    def table(self, raws: list[Raw], at: int = 0) -> bytes:
-        """Descriptors in a row, and gives the device what they name.
+        """A new, zeroed ring, whose areas suit a split ring and a packed one.
 
         Args:
-            at: the slot of the first one.
+            most: entries that it has room for, as a device may keep another size than it is told.
         """
-        return b"".join(self.packed_bytes(raw) for raw in raws)
+        room = max(size, most)
+        ahead = DESC_SIZE * room + 6 + 2 * room
+        ahead += -ahead % PAGE
+        whole = ahead + 6 + 8 * room
+        desc = arena.take(whole, PAGE)
+        arena.write(desc, bytes(whole))
+        place = Place(size, desc, desc + DESC_SIZE * room, desc + ahead)
+        ring = cls(arena, index, size, place, room, packed, order)
+        arena.give(index, desc, whole)
+        return ring
 
     def packed_bytes(self, raw: Raw) -> bytes:
         """A descriptor as bytes, after giving the device what it names."""
