@@ -220,7 +220,7 @@ def test_debugger_tells_the_place_of_a_crash(said: str, place: str) -> None:
         (Verdict("late", "waited 5 s for queue 3"), "late: waited N s for queue N"),
         (
             Verdict("sanitizer", "a.c:1:2: runtime error: shift of 33"),
-            "sanitizer: runtime error: shift of N",
+            "sanitizer: a.c:N:N: runtime error: shift of N",
         ),
         (Verdict("sanitizer", LEAK), "leak in virtqueue_alloc_element"),
         (TimeoutError("waited 5 s for the answer to qtest writel 0xfe 0x1"),

@@ -17,7 +17,7 @@ _ASSERTION = re.compile(
     r"(?P<at>\w+): Assertion `(?P<what>.*)' failed"
     r"|(?P<at2>\w+): (?:assertion failed:? \((?P<what2>.*)\)|(?P<what3>code should not be reached))"
 )
-_SUMMARY = re.compile(r"SUMMARY: (\w+Sanitizer: .*)|runtime error: (.*)")
+_SUMMARY = re.compile(r"SUMMARY: (\w+Sanitizer: .*)|\S+: runtime error: (.*)")
 # A function's name, without what the compiler appended to it.
 _FRAME = re.compile(r"^#\d+ +(?:0x[0-9a-f]+ in )?(\w+)(?:\.[\w.]+)? ?\(", re.MULTILINE)
 _TRACED = re.compile(r"^ +#\d+ 0x[0-9a-f]+ in (\w+)", re.MULTILINE)
