@@ -111,7 +111,11 @@ def sweep(build: Build, seed: int, episodes: int, jobs: int | None) -> Report:
             progress(counts["done"] + counts["skipped"], episodes, found)
 
         progress(0, episodes, "")
-        workers.carry_out(_work, batches, most, heard)
+        try:
+            workers.carry_out(_work, batches, most, heard)
+        except KeyboardInterrupt:
+            _print(build, seed, counts, _by_signature(failures), time.monotonic() - start)
+            raise
     groups = _shrunk(build, failures, most)
     seconds = time.monotonic() - start
     rows = [_grouped(group, build) for group in groups.values()]
@@ -124,13 +128,8 @@ def _work(job: BatchJob | ShrinkJob, tell: Tell) -> None:
 
 
 def _shrunk(build: Build, failures: Sequence[Failure], processes: int) -> dict[str, list[Failure]]:
-    """Failures by signature, the most frequent first; the first of each is shrunk."""
-    groups: dict[str, list[Failure]] = defaultdict(list)
-    for failure in failures:
-        groups[failure.signature].append(failure)
-    for group in groups.values():
-        # One that needs no other episode before it is the better example.
-        group.sort(key=lambda failure: ("," in failure.episode, _length(failure)))
+    """As `_by_signature`; the first of each is shrunk."""
+    groups = _by_signature(failures)
     work = [ShrinkJob(build, group[0]) for group in groups.values()]
     if work:
         with bar("the fewest steps that do the same") as progress:
@@ -146,6 +145,17 @@ def _shrunk(build: Build, failures: Sequence[Failure], processes: int) -> dict[s
 
             progress(0, len(work), "")
             workers.carry_out(_work, work, processes, heard)
+    return groups
+
+
+def _by_signature(failures: Sequence[Failure]) -> dict[str, list[Failure]]:
+    """Failures by signature, the most frequent first; the first of each is the best example."""
+    groups: dict[str, list[Failure]] = defaultdict(list)
+    for failure in failures:
+        groups[failure.signature].append(failure)
+    for group in groups.values():
+        # One that needs no other episode before it is better.
+        group.sort(key=lambda failure: ("," in failure.episode, _length(failure)))
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
