@@ -128,6 +128,13 @@ def test_ring_reset_is_not_offered_without_a_way_to_do_it(start: Start) -> None:
     assert not negotiated(transport).offered >> FeatureBit.RING_RESET & 1
 
 
+def test_property_offers_ring_reset(start: Start) -> None:
+    """x-offer-ring-reset=on, as machines before 10.0 have it."""
+    offers: Properties = {"x-offer-ring-reset": True}
+    _, transport = start("ccw 2", "virtio-rng", **offers)
+    assert negotiated(transport).offered >> FeatureBit.RING_RESET & 1
+
+
 @pytest.mark.parametrize("name", REGISTERS)
 def test_ring_reset_is_offered_where_there_is_a_way(start: Start, name: str) -> None:
     """4.1.4.3, 4.2.2: there is a register."""
