@@ -169,4 +169,8 @@ class HostileDriver:
         address = random.choice(
             (*STRANGE, RAM_END - 1, RAM_END - 4096, RAM_END, random.getrandbits(64))
         )
-        return address, random.choice(LENGTHS)
+        length = random.choice(LENGTHS)
+        if self.target.transport.startswith("ccw"):
+            # What goes over the end begins again at 0, where the CPU's own code is.
+            length = min(length, (1 << 64) - address)
+        return address, length
