@@ -135,6 +135,26 @@ def test_machine_runs_on_until_a_back_end_is_there(lab: Lab, chardev: str) -> No
     assert_network_is_served(machine)
 
 
+def test_back_end_that_resets_its_connection_has_left(lab: Lab) -> None:
+    """It is closed with a question unread, which QEMU sees as an error; the next one is used."""
+    path = lab.folder / "net.sock"
+    with lab.listening(path) as listener:
+        listener.settimeout(WAIT_S)
+        chardev = ["-chardev", f"socket,id=net,path={path},reconnect-ms=50"]
+        machine = lab.machine(extra=chardev, qtest=True)
+        arguments: dict[str, Any] = {**NETDEV, "chardev": "net"}
+        with ThreadPoolExecutor() as pool:
+            added = pool.submit(lambda: machine.qmp.execute("netdev_add", **arguments))
+            first, _ = listener.accept()
+            with first:
+                first.settimeout(WAIT_S)
+                first.recv(1, socket.MSG_PEEK)
+                behind = lab.backend(KIND)
+                behind.path.rename(path)
+            added.result(WAIT_S)
+    assert_network_is_served(machine)
+
+
 def test_netdev_that_waits_for_its_back_end_is_not_used(lab: Lab) -> None:
     """A second monitor could plug a device there meanwhile."""
     behind = lab.backend(KIND, HangUp(at=3))
