@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from qap.fork.build import Build
-from qap.host.errors import QapError
+from qap.host.errors import MissingError, QapError
 from qap.hw.s390x_cpu import CpuLost
 from qap.machine.machine import QemuDied
 from qap.matrix.testbed import Refused
@@ -47,6 +47,7 @@ DIED_S = 5.0
 # How often a driver starts again after bad rings.
 AGAIN = 0.5
 REPORT_LINES = 24
+LATE = "late"
 
 
 class NoDevice(QapError):
@@ -99,7 +100,7 @@ class Episodes:
             self._judge.judge()
         except BedSpent:
             self.end()
-        except NoDevice:
+        except (NoDevice, MissingError):
             raise
         except Exception as error:  # Whatever it is, the sweep goes on and tells it.
             return self._failed(walked, error, steps)
@@ -140,8 +141,12 @@ class Episodes:
         if driver.wire.odd:
             driver.arena.told = False
 
-    def _failed(self, walked: Walk, error: Exception, steps: tuple[int, ...]) -> Failure:
+    def _failed(self, walked: Walk, error: Exception, steps: tuple[int, ...]) -> Failure | None:
         error, place = self._looked_at(error)
+        lost = isinstance(error, CpuLost) or (isinstance(error, Verdict) and error.kind == LATE)
+        if lost and walked.target.can_lose_its_cpu:
+            self.end()
+            return None
         said = last_lines(error)
         trace = tuple(self.trace[-LAST_STEPS:])
         self.end()
@@ -179,7 +184,7 @@ class Episodes:
                 return error, place
             except QemuDied as died:
                 return died, ""
-            return Verdict("late", str(error)), ""
+            return Verdict(LATE, str(error)), ""
         return error, ""
 
     def finish(self) -> Failure | None:

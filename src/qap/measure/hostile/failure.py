@@ -22,7 +22,17 @@ _SUMMARY = re.compile(r"SUMMARY: (\w+Sanitizer: .*)|\S+: runtime error: (.*)")
 _FRAME = re.compile(r"^#\d+ +(?:0x[0-9a-f]+ in )?(\w+)(?:\.[\w.]+)? ?\(", re.MULTILINE)
 _TRACED = re.compile(r"^ +#\d+ 0x[0-9a-f]+ in (\w+)", re.MULTILINE)
 _NUMBER = re.compile(r"0x[0-9a-f]+|\b\d+\b")
-ALLOCATORS = ("malloc", "calloc", "realloc", "posix_memalign", "aligned_", "g_", "qemu_", "__")
+ALLOCATORS = (
+    "malloc",
+    "calloc",
+    "realloc",
+    "posix_memalign",
+    "aligned_",
+    "g_",
+    "qemu_",
+    "__",
+    "virtqueue_",
+)
 # Frames that say nothing of where a thread is.
 DULL = (
     "raise",

@@ -54,6 +54,11 @@ class Target:
         return self.transport in LEGACY
 
     @property
+    def can_lose_its_cpu(self) -> bool:
+        """Whether the driver may give away the page with the CPU's code that sends commands."""
+        return self.device == "virtio-balloon" and self.transport.startswith("ccw")
+
+    @property
     def setup(self) -> Setup:
         """How it is plugged, as the matrix says it."""
         machine, interface = PLACES[self.transport]
