@@ -1,0 +1,40 @@
+"""Control requests that name what is not there."""
+
+import struct
+
+from qap.hw.pci_bus import PciBus
+from qap.machine.catalog import vhost_user_types
+from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.machine import Machine
+from qap.verify.kit.checks import assert_lives
+from qap.verify.kit.lab import Lab
+from qap.virtio.driver import Driver
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
+from qap.virtio.queue import Buffer
+
+# 5.9.7: a header of opcode, algorithm, flag and queue, and what belongs to the opcode.
+CRYPTO_CONTROL = struct.Struct("<IIII56x")
+CIPHER_DESTROY_SESSION = 0x3
+FAR = 0x7FFF_FFF0
+
+
+def driver_of(machine: Machine) -> Driver:
+    transport = PciModern(PciBus(machine.qtest).find(VENDOR_ID))
+    driver = Driver(transport, GuestMemory(machine.qtest, 16 * MIB, 8 * MIB))
+    driver.negotiate()
+    return driver
+
+
+def test_crypto_session_of_a_queue_that_is_not_there(lab: Lab) -> None:
+    """5.9.7.2: queue_id names a data queue; the device has one."""
+    backend = lab.backend("vhost-user-crypto", access_platform=True)
+    device, words = vhost_user_types()["vhost-user-crypto"].pci(backend.path.stem)
+    machine = lab.machine({**device, "id": "dut", "bus": "pcie.0"}, extra=words, qtest=True)
+    driver = driver_of(machine)
+    _, control = driver.queue(0), driver.queue(1)
+    driver.start()
+    request = driver.memory.put(CRYPTO_CONTROL.pack(CIPHER_DESTROY_SESSION, 1, 0, FAR))
+    answer = Buffer(driver.memory.take(16), 16, writable=True)
+    control.add([Buffer(request, CRYPTO_CONTROL.size), answer])
+    driver.transport.notify(1)
+    assert_lives(machine)
