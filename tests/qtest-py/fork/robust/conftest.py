@@ -11,6 +11,8 @@ from qap.virtio.transport import Transport
 from qap.virtio.transports import TRANSPORTS
 
 Start = Callable[..., tuple[Machine, Transport]]
+# A QEMU that does not answer in this time hangs.
+ANSWER_S = 10.0
 
 
 @pytest.fixture
@@ -33,6 +35,7 @@ def start(lab: Lab) -> Start:
                 log=lab.folder / "qemu.log",
             )
         )
+        machine.qmp.timeout = machine.qtest.timeout = ANSWER_S
         return machine, variant.connect(machine)
 
     return started

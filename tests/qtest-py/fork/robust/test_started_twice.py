@@ -16,12 +16,14 @@ DONE = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_O
 # What a driver may write once it has started.
 AGAIN = (DONE, DONE & ~Status.FEATURES_OK, DONE | Status.FAILED, DONE)
 STARTED_S = 10.0
+ANSWER_S = 5.0
 
 
 def start_often(lab: Lab, kind: str) -> None:
     backend = lab.backend(kind, access_platform=True)
     device, words = vhost_user_types()[kind].pci(backend.path.stem)
     machine = lab.machine({**device, "bus": "pcie.0", "id": "dut"}, extra=words, qtest=True)
+    machine.qmp.timeout = machine.qtest.timeout = ANSWER_S
     driver = Driver(PciModern(PciBus(machine.qtest).find(VENDOR_ID)), GuestMemory(machine.qtest))
     driver.negotiate()
     queue = driver.queue(0)
