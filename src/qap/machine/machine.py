@@ -117,6 +117,12 @@ class Machine:
         self.console = Console(self.serial)
         self.qmp = Qmp(monitor, START_S, self._lost)
         self._owned.callback(self.qmp.close)
+        self._owned.callback(self._kill_if_hung)
+
+    def _kill_if_hung(self) -> None:
+        """Don't ask a QEMU to end that has not answered a command."""
+        if self.qmp.unanswered or (self.spec.qtest and self.qtest.unanswered):
+            self.process.kill()
 
     def _pair(self) -> tuple[socket.socket, socket.socket]:
         ours, theirs = socket.socketpair()

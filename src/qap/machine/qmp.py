@@ -45,6 +45,7 @@ class Qmp:
 
     Attributes:
         timeout: seconds to wait for the answer to a command; may be assigned.
+        unanswered: a command had no answer in time.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Qmp:
         lost: Callable[[QapError], QapError] = lambda error: error,
     ) -> None:
         self._lost = lost
+        self.unanswered = False
         self.timeout = COMMAND_S
         self._runner = asyncio.Runner()
         self._client = QMPClient("qap")
@@ -92,6 +94,9 @@ class Qmp:
             return self._run(
                 self._client.execute(command, named or None), self.timeout, f"QMP {command}"
             )
+        except TimeoutError:
+            self.unanswered = True
+            raise
         except ExecuteError as exc:
             raise QmpRefused(command, exc.error.error.desc) from exc
 

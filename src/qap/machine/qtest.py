@@ -57,6 +57,7 @@ class Qtest:
 
     Attributes:
         timeout: as given; it may be changed.
+        unanswered: a command had no answer in time.
         irqs: changes of intercepted interrupts not yet taken, oldest first.
     """
 
@@ -73,6 +74,7 @@ class Qtest:
         self._poll = select.poll()
         self._rest = b""
         self._lost = ""
+        self.unanswered = False
         self._quoted: deque[str] = deque(maxlen=QUOTED)
         self._held: list[QtestCommand[Any]] | None = None
         self.irqs: deque[IrqChange] = deque()
@@ -175,6 +177,7 @@ class Qtest:
         except TimeoutError:
             asked = commands[len(answers)].line
             said = f"waited {self.timeout:g} s for the answer to qtest {shortened(asked)}"
+            self.unanswered = True
             self._lost = f"the qtest session is out of step: {said}"
             raise QemuHangs(said) from None
         self._expect_none(answers[len(commands) :])

@@ -12,7 +12,7 @@ from qap.virtio.transports import TRANSPORTS
 
 Start = Callable[..., tuple[Machine, Transport]]
 # A QEMU that does not answer in this time hangs.
-ANSWER_S = 10.0
+ANSWER_S = 5.0
 
 
 @pytest.fixture
