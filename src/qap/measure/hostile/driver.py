@@ -85,8 +85,9 @@ class HostileDriver:
         self.say("reset")
         self.transport.reset()
         self.rings.clear()
+        self.wire.forget()
         self.arena.release()
-        self.wire.odd = self.spoilt = False
+        self.spoilt = False
 
     def negotiate(self, random: Random, *, without: int = 0) -> None:
         """Reset and negotiate, as far as FEATURES_OK; mostly all features, or some of them."""

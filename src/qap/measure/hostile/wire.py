@@ -48,6 +48,10 @@ class Wire(ABC):
     def _do(self, *commands: QtestCommand[None] | QtestCommand[int]) -> None:
         self._queued += commands
 
+    def forget(self) -> None:
+        """Forget what a reset has taken back, such as the queues' addresses."""
+        self.odd = False
+
     @abstractmethod
     def features(self, word: int, value: int) -> None:
         """Write 32 of the driver's feature bits."""

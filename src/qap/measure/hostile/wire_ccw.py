@@ -41,6 +41,10 @@ class CcwWire(Wire):
         with suppress(ChannelError):
             self.transport.subchannel.start([Ccw(command, flags, data=data)])
 
+    def forget(self) -> None:
+        super().forget()
+        self._places.clear()
+
     def features(self, word: int, value: int) -> None:
         self.say(f"WRITE_FEAT[{word}] = {value:#x}")
         self._send(ccw.WRITE_FEAT, struct.pack("<IB", value, word & 0xFF))
