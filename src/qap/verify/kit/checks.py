@@ -1,15 +1,25 @@
 """Steps and checks that many tests share."""
 
+from typing import Any
+
 from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import mask
+from qap.oracle.status import Status
 from qap.vhost_user.chain_service import pattern
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
 
 BUFFER = 16
+UNPLUG_S = 10.0
+# 3.1.1, steps 2 to 5: what a driver writes to the status, one after the other.
+UP_TO_FEATURES_OK = (
+    Status.ACKNOWLEDGE,
+    Status.ACKNOWLEDGE | Status.DRIVER,
+    Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK,
+)
 
 
 def negotiated(machine: Machine, *extra: int) -> Driver:
@@ -31,6 +41,31 @@ def driven(machine: Machine) -> tuple[Driver, Queue]:
     queue = driver.queue(0)
     driver.start()
     return driver, queue
+
+
+def virtio_status(machine: Machine) -> dict[str, Any]:
+    """x-query-virtio-status of the machine's only virtio device."""
+    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
+    answer: dict[str, Any] = machine.qmp.execute("x-query-virtio-status", path=path)
+    return answer
+
+
+def is_broken(machine: Machine) -> bool:
+    """Whether the machine's only virtio device says that it is broken."""
+    return bool(virtio_status(machine)["broken"])
+
+
+def accepted_features(machine: Machine) -> list[str]:
+    """QEMU's names of the transport features that the only virtio device's driver accepted."""
+    shown = virtio_status(machine)["guest-features"]["transports"]
+    return [text.partition(":")[0] for text in shown]
+
+
+def unplug_at_reset(machine: Machine) -> None:
+    """Unplug the device "dut"; a reset of the machine stands for the guest's consent."""
+    machine.qmp.execute("device_del", id="dut")
+    machine.qmp.execute("system_reset")
+    machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "dut", UNPLUG_S)
 
 
 def assert_served(driver: Driver, queue: Queue) -> None:

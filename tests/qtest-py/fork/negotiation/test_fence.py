@@ -21,6 +21,7 @@ from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
+from qap.verify.kit.checks import UP_TO_FEATURES_OK, is_broken
 from qap.verify.kit.lab import Lab
 from qap.virtio.ccw import VirtioCcw
 from qap.virtio.driver import Behaviour, Driver
@@ -54,11 +55,6 @@ VOICE = re.compile(
 )
 # PCI 6.2.3: the function asserts INTx.
 STATUS_INTERRUPT = 1 << 3
-UP_TO_FEATURES_OK = (
-    Status.ACKNOWLEDGE,
-    Status.ACKNOWLEDGE | Status.DRIVER,
-    Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK,
-)
 
 
 @pytest.fixture
@@ -99,12 +95,6 @@ def serves(transport: Transport, behaviour: Behaviour | None = None) -> bool:
     queue = driver.queue(0, QUEUE_SIZE)
     transport.set_status(status | Status.DRIVER_OK)
     return is_served(driver, queue)
-
-
-def is_broken(machine: Machine) -> bool:
-    """Whether the machine's only virtio device says that it is broken."""
-    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
-    return bool(machine.qmp.execute("x-query-virtio-status", path=path)["broken"])
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from qap.machine.machine import Machine, QemuDied
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.negotiation import ACCESS_PLATFORM, DriverStep, Negotiation, Serves
 from qap.oracle.status import Status
+from qap.verify.kit.checks import UP_TO_FEATURES_OK, accepted_features
 from qap.virtio.queue import Buffer, Used
 from qap.virtio.split import SplitQueue
 from qap.virtio.transport import Transport
@@ -63,11 +64,6 @@ WALKS = settings(
 )
 
 HAVE_FEATURES_OK = ("pci modern", "mmio 2", "ccw 1", "ccw 2")
-UP_TO_FEATURES_OK = (
-    Status.ACKNOWLEDGE,
-    Status.ACKNOWLEDGE | Status.DRIVER,
-    Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK,
-)
 
 
 @dataclass
@@ -285,13 +281,6 @@ class UnwillingRefused(Unwilling):
 def walk(kind: type[Walk], testbed: Started) -> None:
     kind.testbed = testbed
     run_state_machine_as_test(kind, settings=WALKS)
-
-
-def accepted_features(machine: Machine) -> list[str]:
-    """The features that QEMU shows as accepted for the machine's only virtio device."""
-    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
-    status = machine.qmp.execute("x-query-virtio-status", path=path)
-    return [text.partition(":")[0] for text in status["guest-features"]["transports"]]
 
 
 @pytest.mark.parametrize("variant", TRANSPORTS)

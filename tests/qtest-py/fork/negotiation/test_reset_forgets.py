@@ -7,6 +7,7 @@ import pytest
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.status import Status
+from qap.verify.kit.checks import UP_TO_FEATURES_OK, accepted_features
 from qap.verify.kit.lab import Lab
 from qap.virtio import mmio, pci_modern
 from qap.virtio.driver import Driver
@@ -19,11 +20,6 @@ from qap.virtio.transports import TRANSPORTS
 
 HAVE_FEATURES_OK = ("pci modern", "mmio 2", "ccw 1", "ccw 2")
 SELECT_FEATURES = ("pci modern", "mmio 2")
-UP_TO_FEATURES_OK = (
-    Status.ACKNOWLEDGE,
-    Status.ACKNOWLEDGE | Status.DRIVER,
-    Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK,
-)
 QUEUE_SIZE = 8
 # Looks at a ring, each a turn of QEMU's main loop, until a buffer counts as unserved.
 LOOKS = 64
@@ -162,14 +158,7 @@ def negotiates_word(lab: Lab, variant: str, word: int) -> None:
         transport.set_driver_feature_word(word, written)
         for status in UP_TO_FEATURES_OK:
             transport.set_status(status)
-        assert accepted_access_platform(machine) is bool(features)
-
-
-def accepted_access_platform(machine: Machine) -> bool:
-    """Whether QEMU shows the feature as accepted for the machine's only virtio device."""
-    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
-    status = machine.qmp.execute("x-query-virtio-status", path=path)
-    return any("IOMMU_PLATFORM" in text for text in status["guest-features"]["transports"])
+        assert ("VIRTIO_F_IOMMU_PLATFORM" in accepted_features(machine)) is bool(features)
 
 
 @pytest.mark.parametrize("word", [2, 3, 4, 0xFFFF_FFFF])

@@ -7,8 +7,8 @@ import pytest
 from qap.host.errors import QapError
 from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Machine
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
+from qap.verify.kit.checks import accepted_features, is_broken
 from qap.verify.kit.lab import Lab
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
@@ -20,18 +20,6 @@ START_ON_KICK = ("vhost-user-blk", "vhost-user-scsi")
 SIZE = 16
 # Looks at a ring, each a turn of QEMU's main loop, until a buffer counts as unserved.
 LOOKS = 64
-
-
-def accepted(machine: Machine) -> bool:
-    """Whether QEMU shows ACCESS_PLATFORM as accepted for its only virtio device."""
-    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
-    status = machine.qmp.execute("x-query-virtio-status", path=path)
-    return any("IOMMU_PLATFORM" in text for text in status["guest-features"]["transports"])
-
-
-def is_broken(machine: Machine) -> bool:
-    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
-    return bool(machine.qmp.execute("x-query-virtio-status", path=path)["broken"])
 
 
 @pytest.mark.parametrize("started", [True, False], ids=["use-started", "no-use-started"])
@@ -64,7 +52,7 @@ def test_driver_that_started_a_back_end_by_a_kick_keeps_the_bit(
 
     assert is_served()
     transport.set_driver_features(written)
-    assert accepted(machine) or not is_served()
+    assert "VIRTIO_F_IOMMU_PLATFORM" in accepted_features(machine) or not is_served()
 
 
 def driver_queue(kind: str) -> int:

@@ -7,7 +7,7 @@ from qap.machine.catalog import viommus
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
-from qap.verify.kit.checks import assert_lives
+from qap.verify.kit.checks import assert_lives, unplug_at_reset
 from qap.verify.kit.lab import Lab
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.pci_modern import MODERN_DEVICE_ID, PciModern
@@ -18,14 +18,6 @@ from qap.virtio.split import DESC_F_NEXT, DESC_F_WRITE
 IO_APIC = 0xFEC0_0000
 SIZE = 8
 RNG_ID = MODERN_DEVICE_ID + 4
-UNPLUG_S = 10.0
-
-
-def unplug(machine: Machine) -> None:
-    """Unplug the device; a reset of the machine stands for the guest's consent."""
-    machine.qmp.execute("device_del", id="dut")
-    machine.qmp.execute("system_reset")
-    machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "dut", UNPLUG_S)
 
 
 def start(machine: Machine, *, packed: bool) -> tuple[Driver, RawQueue]:
@@ -60,5 +52,5 @@ def test_device_with_a_bad_chain_unplugs(lab: Lab, viommu: str, packed: bool) ->
     machine = lab.machine(*iommu, qtest=True)
     machine.plug({**rng, **properties})
     send_bad_chain(machine, packed=packed)
-    unplug(machine)
+    unplug_at_reset(machine)
     assert_lives(machine)

@@ -5,13 +5,13 @@ import pytest
 from qap.hw.pci_bus import PciBus
 from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import MIB, GuestMemory
-from qap.verify.kit.checks import assert_lives
+from qap.verify.kit.checks import assert_lives, unplug_at_reset
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import PciModern
 
-STARTED_S = UNPLUG_S = 10.0
+STARTED_S = 10.0
 VIOMMUS = ("intel-iommu", "virtio-iommu", "amd-iommu")
 HOTPLUGS = [kind for kind, row in vhost_user_types().items() if not row.hotplug]
 
@@ -30,9 +30,7 @@ def unplug_while_running(lab: Lab, kind: str, viommu: str) -> None:
     driver.queue(0)
     driver.start()
     backend.wait_for(FrontendRequest.SET_VRING_KICK, STARTED_S)
-    machine.qmp.execute("device_del", id="dut")
-    machine.qmp.execute("system_reset")
-    machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "dut", UNPLUG_S)
+    unplug_at_reset(machine)
     assert_lives(machine)
 
 

@@ -1,7 +1,5 @@
 """x-query-virtio-status: it answers for every device and shows ACCESS_PLATFORM."""
 
-from typing import Any
-
 import pytest
 
 from qap.hw.pci_bus import PciBus
@@ -10,6 +8,7 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
+from qap.verify.kit.checks import virtio_status
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import Behaviour, Driver
@@ -18,13 +17,6 @@ from qap.virtio.pci_modern import VENDOR_ID, PciModern
 RINGS = 32 * MIB
 TOLD_S = 10.0
 NOT_SHOWN = ("vhost-user-rng", "vhost-user-i2c", "vhost-user-gpio", "vhost-user-snd")
-
-
-def status(machine: Machine) -> dict[str, Any]:
-    """The answer for the machine's only virtio device."""
-    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
-    answer: dict[str, Any] = machine.qmp.execute("x-query-virtio-status", path=path)
-    return answer
 
 
 def drive(machine: Machine, behaviour: Behaviour | None = None) -> Driver:
@@ -42,14 +34,14 @@ def test_query_answers_for_every_device(lab: Lab, kind: str) -> None:
     backend = lab.backend(kind, access_platform=True)
     machine = lab.machine(qtest=True)
     assert machine.refusal(lab.device(kind, backend)) == ""
-    assert status(machine)["vhost-started"] is False
+    assert virtio_status(machine)["vhost-started"] is False
 
 
 def test_query_answers_for_a_device_whose_features_have_no_names(lab: Lab) -> None:
     backend = lab.backend("vhost-user-i2c", access_platform=True)
     machine = lab.machine(qtest=True)
     assert machine.refusal(lab.device("vhost-user-i2c", backend)) == ""
-    assert status(machine)["device-id"] == 34
+    assert virtio_status(machine)["device-id"] == 34
 
 
 @pytest.mark.parametrize("kind", NOT_SHOWN)
@@ -60,7 +52,7 @@ def test_query_answers_while_the_back_end_serves(lab: Lab, kind: str) -> None:
     assert machine.refusal(lab.device(kind, backend)) == ""
     drive(machine)
     backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
-    assert status(machine)["vhost-started"] is True
+    assert virtio_status(machine)["vhost-started"] is True
     (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
     queue = machine.qmp.execute("x-query-virtio-queue-status", path=path, queue=0)
     assert queue["vring-desc"] >= RINGS
@@ -77,7 +69,7 @@ def test_status_follows_access_platform_to_the_back_end(
     machine = lab.machine(qtest=True, viommu=viommu)
     device = {**lab.device(kind, backend), "iommu_platform": requested}
     assert machine.refusal(device) == ""
-    access_platform = status(machine)["access-platform"]
+    access_platform = virtio_status(machine)["access-platform"]
     assert "backend" not in access_platform
     assert access_platform == {
         "requested": requested,
@@ -88,7 +80,7 @@ def test_status_follows_access_platform_to_the_back_end(
     }
     driver = drive(machine)
     backend.wait_for(FrontendRequest.SET_VRING_ADDR, TOLD_S)
-    access_platform = status(machine)["access-platform"]
+    access_platform = virtio_status(machine)["access-platform"]
     assert access_platform["offered"] is bool(driver.offered & ACCESS_PLATFORM)
     assert access_platform["accepted"] is bool(driver.accepted & ACCESS_PLATFORM)
     assert backend.acked_features is not None
@@ -102,7 +94,7 @@ def test_status_tells_offered_from_requested(lab: Lab) -> None:
     machine = lab.machine(qtest=True)
     properties = {"iommu_platform": False, "x-iommu-platform-on-request": False}
     assert machine.refusal({**lab.device("vhost-user-rng", backend), **properties}) == ""
-    access_platform = status(machine)["access-platform"]
+    access_platform = virtio_status(machine)["access-platform"]
     assert (access_platform["requested"], access_platform["offered"]) == (False, True)
 
 
@@ -113,7 +105,7 @@ def test_status_of_a_driver_that_did_not_accept(lab: Lab, required: bool) -> Non
     device = {**lab.device("vhost-user-fs", backend), "x-require-iommu-platform": required}
     assert machine.refusal(device) == ""
     drive(machine, Behaviour(VERSION_1, obeys=False))
-    answer = status(machine)
+    answer = virtio_status(machine)
     assert answer["access-platform"]["required"] is required
     assert answer["access-platform"]["accepted"] is False
     assert answer["broken"] is False
