@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qap.fork.build import Build
+from qap.host.errors import MissingError
 from qap.verify.kit.lab import SECTORS, Lab
 
 
@@ -25,6 +26,17 @@ def lab() -> Iterator[Lab]:
     with ExitStack() as owned:
         folder = owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-"))
         yield Lab(Build.under_test(), Path(folder), owned)
+
+
+@pytest.fixture
+def other(lab: Lab) -> Build:
+    """Stock QEMU if the fork is under test, and vice versa."""
+    build = Build(lab.build.profile, is_base=not lab.build.is_base)
+    try:
+        build.path("qemu-system-x86_64")
+    except MissingError as missing:
+        pytest.skip(str(missing))
+    return build
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ class MachineType(Model):
     Attributes:
         qemu: the emulator's target.
         guest: the guest that boots on it unless another is named; "" if none does.
+        order: its guests' byte order.
         versioned: the name of an older version of it, with {} for the version; "" if there
             is none.
         accel, cpu: how it runs where a driver in Python drives it.
@@ -130,6 +131,7 @@ class MachineType(Model):
 
     name: str
     qemu: str
+    order: Literal["little", "big"] = "little"
     guest: str = ""
     versioned: str = ""
     transport: Transport

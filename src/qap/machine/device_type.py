@@ -99,7 +99,8 @@ class DeviceType(Model):
         properties: that it needs beside a chardev.
         args: of QEMU that it needs; {folder} is a temporary folder.
         accepts: feature bits of its own that a modern driver has to accept.
-        stable_config: bytes of device configuration that stay the same while it is driven.
+        config_layout: fields of device configuration that stay the same until it is driven
+            (qap.oracle.config.arranged).
         vhost_user: what is asked of its back-end, if it is a vhost-user device.
         kernel: the host's kernel serves it.
         iommu: it is the IOMMU of its bus.
@@ -121,7 +122,7 @@ class DeviceType(Model):
     properties: dict[str, Property] = Field(default_factory=dict)
     args: tuple[str, ...] = ()
     accepts: tuple[int, ...] = ()
-    stable_config: int = 0
+    config_layout: str = ""
     vhost_user: VhostUser | None = None
     kernel: bool = False
     iommu: bool = False

@@ -179,7 +179,9 @@ def _drivers(plan: Plan, config: Setup) -> list[str]:
             continue
         if not row.legacy and legacy and not config.backend_row.version_1:
             continue
-        if row.reads_config and not config.device_row.stable_config:
+        if row.reads_config and not config.device_row.config_layout:
+            continue
+        if "legacy" in row.reads_config and not (legacy and config.device_row.legacy):
             continue
         if (
             row.packed

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 from qap.matrix.cell import Cell
+from qap.matrix.config_reading import ConfigReader
 from qap.matrix.migration import Migration
 from qap.matrix.observation import CellObservation
 from qap.matrix.probe import ProbeDriver
 from qap.matrix.reconnect import Reconnect
 from qap.matrix.tables import DriverRow
 from qap.matrix.testbed import Testbed
+from qap.oracle import config
 from qap.oracle.features import FeatureBit, bits, mask
 from qap.oracle.status import Status
 from qap.vhost_user.backend import Backend
@@ -38,6 +40,8 @@ class CellRun:
             QapError, TimeoutError: it could not be carried out.
         """
         row = self.cell.driver_row
+        if row.reads_config:
+            self._read_config(observation)
         transport = self.testbed.slot.transport(
             legacy=row.legacy or self.cell.config.interface_row.legacy == "only"
         )
@@ -55,17 +59,22 @@ class CellRun:
         finally:
             transport.reset()
 
+    def _read_config(self, observation: CellObservation) -> None:
+        """Let other drivers read device configuration first."""
+        size = config.size(self.cell.config.device_row.config_layout)
+        accepts = self._supported(self.cell.driver_row, proper=True)
+        for turn, interface in enumerate(self.cell.driver_row.reads_config):
+            transport = self.testbed.slot.transport(legacy=interface == "legacy")
+            observation.config += ConfigReader(transport, turn, size, accepts).run()
+
     def _drive(
         self, transport: Transport, row: DriverRow, observation: CellObservation
     ) -> ProbeDriver:
-        size = self.cell.config.device_row.stable_config
         supports = self._supported(row)
         behaviour = Behaviour(supports, sets_features_ok=row.features_ok == "alone", obeys=False)
         driving = ProbeDriver(self.testbed, self.cell.config, transport, behaviour, self.patience)
         observation.features = bits(driving.offered)
         observation.addresses = "iova" if driving.memory is self.testbed.mapped else "gpa"
-        if row.reads_config:
-            observation.config_early = transport.config_read(0, size).hex()
         if row.kicks == "first":
             driving.set_up(others=False)
             observation.served = driving.is_served_again()
@@ -84,8 +93,6 @@ class CellRun:
         driving.set_up()
         if row.starts:
             self._start(driving, status, row, observation)
-        if row.reads_config:
-            observation.config_late = transport.config_read(0, size).hex()
         return driving
 
     def _start(

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qap.matrix.cell import Cell
+from qap.matrix.config_reading import misread
 from qap.matrix.observation import CellObservation
 from qap.oracle import fence
 from qap.oracle.features import FeatureBit, names
@@ -131,13 +132,11 @@ def _backend(observation: CellObservation, service: fence.ExpectedService) -> li
 
 
 def _config(cell: Cell, observation: CellObservation) -> list[Problem]:
-    """Both reads were a modern driver's, and so in the same byte order."""
-    if observation.config_early == observation.config_late:
-        return []
-    text = (
-        f"configuration reads {observation.config_early} early and {observation.config_late} late"
-    )
-    return [Problem(ProblemKind.CONFIG, text)]
+    """Each reading has the bytes that a modern driver reads once it has accepted VERSION_1."""
+    config = cell.config
+    wrong = misread(observation.config, config.device_row.config_layout, config.machine_row.order)
+    more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    return [Problem(ProblemKind.CONFIG, f"configuration: {wrong[0]}{more}")] if wrong else []
 
 
 def _continuation(continuation: Continuation | None, observation: CellObservation) -> list[Problem]:

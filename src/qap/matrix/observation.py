@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from qap.matrix.config_reading import ConfigReading
+
 
 @dataclass
 class CellObservation:
@@ -22,8 +24,7 @@ class CellObservation:
         iotlb: how many IOTLB messages it got.
         addresses: "iova" or "gpa": what the device was told that the ring and the probe lie
             at; where a back-end in Python touched them, what it took that for.
-        config_early, config_late: device configuration before any feature was written, and
-            after DRIVER_OK, in hexadecimal.
+        config: what was read of device configuration, where the driver reads it early.
         arrived: whether the destination of a migration took the VM.
         later_error: what it said if not.
         later_started: whether the back-end that came back was told where a ring is.
@@ -47,8 +48,7 @@ class CellObservation:
     ring_started: bool | None = None
     iotlb: int | None = None
     addresses: str = ""
-    config_early: str = ""
-    config_late: str = ""
+    config: list[ConfigReading] = field(default_factory=list)
     arrived: bool | None = None
     later_error: str = ""
     later_started: bool | None = None

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from qap.matrix.cell import Cell, named
+from qap.matrix.config_reading import ConfigReading
 from qap.matrix.gaps import Gap, explained
 from qap.matrix.judge import Problem, ProblemKind, judge
 from qap.matrix.observation import CellObservation
@@ -130,9 +131,11 @@ def restored(line: dict[str, Any], *, is_base: bool) -> CellResult:
     Raises:
         UsageError: there is no such cell any more.
     """
+    seen = dict(line["seen"])
+    seen["config"] = [ConfigReading(**reading) for reading in seen["config"]]
     return CellResult(
         named(line["cell"]),
-        CellObservation(**line["seen"]),
+        CellObservation(**seen),
         line["qemu"],
         line["detail"],
         line["seconds"],

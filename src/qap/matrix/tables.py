@@ -10,6 +10,7 @@ from qap.host.toml import Model, checked, read
 from qap.machine.catalog import Property, device_types, machine_types, viommus
 from qap.oracle import fence as oracle
 from qap.oracle import lifecycle
+from qap.oracle.config import Interface
 
 PATH = data() / "matrix.toml"
 EVERY = "*"
@@ -72,7 +73,12 @@ class BackendRow(Model):
 
 
 class DriverRow(Model):
-    """A driver's behaviour; see qap.oracle.fence.Conduct for what it shares with that."""
+    """A driver's behaviour; see qap.oracle.fence.Conduct for what it shares with that.
+
+    Attributes:
+        reads_config: drivers that read device configuration before it, one after the other, by
+            the interface that each uses (qap.matrix.config_reading).
+    """
 
     purpose: str
     legacy: bool = False
@@ -84,7 +90,7 @@ class DriverRow(Model):
     kicks: oracle.Kicks = "served"
     starts: bool = True
     again: bool = False
-    reads_config: bool = False
+    reads_config: tuple[Interface, ...] = ()
     unplugs: bool = False
 
     @property

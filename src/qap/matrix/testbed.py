@@ -177,12 +177,15 @@ class Testbed:
             started = real_backend(config.backend, self.build, self.folder, f"real{self._plugs}")
             return self._backend.enter_context(started).socket
         path = self.folder / f"{self._plugs}.sock"
+        served = config.device_row.vhost_user
+        assert served is not None
         self.backend = backends.backend(
             path,
             config.device,
             access_platform=offer.access_platform,
             version_1=offer.version_1,
             ring_packed=offer.ring_packed,
+            config=bytes(range(1, 1 + served.config)),
             misbehaviour=self.misbehaviour,
         )
         self._backend.enter_context(self.backend)

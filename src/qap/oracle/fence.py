@@ -254,14 +254,3 @@ def service(
         + (", at I/O virtual addresses" if plugged.translating and accepts else ""),
         "virtio 1.3, 3.1.1; vhost-user, IOMMU support",
     )
-
-
-def config_order(*, modern: bool, guest: Literal["little", "big"]) -> Literal["little", "big"]:
-    """The byte order of device configuration space (virtio 1.3, 2.5.3 and 2.5.4).
-
-    Args:
-        modern: the driver uses the modern interface: the modern regions (PCI), revision 1
-            or later (CCW), or version 2 (MMIO).
-        guest: the guest's own byte order.
-    """
-    return "little" if modern else guest

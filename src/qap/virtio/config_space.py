@@ -47,10 +47,10 @@ class ConfigSpace:
     def _parts(self, offset: int, size: int) -> list[tuple[int, int]]:
         if offset + size > self.size:
             raise VirtioError(f"the device has no {size} bytes of configuration at {offset:#x}")
-        return [(self.base + at, width) for at, width in _natural(offset, size)]
+        return [(self.base + at, width) for at, width in natural(offset, size)]
 
 
-def _natural(offset: int, size: int) -> Iterator[tuple[int, int]]:
+def natural(offset: int, size: int) -> Iterator[tuple[int, int]]:
     """Offset and width of the natural accesses that cover a range (4.1.3.1, 4.2.2.2)."""
     at, end = offset, offset + size
     while at < end:

@@ -7,8 +7,6 @@ import pytest
 
 from qap.host.wait import poll_until
 from qap.hw.pci import (
-    CAPABILITIES_POINTER,
-    CAPABILITY_VENDOR,
     COMMAND,
     COMMAND_BUS_MASTER,
     COMMAND_MEMORY_SPACE,
@@ -23,6 +21,7 @@ from qap.verify.kit.lab import Lab
 from qap.virtio import pci_modern as virtio
 from qap.virtio.queue import Buffer
 from qap.virtio.split import SplitQueue
+from qap.virtio.zpci import ZpciRegions
 
 RNG: Device = {
     "driver": "virtio-rng-pci",
@@ -54,33 +53,7 @@ def function(start: Callable[..., Cpu]) -> ZpciFunction:
     return function
 
 
-class Registers:
-    """A virtio function's regions (virtio 1.3, 4.1.4), with single accesses."""
-
-    def __init__(self, function: ZpciFunction) -> None:
-        self.function = function
-        self.regions: dict[int, tuple[int, int]] = {}
-        at = function.config_read(CAPABILITIES_POINTER, 1)
-        while at:
-            raw = function.config_bytes(at, 16)
-            if raw[0] == CAPABILITY_VENDOR and raw[3] < 5:
-                (offset,) = struct.unpack_from("<I", raw, 8)
-                self.regions[raw[3]] = (raw[4], offset)
-            at = raw[1]
-
-    def read(self, region: int, register: int, size: int) -> int:
-        bar, offset = self.regions[region]
-        return self.function.run_all([ZpciAccess(bar, offset + register, size)])[0]
-
-    def write(self, region: int, register: int, size: int, value: int) -> None:
-        bar, offset = self.regions[region]
-        self.function.run_all([ZpciAccess(bar, offset + register, size, value)])
-
-    def common(self, register: int, size: int, value: int) -> None:
-        self.write(virtio.COMMON_CFG, register, size, value)
-
-
-def started_queue(registers: Registers, memory: GuestMemory) -> SplitQueue:
+def started_queue(registers: ZpciRegions, memory: GuestMemory) -> SplitQueue:
     """Queue 0 of a device that is at DRIVER_OK."""
     both = COMMAND_MEMORY_SPACE | COMMAND_BUS_MASTER
     registers.function.config_write(COMMAND, 2, both)
@@ -139,7 +112,7 @@ def test_configuration_space_is_little_endian(function: ZpciFunction) -> None:
 
 def test_registers_are_read_and_written_in_order(function: ZpciFunction) -> None:
     """More accesses than fit in a batch."""
-    bar, offset = Registers(function).regions[virtio.COMMON_CFG]
+    bar, offset = ZpciRegions(function).places[virtio.COMMON_CFG]
     accesses = []
     for half in (0, 1) * 12:
         accesses.append(ZpciAccess(bar, offset + virtio.DEVICE_FEATURE_SELECT, 4, half))
@@ -170,7 +143,7 @@ def test_device_reaches_memory_where_it_is_mapped(function: ZpciFunction) -> Non
     qtest = function.cpu.qtest
     function.translate(GuestMemory(qtest, base=16 * MIB, size=MIB), iova, 32 * MIB, 2 * MIB)
     memory = GuestMemory(qtest, base=32 * MIB, size=2 * MIB, iova=iova)
-    registers = Registers(function)
+    registers = ZpciRegions(function)
     queue = started_queue(registers, memory)
     room = memory.take(64)
     assert room >= iova
@@ -184,7 +157,7 @@ def test_device_that_leaves_its_mapping_is_stopped(function: ZpciFunction) -> No
     qtest = function.cpu.qtest
     iova = function.dma_range()[0] + MIB
     function.translate(GuestMemory(qtest, base=16 * MIB, size=MIB), iova, 32 * MIB, MIB)
-    registers = Registers(function)
+    registers = ZpciRegions(function)
     queue = started_queue(registers, GuestMemory(qtest, base=32 * MIB, size=MIB, iova=iova))
     queue.add([Buffer(iova - MIB, 64, writable=True)])
     registers.write(virtio.NOTIFY_CFG, 0, 2, 0)

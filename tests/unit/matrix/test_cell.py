@@ -238,10 +238,16 @@ def test_driver_meets_what_it_is_for() -> None:
     for cell in cells():
         driver, config = cell.driver_row, cell.config
         if driver.reads_config:
-            assert config.device_row.stable_config
+            assert config.device_row.config_layout
         if driver.packed and config.device_row.vhost_user:
             assert config.backend_row.ring_packed
-    for name in ("accepts-packed", "reads-config-early", "unplugs", "legacy"):
+    for name in (
+        "accepts-packed",
+        "reads-config-early",
+        "reads-config-by-turns",
+        "unplugs",
+        "legacy",
+    ):
         meets = {cell.config.device for cell in cells() if cell.driver == name}
         assert len(meets) > 3
 

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from qap.matrix.cell import Cell
+from qap.matrix.config_reading import ConfigReading
 from qap.matrix.judge import ProblemKind, judge
 from qap.matrix.observation import CellObservation
+from qap.oracle.config import Interface, ReadingPoint
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE
 
@@ -32,6 +34,15 @@ TRANSLATED = replace(FLAT, backend_features=OFFERED, iotlb=3)
 UNTOLD = replace(STUBBORN, backend_features=UNASKED, ring_started=False, iotlb=0)
 REFUSED = CellObservation("refused", error=REFUSAL)
 COLD_REFUSED = replace(REFUSED, exit_status=1)
+
+LITTLE, BIG = "01000000020000000300000004000000", "00000001000000020000000300000004"
+
+
+def by(turn: int, interface: Interface, data: str) -> list[ConfigReading]:
+    """A driver reads the same everywhere, and at last the first field alone."""
+    whole = [ConfigReading(turn, interface, point, data) for point in ReadingPoint]
+    return [*whole, ConfigReading(turn, interface, ReadingPoint.AFTER, data[:8])]
+
 
 MATCHING: dict[str, tuple[Cell, CellObservation]] = {
     "accepts": (a_cell(), SERVED),
@@ -72,14 +83,14 @@ MATCHING: dict[str, tuple[Cell, CellObservation]] = {
         replace(UNASKED_SERVED, arrived=False, later_error="dut: iommu_platform=on: not accepted"),
     ),
     "unfenced": (a_cell("insists", fence="version-9-2"), replace(STUBBORN, served=True)),
-    "reads-config-early": (
+    "reads-config-by-turns": (
         a_cell(
-            "reads-config-early",
+            "reads-config-by-turns",
             machine="s390-ccw-virtio",
             interface="revision-2",
-            device="virtio-blk",
+            device="virtio-crypto",
         ),
-        replace(SERVED, config_early="0008000000000000", config_late="0008000000000000"),
+        replace(SERVED, config=[*by(0, "modern", LITTLE), *by(1, "legacy", BIG)]),
     ),
 }
 DIFFERENT: list[tuple[str, dict[str, Any], ProblemKind, str]] = [
@@ -126,10 +137,21 @@ DIFFERENT: list[tuple[str, dict[str, Any], ProblemKind, str]] = [
     ("vhost-user", {"iotlb": 1}, ProblemKind.IOTLB, "got IOTLB messages"),
     ("vhost-user behind an IOMMU", {"iotlb": 0}, ProblemKind.IOTLB, "got no IOTLB message"),
     (
-        "reads-config-early",
-        {"config_early": "0000000000000800"},
+        "reads-config-by-turns",
+        {"config": [*by(0, "modern", LITTLE), *by(1, "legacy", LITTLE)]},
         ProblemKind.CONFIG,
-        "0000000000000800 early and 0008000000000000 late",
+        f"driver 1 (legacy, at status 0) reads {LITTLE}, not {BIG}, and 7 more",
+    ),
+    (
+        "reads-config-by-turns",
+        {
+            "config": [
+                *by(0, "modern", LITTLE),
+                ConfigReading(1, "modern", ReadingPoint.DRIVER, BIG[:8]),
+            ]
+        },
+        ProblemKind.CONFIG,
+        "driver 1 (modern, at DRIVER) reads 00000001, not 01000000",
     ),
     ("leaves", {"later_served": True}, ProblemKind.SERVED, "served afterwards, though only its"),
     ("leaves", {"leftovers": ["QOM x"]}, ProblemKind.LEFTOVERS, "left behind: QOM x"),

@@ -3,7 +3,6 @@
 import ast
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -171,22 +170,6 @@ def test_exemption_is_for_legacy_drivers_alone(plugged: Expectation, conduct: Co
 def test_exempt_legacy_driver_may_be_served_untranslated(plugged: Expectation) -> None:
     answer = service(plugged, LEGACY, exempt=True)
     assert (answer.features_ok, answer.served, answer.translating) == (None, None, False)
-
-
-@pytest.mark.parametrize(
-    ("modern", "guest", "order"),
-    [
-        (True, "little", "little"),
-        (True, "big", "little"),
-        (False, "little", "little"),
-        (False, "big", "big"),
-    ],
-)
-def test_configuration_is_little_endian_or_the_guests_own(
-    modern: bool, guest: Literal["little", "big"], order: str
-) -> None:
-    """virtio 1.3, 2.5.3 and, for the legacy interface, 2.5.4."""
-    assert oracle.config_order(modern=modern, guest=guest) == order
 
 
 fence = st.builds(

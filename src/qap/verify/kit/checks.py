@@ -14,6 +14,7 @@ from qap.virtio.queue import Buffer, Queue
 
 BUFFER = 16
 UNPLUG_S = 10.0
+RESET_S = 10.0
 # 3.1.1, steps 2 to 5: what a driver writes to the status, one after the other.
 UP_TO_FEATURES_OK = (
     Status.ACKNOWLEDGE,
@@ -59,6 +60,12 @@ def accepted_features(machine: Machine) -> list[str]:
     """QEMU's names of the transport features that the only virtio device's driver accepted."""
     shown = virtio_status(machine)["guest-features"]["transports"]
     return [text.partition(":")[0] for text in shown]
+
+
+def reset_machine(machine: Machine) -> None:
+    """Reset it as a guest's reboot does, and wait for the end."""
+    machine.qmp.execute("system_reset")
+    machine.qmp.wait_event("RESET", lambda _: True, RESET_S)
 
 
 def unplug_at_reset(machine: Machine) -> None:

@@ -58,12 +58,22 @@ class Lab:
     backends: list[Backend] = field(default_factory=list)
 
     def backend(
-        self, kind: str, *misbehaviour: Misbehaviour, access_platform: bool = False
+        self,
+        kind: str,
+        *misbehaviour: Misbehaviour,
+        access_platform: bool = False,
+        config: bytes | None = None,
     ) -> Backend:
-        """A back-end for a vhost-user device type, listening."""
+        """A back-end for a vhost-user device type, listening; `config` as in `backend`."""
         path = self.folder / f"{kind}-{len(self.backends)}.sock"
         started = self.owned.enter_context(
-            backend(path, kind, access_platform=access_platform, misbehaviour=misbehaviour)
+            backend(
+                path,
+                kind,
+                access_platform=access_platform,
+                config=config,
+                misbehaviour=misbehaviour,
+            )
         )
         self.backends.append(started)
         return started
@@ -103,9 +113,7 @@ class Lab:
             extra=options.get("extra", ()),
             qtest=options.get("qtest", False),
             devices=listed,
-            chardevs=[
-                f"socket,id={behind.path.stem},path={behind.path}" for behind in self.backends
-            ],
+            chardevs=self._chardevs,
         )
         return self.start("qemu-system-x86_64", spec)
 
@@ -114,6 +122,7 @@ class Lab:
         *devices: Device,
         machine: str = "s390-ccw-virtio",
         blockdevs: Sequence[str] = (),
+        extra: Sequence[str] = (),
     ) -> Machine:
         """An s390-ccw-virtio with these devices, whose CPU waits for work (`qap.hw.s390x_cpu`).
 
@@ -126,10 +135,15 @@ class Lab:
             memory=128,
             devices=devices,
             blockdevs=blockdevs,
-            extra=kernel_option(self.folder),
+            chardevs=self._chardevs,
+            extra=[*extra, *kernel_option(self.folder)],
             qtest=True,
         )
         return self.start("qemu-system-s390x", spec)
+
+    @property
+    def _chardevs(self) -> list[str]:
+        return [f"socket,id={behind.path.stem},path={behind.path}" for behind in self.backends]
 
     def start(self, emulator: str, spec: Spec) -> Machine:
         """Start any machine; it ends with the lab.

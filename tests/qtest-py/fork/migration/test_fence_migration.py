@@ -1,29 +1,25 @@
 """Migration: the destination decides by the features that the driver has accepted."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from qap.fork.build import Build
-from qap.host.errors import MissingError
 from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
-from qap.machine.qtest import Qtest
-from qap.machine.qtest_command import QtestCommand
+from qap.machine.qtest_follow import MovingQtest
 from qap.oracle.features import FeatureBit
 from qap.oracle.status import Status
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.migrate import ARRIVED, migrate
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.transports import TRANSPORTS
-
-T = TypeVar("T")
 
 DISK = "driver=null-co,node-name=disk0,size=1048576,read-zeroes=on"
 # 5.2.6: a request to read sector 0, its data, and the status.
@@ -31,24 +27,8 @@ READ = bytes(16)
 SECTOR, STATUS = 512, 1
 QUEUE_SIZE = 8
 LOOKS = 64
-MOVED_S = 30.0
 UNWILLING = Behaviour(obeys=False).without(FeatureBit.ACCESS_PLATFORM)
 OLD, NEW = "pc-q35-9.2", "pc-q35-10.0"
-ARRIVED = "completed"
-
-
-class Following(Qtest):
-    """A session with the QEMU that has the VM now.
-
-    Attributes:
-        now: the session with that QEMU.
-    """
-
-    def __init__(self, now: Qtest) -> None:
-        self.now = now
-
-    def run_all(self, commands: Sequence[QtestCommand[T]]) -> list[T]:
-        return self.now.run_all(commands)
 
 
 @dataclass
@@ -63,7 +43,7 @@ class Host:
 
     def drive(self, behaviour: Behaviour | None = None) -> "Moving":
         """A new driver of the device."""
-        session = Following(self.machine.qtest)
+        session = MovingQtest(self.machine.qtest)
         transport = PciModern(PciBus(session).find(VENDOR_ID))
         memory = GuestMemory(session)
         return Moving(session, transport, memory, Driver(transport, memory, behaviour))
@@ -82,7 +62,7 @@ class Host:
 class Moving:
     """A driver that moves with its VM."""
 
-    session: Following
+    session: MovingQtest
     transport: PciModern
     memory: GuestMemory
     driver: Driver
@@ -141,39 +121,14 @@ def start(lab: Lab) -> Iterator[Start]:
             spec = variant.spec(kind, blockdevs, iommu_platform=requested, **properties)
             log = lab.folder / f"qemu-{next(count)}.log"
             binary = (build or lab.build).path(variant.emulator)
-            running = owned.enter_context(Machine(binary, spec, log=log))
-            running.qmp.execute(
-                "migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}]
-            )
-            return Host(running)
+            return Host(owned.enter_context(Machine(binary, spec, log=log)))
 
         yield started
 
 
-@pytest.fixture
-def other(lab: Lab) -> Build:
-    """Stock QEMU if the fork is under test, and vice versa."""
-    build = Build(lab.build.profile, is_base=not lab.build.is_base)
-    try:
-        build.path("qemu-system-x86_64")
-    except MissingError as missing:
-        pytest.skip(str(missing))
-    return build
-
-
 def move(source: Host, destination: Host, folder: Path) -> str:
     """Migrate a VM; returns ARRIVED or the error of the destination."""
-    uri = f"unix:{folder / 'migration.sock'}"
-    destination.machine.qmp.execute("migrate-incoming", uri=uri, exit_on_error=False)
-    source.machine.qmp.execute("migrate", uri=uri)
-    ends = (ARRIVED, "failed")
-    event = destination.machine.qmp.wait_event(
-        "MIGRATION", lambda data: data.get("status") in ends, MOVED_S
-    )
-    if event["status"] == ARRIVED:
-        assert destination.machine.alive
-        return ARRIVED
-    return destination.said()
+    return migrate(source.machine, destination.machine, folder)
 
 
 @pytest.mark.parametrize("kind", ["virtio-rng", "virtio-blk"])

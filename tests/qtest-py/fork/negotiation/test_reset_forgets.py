@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from qap.machine.guest_memory import GuestMemory
-from qap.machine.machine import Machine
 from qap.oracle.status import Status
-from qap.verify.kit.checks import UP_TO_FEATURES_OK, accepted_features
+from qap.verify.kit.checks import UP_TO_FEATURES_OK, accepted_features, reset_machine
 from qap.verify.kit.lab import Lab
 from qap.virtio import mmio, pci_modern
 from qap.virtio.driver import Driver
@@ -50,12 +49,6 @@ def start(lab: Lab) -> Callable[[str], dict[str, Reset]]:
         return {"status": by_status, "system": with_machine}
 
     return started
-
-
-def reset_machine(machine: Machine) -> None:
-    """Reset it as a guest's reboot does, and wait for the end."""
-    machine.qmp.execute("system_reset")
-    machine.qmp.wait_event("RESET", lambda _: True, 10)
 
 
 def use(transport: Transport) -> Queue:
