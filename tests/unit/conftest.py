@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from qap.host import process
+
 from .programs import Programs
 from .project import Project
+
+
+@pytest.fixture(autouse=True)
+def uninterrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that interrupts qap does not interrupt the ones after it."""
+    monkeypatch.setattr(process, "_stopping", False)
 
 
 @pytest.fixture

@@ -67,16 +67,20 @@ def _pc_windows() -> Windows:
 class PciBus:
     """Every bus below the host bridge of a pc or q35.
 
+    Args:
+        windows: of the host bridge; a PC's by default.
+
     It numbers the buses itself, whatever a firmware or a reset has left there. A bridge
     always gets the same number and windows.
     """
 
     qtest: Qtest
+    windows: Windows = field(default_factory=_pc_windows)
     _buses: dict[int, Windows] = field(init=False)
     _numbers: dict[Bdf, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._buses = {0: _pc_windows()}
+        self._buses = {0: self.windows}
 
     def scan(self) -> list[Function]:
         """Every function there is now, after opening the bridges that are not open yet.

@@ -156,10 +156,7 @@ def test_end_is_safe_to_repeat(log: Path) -> None:
     assert running.process.returncode is not None
 
 
-def test_stop_all_ends_every_child_and_lets_none_start(
-    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(process, "_stopping", False)
+def test_stop_all_ends_every_child_and_lets_none_start(log: Path, tmp_path: Path) -> None:
     with (
         Process(["sleep", "60"], log=log) as first,
         Process(["sleep", "60"], log=tmp_path / "b") as second,
