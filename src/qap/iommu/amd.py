@@ -39,11 +39,17 @@ EVENT_LOG_BASE = 0x10
 CONTROL = 0x18
 CONTROL_IOMMU_EN = 1 << 0
 CONTROL_EVENT_LOG_EN = 1 << 2
+CONTROL_EVENT_INT_EN = 1 << 3
 CONTROL_CMD_BUF_EN = 1 << 12
+CONTROL_ENABLE = CONTROL_IOMMU_EN | CONTROL_EVENT_LOG_EN | CONTROL_CMD_BUF_EN
 COMMAND_BUFFER_HEAD = 0x2000
 COMMAND_BUFFER_TAIL = 0x2008
 EVENT_LOG_HEAD = 0x2010
 EVENT_LOG_TAIL = 0x2018
+STATUS = 0x2020
+STATUS_EVENT_OVERFLOW = 1 << 0
+STATUS_EVENT_LOG_INT = 1 << 1
+STATUS_EVENT_LOG_RUN = 1 << 3
 # 2**8 entries of 16 bytes, a page, for the command buffer as for the event log.
 LENGTH_PAGE = 8 << 56
 
@@ -77,6 +83,7 @@ INVALIDATE_IOMMU_ALL = 0x8 << CODE
 # AMD 2.5: events by their code, and the flags of an IO_PAGE_FAULT (2.5.3).
 ILLEGAL_DEV_TABLE_ENTRY = 0x1
 IO_PAGE_FAULT = 0x2
+ILLEGAL_COMMAND_ERROR = 0x5
 EVENT_PRESENT = 1 << 52
 EVENT_WRITE = 1 << 53
 
@@ -86,7 +93,7 @@ ANSWER_S = 5.0
 class Amd(PagedIommu):
     """QEMU's amd-iommu.
 
-    `faults` is always empty: QEMU's `amdvi_test_mask` always takes the event log for full.
+    Its event log holds 255 faults, and takes no more until `faults` has read them.
 
     Args:
         function: its PCI function; see `is_amd`.
@@ -127,7 +134,8 @@ class Amd(PagedIommu):
             COMMAND_BUFFER_TAIL: 0,
             EVENT_LOG_HEAD: 0,
             EVENT_LOG_TAIL: 0,
-            CONTROL: CONTROL_IOMMU_EN | CONTROL_EVENT_LOG_EN | CONTROL_CMD_BUF_EN,
+            STATUS: STATUS_EVENT_OVERFLOW | STATUS_EVENT_LOG_INT,
+            CONTROL: CONTROL_ENABLE,
         }
         self.qtest.run_all(
             [command.writeq(self._base + at, value) for at, value in registers.items()]
@@ -154,14 +162,20 @@ class Amd(PagedIommu):
         self._submit([(INVALIDATE_IOMMU_PAGES | domain << 32, what)])
 
     def faults(self) -> list[IommuFault]:
-        ends = [command.readq(self._base + at) for at in (EVENT_LOG_HEAD, EVENT_LOG_TAIL)]
-        head, tail = self.qtest.run_all(ends)
+        asked = (EVENT_LOG_HEAD, EVENT_LOG_TAIL, STATUS)
+        reads = [command.readq(self._base + at) for at in asked]
+        head, tail, status = self.qtest.run_all(reads)
         faults = []
         while head != tail:
             low, high = ENTRY.unpack(self.qtest.read(self._events + head, ENTRY.size))
             faults.append(fault(low, high))
             head = (head + ENTRY.size) % PAGE
         self.qtest.writeq(self._base + EVENT_LOG_HEAD, head)
+        told = STATUS_EVENT_LOG_INT | status & STATUS_EVENT_OVERFLOW
+        self.qtest.writeq(self._base + STATUS, told)
+        if status & STATUS_EVENT_OVERFLOW:
+            # AMD 2.5.2: what makes it log again.
+            self.qtest.writeq(self._base + CONTROL, CONTROL_ENABLE)
         return faults
 
     def _set_entry(self, bdf: Bdf, domain: PageTableDomain | None) -> None:
