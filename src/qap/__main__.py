@@ -22,6 +22,9 @@ def main() -> int:
     import typer
 
     from qap.cli.main import app
+    from qap.host.output import tolerate_closed_output
+
+    tolerate_closed_output()
 
     argv = sys.argv[1:] or ["--help"]
     try:
@@ -38,8 +41,6 @@ def main() -> int:
         words = getattr(exc, "format_message", exc.__str__)()
         print(f"qap: {words} See ./qap --help.", file=sys.stderr)
         return Exit.USAGE
-    except BrokenPipeError:
-        return Exit.FAILED
     except OSError as exc:
         print(f"qap: {exc}", file=sys.stderr)
         return Exit.FAILED

@@ -6,16 +6,21 @@ from typing import Annotated
 import typer
 
 from qap.host.errors import UsageError
+from qap.host.paths import Project
 
 Profile = Annotated[str, typer.Option("--profile", help="A build profile of configs/profiles/.")]
 Base = Annotated[bool, typer.Option("--base", help="The unpatched upstream, not the fork.")]
 
 
 def writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
-    """Check before the work starts that its results can be written."""
+    """Check before the work starts that its results can be written.
+
+    The project's own folder for results is made if it is not there, but no other one.
+    """
     if path is not None:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent.resolve() == Project.here().results:
+                path.parent.mkdir(exist_ok=True)
             path.open("a").close()
         except OSError as exc:
             raise UsageError(f"{param.opts[0]} {path}: {exc.strerror}") from exc

@@ -8,6 +8,8 @@ import typer
 from qap.cli.options import Base, Json, Profile, writable
 from qap.host.errors import UsageError
 
+BESIDE_CELL = ("cell", "profile", "base", "json")
+
 
 def run(
     names: Annotated[
@@ -93,6 +95,7 @@ def shell(
 
 
 def repro(
+    context: typer.Context,
     machine: Annotated[str | None, typer.Option(help="A machine type, such as q35.")] = None,
     device: Annotated[
         str | None, typer.Option(help="A device type, such as vhost-user-fs-pci.")
@@ -125,6 +128,7 @@ def repro(
 
     build = Build(profile, base)
     if cell is not None:
+        _only_cell(context)
         from qap.matrix.cell import named
         from qap.matrix.run import alone
 
@@ -148,3 +152,15 @@ def repro(
     make(build)
     report = reproducing.repro(scenario, build)
     finish(report, json, [build])
+
+
+def _only_cell(context: typer.Context) -> None:
+    """Refuse options beside --cell that the cell decides."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, source in sources.items()
+        if name not in BESIDE_CELL and source is not None and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise UsageError(f"a cell says all of that: leave out {', '.join(given)}, or --cell")

@@ -49,7 +49,6 @@ class Report:
         }
         head = json.dumps(document, indent=2).removesuffix("\n}")
         results = ",\n".join(json.dumps(result) for result in self.results)
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f'{head},\n  "results": [\n{results}\n]}}\n')
 
 

@@ -42,7 +42,7 @@ def test_report_has_the_documented_keys(project: Project, tmp_path: Path) -> Non
     project.add_patch("fence/0001-b.patch", "b", ("hw/bus.c", "bus line 5\n", "five\n"))
     upstream = project.bring()
     write(project.qemu / "tree/build/small/qap-build.json", '{"build": "fork"}')
-    read = written(tmp_path / "new/folder/report.json", [Build("small")])
+    read = written(tmp_path / "report.json", [Build("small")])
     assert read == {
         "schema": 1,
         "version": __version__,
