@@ -79,10 +79,12 @@ class GuestCheck(Model):
 
     Attributes:
         modules: kernel modules that drive the device, where they are not built in.
+        declines: its driver never accepts ACCESS_PLATFORM.
     """
 
-    check: Literal["files", "disk", "random"]
+    check: Literal["files", "disk", "random", "balloon"]
     modules: tuple[str, ...] = ()
+    declines: bool = False
 
 
 class DeviceType(Model):
@@ -155,6 +157,11 @@ class DeviceType(Model):
     def modules(self) -> tuple[str, ...]:
         """Kernel modules that drive it in a guest, where they are not built in."""
         return self.guest.modules if self.guest else ()
+
+    @property
+    def declined(self) -> bool:
+        """Whether a guest's driver never accepts ACCESS_PLATFORM of it."""
+        return self.guest is not None and self.guest.declines
 
     @property
     def can_translate(self) -> bool:

@@ -10,7 +10,7 @@ and that the back-end asks for translations (vhost-user protocol, “IOMMU suppo
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal
 
@@ -22,10 +22,11 @@ REFUSAL_PHRASE = "iommu_platform=true is not supported by the device"
 
 
 class Outcome(StrEnum):
-    """How plugging a device ends."""
+    """How plugging a device ends; UNSERVED: it plugs, and its driver in a guest fails."""
 
     WORKS = "works"
     REFUSED = "refused"
+    UNSERVED = "not served"
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,36 @@ def _refused(legacy: Legacy, is_iommu: bool) -> Expectation | None:
             "virtio 1.3, 5.13",
         )
     return None
+
+
+def driven(plugged: Expectation, *, declines: bool, demands: bool) -> Expectation:
+    """What must become of a device in a guest.
+
+    Args:
+        plugged: what plugging it must lead to.
+        declines: its driver never accepts ACCESS_PLATFORM.
+        demands: the guest's kernel drives no device without it, as a confidential guest's does.
+    """
+    if plugged.outcome is Outcome.REFUSED:
+        return plugged
+    if demands and not plugged.offered:
+        return replace(
+            plugged,
+            outcome=Outcome.UNSERVED,
+            why="not requested, so the bit is not offered, and the kernel of a confidential guest "
+            "drives no device without it",
+            clause="virtio 1.3, 6.1 ACCESS_PLATFORM and 3.1.1 (FAILED)",
+        )
+    if declines and plugged.offered:
+        return replace(
+            plugged,
+            outcome=Outcome.UNSERVED,
+            translating=False,
+            why="requested, and the device plugs; but its driver does not accept the bit: it is "
+            "never served",
+            clause="virtio 1.3, 6.1 ACCESS_PLATFORM, 3.1.1 steps 5 and 6, 2.2.2",
+        )
+    return plugged
 
 
 @dataclass(frozen=True)

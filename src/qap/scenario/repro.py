@@ -11,7 +11,7 @@ from qap.fork import base
 from qap.fork.build import Build
 from qap.host.errors import UsageError, unknown_name
 from qap.host.report import Report, bad, good
-from qap.machine.catalog import DeviceType, Transport, device_types, machine_types
+from qap.machine.catalog import DeviceType, MachineType, device_types, machine_types
 from qap.oracle.features import names
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
@@ -23,31 +23,49 @@ def scenario(*, machine: str, device: str, guest: str | None, **options: object)
 
     Args:
         machine: a machine type of configs/machines.toml.
-        device: a device type, with or without its transport.
+        device: a device type as -device calls it there.
         guest: a guest of configs/guests.toml; the machine's own if None.
         options: further fields of Scenario.
     Raises:
         UsageError: a name is not known; gives the nearest.
     """
     if machine not in machine_types():
-        raise unknown_name("machine", machine, machine_types())
-    transport = machine_types()[machine].transport
+        raise _unknown_machine(machine)
     chosen = guest or machine_types()[machine].guest
     if not chosen:
         raise UsageError(f"no guest here boots on {machine}: qap repro --cell shows it without one")
-    kind = _device_type(device, transport).name
+    kind = _device_type(device, machine_types()[machine]).name
     return Scenario.model_validate({"guest": chosen, "machine": machine, "device": kind, **options})
 
 
-def _device_type(device: str, transport: Transport) -> DeviceType:
-    """The device type that -device calls so on a machine with this transport."""
-    known = {
-        device_type.driver(transport): device_type
-        for device_type in reversed(device_types().values())
+def _device_type(device: str, machine: MachineType) -> DeviceType:
+    """The device type that -device calls so on this machine."""
+    known = {kind.driver(machine.transport): kind for kind in reversed(device_types().values())}
+    if device in known:
+        return known[device]
+    elsewhere = {
+        kind.driver(transport): kind
+        for kind in device_types().values()
+        for transport in (*kind.transports, *kind.fork_transports)
     }
-    if device not in known:
-        raise unknown_name("device", device, known)
-    return known[device]
+    if device in elsewhere:
+        kind = elsewhere[device]
+        has = machine.transport in (*kind.transports, *kind.fork_transports)
+        there = f"try {kind.driver(machine.transport)}" if has else f"{kind.name} has none for it"
+        raise UsageError(f"{machine.name} has {machine.transport}, so no {device}: {there}")
+    raise unknown_name("device", device, known)
+
+
+def _unknown_machine(name: str) -> UsageError:
+    """The error for a machine type that isn't in the catalogue; it may be a version of one."""
+    for known in machine_types().values():
+        before, brace, _ = known.versioned.partition("{}")
+        if brace and name.startswith(before):
+            return UsageError(
+                f"{name} is a version of {known.name}, of which repro boots the newest: "
+                f"--machine {known.name}; cells of the matrix have older ones (--cell)"
+            )
+    return unknown_name("machine", name, machine_types())
 
 
 def repro(scenario: Scenario, build: Build) -> Report:
@@ -59,7 +77,7 @@ def repro(scenario: Scenario, build: Build) -> Report:
     result = {
         "build": build.name,
         "scenario": scenario.model_dump(exclude={"name"}),
-        "expected": asdict(scenario.expected),
+        "expected": asdict(scenario.expected(is_base=build.is_base)),
         "seen": asdict(seen),
         "problems": wrong,
     }
@@ -72,9 +90,8 @@ def _print(scenario: Scenario, build: Build, seen: Observation, wrong: list[str]
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     stock = base.require(build.project)
-    grid.add_row(
-        "asked", escape(f"{scenario.title}, iommu_platform={_on(scenario.iommu_platform)}")
-    )
+    asked = f"{scenario.title}, iommu_platform=on" if scenario.iommu_platform else scenario.title
+    grid.add_row("asked", escape(asked))
     grid.add_row("build", escape(f"{build.name} of {stock.title}, profile {build.profile}"))
     outcome = str(seen.outcome or "went wrong")
     shown = bad(outcome) if wrong else good(outcome)
@@ -85,15 +102,13 @@ def _print(scenario: Scenario, build: Build, seen: Observation, wrong: list[str]
         grid.add_row("guest said" if number == 0 else "", escape(line))
     if seen.features:
         grid.add_row("negotiated", escape(", ".join(names(seen.features))))
-    expected = scenario.expected
+    expected = scenario.expected(is_base=build.is_base)
     grid.add_row("fence table", escape(f"{expected.why} → {expected.outcome}"))
+    if remedy := scenario.remedy(expected):
+        grid.add_row("remedy", escape(remedy))
     verdict = "; ".join(wrong) if wrong else "as the fence table says"
     grid.add_row("verdict", bad(verdict) if wrong else good(verdict))
     console.print(grid)
     console.rule("by hand", align="left")
     for line in seen.commands:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _on(value: bool) -> str:
-    return "on" if value else "off"

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qap.machine.device import device_option
+from qap.machine.guest import balloon
 from qap.machine.spec import Spec
+from qap.oracle.fence import Outcome
 from qap.scenario.scenario import Scenario
 from qap.scenario.scenario_spec import scenario_device
 from qap.vhost_user.programs import BackendProcess
 
 FOLDER = "/tmp/qap-repro"
+MONITOR = "# in the monitor (Ctrl-A C, and again to go back):"
 GUEST_CHECKS = {
     "files": "mount -t virtiofs share /mnt && ls -l /mnt && sha256sum /mnt/*",
     "disk": "dd if=/dev/vda bs=1M count=1 | sha256sum",
+    "balloon": "awk '/^MemTotal/' /proc/meminfo",
     "random": "dd if=/dev/hwrng bs=64 count=1 | hexdump -C",
 }
 
@@ -41,17 +45,26 @@ def commands(
         spec = dataclasses.replace(spec, boot=boot)
     lines.append(_wrapped([str(binary), *spec.argv(spec.bring()), "-serial", "mon:stdio"]))
     if scenario.plug != "cold":
-        lines.append("# in the monitor (Ctrl-A C, and again to go back):")
+        lines.append(MONITOR)
         if service is not None:
             socket = f"socket,id={service.socket.stem},path={service.socket}"
             lines.append(f"#   chardev-add {socket}")
         lines.append(f"#   device_add {device_option(scenario_device(scenario, service))}")
-    lines += [
-        "# in the guest:",
-        f"#   cat /sys/bus/virtio/devices/$(virtio-device {scenario.kind.device_id})/features",
-        f"#   {GUEST_CHECKS[scenario.kind.check]}",
-    ]
+    lines += _looks(scenario)
     return [line.replace(str(folder), FOLDER) for line in lines]
+
+
+def _looks(scenario: Scenario) -> list[str]:
+    """What to type to see what the guest makes of the device."""
+    wait = f"virtio-device {scenario.kind.device_id}"
+    unserved = scenario.expected().outcome is Outcome.UNSERVED
+    in_guest = wait if unserved else f"cat /sys/bus/virtio/devices/$({wait})/features"
+    lines = ["# in the guest:", f"#   {in_guest}"]
+    if scenario.kind.check == "balloon":
+        less = scenario.settings.memory - balloon.TAKEN // balloon.MIB
+        lines += [MONITOR, f"#   balloon {less}"]
+        lines += [] if unserved else ["# in the guest:"]
+    return lines if unserved else [*lines, f"#   {GUEST_CHECKS[scenario.kind.check]}"]
 
 
 def _wrapped(argv: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ class ScenarioRow:
             "name": self.scenario.name,
             "title": self.scenario.title,
             "scenario": self.scenario.model_dump(exclude={"name"}),
-            "expected": asdict(self.scenario.expected),
+            "expected": asdict(self.scenario.expected()),
             "fork": asdict(self.fork),
             "base": asdict(self.base),
             "problems": self.problems,
@@ -53,7 +53,7 @@ class ScenarioRow:
 
 def problems(scenario: Scenario, seen: Observation, build: str) -> list[str]:
     """Where an observation differs from the fence table; `build` starts each line."""
-    expected = scenario.expected
+    expected = scenario.expected(is_base=build == "base")
     if seen.outcome != expected.outcome:
         return [f"{build}: expected {expected.outcome} ({expected.why}), saw {_seen(seen)}"]
     if expected.outcome == Outcome.WORKS:

@@ -104,13 +104,25 @@ class Scenario(Model):
         """Whether the bus is behind an IOMMU once the machine is complete."""
         return self.viommu != "none" and not self.bypass
 
-    @property
-    def expected(self) -> fence.Expectation:
-        return fence.plug(
+    def expected(self, *, is_base: bool = False) -> fence.Expectation:
+        """The row of the fence table; a guest on the base is not a confidential one."""
+        plugged = fence.plug(
             requested=self.iommu_platform,
             translated=self.translated,
             backend_can=self.kind.can_translate,
         )
+        demands = self.confidential and not is_base
+        return fence.driven(plugged, declines=self.kind.declined, demands=demands)
+
+    def remedy(self, expected: fence.Expectation) -> str:
+        """What helps where the guest's driver fails; "" where it doesn't."""
+        if expected.outcome != fence.Outcome.UNSERVED:
+            return ""
+        if not self.kind.declined:
+            return "iommu_platform=on"
+        if self.confidential:
+            return f"none: a confidential guest can't use {self.kind.name}"
+        return "iommu_platform=off for this device"
 
     def repro(self, is_base: bool = False) -> str:
         """The `qap repro` command for it."""

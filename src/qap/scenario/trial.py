@@ -11,10 +11,11 @@ from pathlib import Path
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.machine.catalog import device_types
-from qap.machine.guest import io_checks
+from qap.machine.guest import balloon, io_checks
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
 from qap.machine.spec import Spec
+from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
 from qap.scenario import confidential, reproducer
 from qap.scenario.scenario import Scenario
@@ -28,8 +29,8 @@ class Observation:
     """What a trial saw.
 
     Attributes:
-        outcome: works, refused, or None where it was neither (see `error`).
-        error: what QEMU said when it refused, or what went wrong.
+        outcome: works, refused, not served, or None where it was none of them (see `error`).
+        error: what QEMU said of a device that is refused or not served, or what went wrong.
         features: the feature bits that the guest's driver negotiated.
         said: what was checked, in words.
         exit_status: QEMU's, where it ended by itself.
@@ -164,14 +165,31 @@ class Trial:
 
     def _prove(self, machine: Machine, host_data: io_checks.HostData) -> None:
         kind = self.scenario.kind
-        name = io_checks.find(machine.console, kind.device_id)
-        self.seen.features = io_checks.negotiated(machine.console, name)
-        self.seen.said += io_checks.CHECKS[kind.check](machine.console, host_data, name)
+        try:
+            name = io_checks.find(machine.console, kind.device_id)
+        except io_checks.DeviceGivenUp as given_up:
+            self._unserved(machine, str(given_up))
+        else:
+            self.seen.features = io_checks.negotiated(machine.console, name)
+            if kind.check == "balloon":
+                self.seen.said += balloon.inflate(machine)
+            else:
+                self.seen.said += io_checks.CHECKS[kind.check](machine.console, host_data, name)
+            self.seen.outcome = Outcome.WORKS
         if self.scenario.confidential and self.build.is_base:
             self.seen.said.append(confidential.UNPROTECTED)
         elif self.scenario.confidential:
             self.seen.said += confidential.prove(machine, self.scenario.settings.qemu)
-        self.seen.outcome = Outcome.WORKS
+
+    def _unserved(self, machine: Machine, said: str) -> None:
+        """The driver gave the device up: what the guest, its user and QEMU say."""
+        self.seen.outcome = Outcome.UNSERVED
+        self.seen.said.append(f"kernel: {said}")
+        if self.scenario.kind.check == "balloon":
+            self.seen.said.append(balloon.ask(machine))
+        bit = FeatureBit.ACCESS_PLATFORM.name
+        told = machine.process.tail().splitlines()
+        self.seen.error = "\n".join(line for line in told if bit in line)
 
     def _unharmed(self, machine: Machine, host_data: io_checks.HostData) -> None:
         """Check after a refusal that the VM runs and that the slot takes an in-QEMU device."""

@@ -150,6 +150,35 @@ def test_fence_by_interface(
     assert (expectation.outcome, expectation.offered, expectation.translating) == expected
 
 
+REFUSED_AT_PLUG = plug(requested=True, translated=True, backend_can=False)
+
+
+@pytest.mark.parametrize(
+    ("plugged", "declines", "demands", "outcome"),
+    [
+        (FLAT, False, False, Outcome.WORKS),
+        (FLAT, True, False, Outcome.UNSERVED),
+        (FLAT, False, True, Outcome.WORKS),
+        (FLAT, True, True, Outcome.UNSERVED),
+        (BEHIND, True, False, Outcome.UNSERVED),
+        (NOT_ASKED, False, False, Outcome.WORKS),
+        (NOT_ASKED, True, False, Outcome.WORKS),
+        (NOT_ASKED, False, True, Outcome.UNSERVED),
+        (NOT_ASKED, True, True, Outcome.UNSERVED),
+        (REFUSED_AT_PLUG, True, True, Outcome.REFUSED),
+    ],
+)
+def test_guest_drives_a_device_if_both_agree_on_the_bit(
+    plugged: Expectation, declines: bool, demands: bool, outcome: Outcome
+) -> None:
+    """6.1: a device may fail a driver without the bit, and a driver a device without it."""
+    expected = oracle.driven(plugged, declines=declines, demands=demands)
+    assert expected.outcome == outcome
+    assert expected.offered == plugged.offered
+    assert not (outcome == Outcome.UNSERVED and expected.translating)
+    assert (expected == plugged) == (outcome == plugged.outcome)
+
+
 @pytest.mark.parametrize(("plugged", "conduct", "expected"), SERVICE)
 def test_service(
     plugged: Expectation, conduct: Conduct, expected: tuple[bool | None, bool | None, bool]

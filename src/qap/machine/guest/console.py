@@ -35,6 +35,19 @@ class CommandOutput:
     output: str
     status: int
 
+    def checked(self, script: str) -> str:
+        """The output of a script that must succeed, without trailing white space.
+
+        Raises:
+            GuestCommandError: it ended with a non-zero status.
+        """
+        if self.status:
+            raise GuestCommandError(
+                f"in the guest, “{script.strip()}” ended with status {self.status}: "
+                f"{self.output.strip()}"
+            )
+        return self.output.strip()
+
 
 class Console:
     """A guest's console, connected to the /init of qap.machine.guest.initramfs.
@@ -120,13 +133,7 @@ class Console:
         Raises:
             GuestCommandError: it ended with a non-zero status.
         """
-        done = self.run(script, timeout)
-        if done.status:
-            raise GuestCommandError(
-                f"in the guest, “{script.strip()}” ended with status {done.status}: "
-                f"{done.output.strip()}"
-            )
-        return done.output.strip()
+        return self.run(script, timeout).checked(script)
 
     def close(self) -> None:
         self._sock.close()

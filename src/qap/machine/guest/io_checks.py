@@ -14,8 +14,16 @@ DISK_MIB = 16
 GUEST_OFFSET_MIB = 8
 
 
+# What virtio-device.sh ends with if a driver gave its device up.
+GIVEN_UP = 3
+
+
 class DataMismatch(QapError):
     """Host and guest disagree about the data."""
+
+
+class DeviceGivenUp(QapError):
+    """The guest's driver gave a device up over ACCESS_PLATFORM; str() is what its kernel says."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +153,14 @@ def find(console: Console, device_id: int, timeout: float = 30.0) -> str:
 
     Returns:
         Its name under /sys/bus/virtio/devices.
+    Raises:
+        DeviceGivenUp: its driver won't drive it.
     """
-    return console.check(f"virtio-device {device_id}", timeout)
+    script = f"virtio-device {device_id}"
+    done = console.run(script, timeout)
+    if done.status == GIVEN_UP:
+        raise DeviceGivenUp(done.output.strip())
+    return done.checked(script)
 
 
 def wait_gone(console: Console, device_id: int, timeout: float = 30.0) -> None:
