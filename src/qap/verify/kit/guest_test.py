@@ -6,7 +6,7 @@ from qap.fork.build import Build
 from qap.machine import catalog
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
-from qap.scenario.trial import Trial
+from qap.scenario.trial import Observation, Trial
 
 
 class GuestTest(Test):
@@ -17,8 +17,8 @@ class GuestTest(Test):
 
     timeout = 180
 
-    def check(self, **fields: object) -> None:
-        """Run a scenario and compare the result with the oracle.
+    def check(self, **fields: object) -> Observation:
+        """Run a scenario and compare the result with the oracle; returns what was seen.
 
         A failure has what was expected, what was seen, the last lines of QEMU and guest, and
         the command to run it again.
@@ -35,3 +35,4 @@ class GuestTest(Test):
         wrong = problems(scenario, seen, build.name)
         if wrong:
             self.fail("\n".join([*wrong, seen.error, f"again: {scenario.repro(build.is_base)}"]))
+        return seen
