@@ -24,6 +24,7 @@ FREE = Windows(
     Window(0xD000_0000, 0xD010_0000), Window(0xD010_0000, 0xD020_0000), Window(0xF000, 0xF100)
 )
 REFUSED_S = 0.2
+TOLD_S = 20.0
 TIMES = 3
 
 
@@ -57,5 +58,8 @@ class AmdEventLog(GuestTest):
                 with suppress(TimeoutError):
                     Rng(driver).read(16, timeout=REFUSED_S)
             fault = rf"{PLACE}.*IO_PAGE_FAULT .*address=0x400[0-9a-f]{{5}} flags=0x0000\]"
-            machine.console.check(f"await \"dmesg | grep -qE '{fault}'\"")
+            try:
+                machine.console.check(f"await \"dmesg | grep -qE '{fault}'\"", TOLD_S)
+            except TimeoutError as untold:
+                self.fail(str(untold))
             self.log.info(machine.console.check(logged))

@@ -56,7 +56,10 @@ class NestedBridges(GuestTest):
                 boot=Boot(guest, (*kind.modules, *iommu.modules), iommu.append),
             )
             with Machine(Build.under_test().path("qemu-system-x86_64"), spec) as machine:
-                machine.boot()
+                try:
+                    machine.boot()
+                except TimeoutError as hangs:
+                    self.fail(f"{hangs}\n{machine.process.tail()}")
                 name = io_checks.find(machine.console, kind.device_id)
                 self.log.info(io_checks.disk(machine.console, host_data, name))
                 remapped = "grep -m 1 'virtio.*-req' /proc/interrupts | grep -E 'IR-|AMD-Vi'"
