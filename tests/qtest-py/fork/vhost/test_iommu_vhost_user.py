@@ -183,8 +183,7 @@ def test_back_end_reaches_only_what_is_mapped(behind: Callable[..., Behind], kin
     here.iommu.unmap(here.function.bdf, DATA_IOVA, buffer.size)
     assert not here.reaches(queue, buffer)
     faulting = {(fault.bdf, fault.address) for fault in here.iommu.faults()}
-    # QEMU's amd-iommu never logs an event.
-    assert faulting == (set() if kind == "amd-iommu" else {(here.function.bdf, DATA_IOVA)})
+    assert faulting == {(here.function.bdf, DATA_IOVA)}
 
 
 def test_back_end_forgets_what_amd_iommu_unmaps(behind: Callable[..., Behind]) -> None:
