@@ -32,7 +32,7 @@ class NestedBridges(GuestTest):
     :avocado: tags=arch:x86_64,machine:q35,device:virtio-blk-pci,viommu
     """
 
-    def drive(self, viommu: str, between: Sequence[Device]) -> None:
+    def drive(self, viommu: str, between: Sequence[Device], **properties: str) -> None:
         """Boot with a disk behind the last of these bridges, read it and write it."""
         guest, kind, iommu = (
             catalog.guest("x86_64"),
@@ -49,7 +49,7 @@ class NestedBridges(GuestTest):
                 cpu=guest.cpu,
                 blockdevs=[f"driver=file,node-name=disk0,filename={host_data.image}"],
                 devices=[
-                    {**(iommu.device or {}), "intremap": "on"},
+                    {**(iommu.device or {}), "intremap": "on", **properties},
                     *between,
                     {**blk, **place, "iommu_platform": True},
                 ],
@@ -70,6 +70,10 @@ class NestedBridges(GuestTest):
 
     def test_intel_one_bridge(self) -> None:
         self.drive("intel-iommu", [PORT, TO_PCI])
+
+    def test_intel_x2apic(self) -> None:
+        """Entries of the table name CPUs by 32 bits."""
+        self.drive("intel-iommu", [PORT, TO_PCI, NESTED], eim="on")
 
     def test_amd(self) -> None:
         self.drive("amd-iommu", [PORT, TO_PCI, NESTED])
