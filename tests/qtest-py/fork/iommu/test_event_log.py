@@ -82,10 +82,10 @@ class EventLog:
         self.set(amd.EVENT_LOG_HEAD, tail)
         return seen
 
-    def interrupt(self) -> None:
-        """Let its interrupt be a word in memory."""
+    def interrupt(self, address: int = MESSAGE) -> None:
+        """Let its interrupt be a word in memory, or elsewhere."""
         at = self.function.capability(CAPABILITY_MSI).offset
-        self.function.config_write(at + MSI_ADDRESS, 4, MESSAGE)
+        self.function.config_write(at + MSI_ADDRESS, 4, address)
         self.function.config_write(at + MSI_DATA, 2, WORD)
         self.function.config_write(at + MSI_CONTROL, 2, MSI_ENABLE)
 
@@ -176,6 +176,15 @@ def test_events_interrupt_only_if_asked_to(machine: Machine) -> None:
     assert log.interrupted() and log.status & OVERFLOW
     log.offend()
     assert not log.interrupted()
+
+
+def test_interrupt_does_not_have_it_go_on(machine: Machine) -> None:
+    """The message is a write to its own register, which would have it find the same command."""
+    log = EventLog(machine)
+    log.interrupt(BASE + amd.COMMAND_BUFFER_TAIL)
+    log.set(amd.CONTROL, ENABLE | ASKED)
+    wanted = log.offend(2)
+    assert log.events() == wanted
 
 
 def test_disabled_log_takes_nothing(machine: Machine) -> None:
