@@ -109,8 +109,7 @@ class Session:
         (self.acked.features,) = words
         self.vrings.unload()
         self.memory.iotlb.clear()
-        if not self.acked.has(FeatureBit.VHOST_USER_PROTOCOL_FEATURES):
-            self.vrings.enable()
+        self.vrings.features_acked()
 
     def _set_protocol_features(self, _: Message, words: Words) -> None:
         (self.acked.protocol_features,) = words

@@ -242,10 +242,15 @@ class Bench:
 
     def driver(self, kind: type[D], *bits: int, base: int | None = None) -> D:
         """A driver with a queue that is set up and enabled."""
+        driver = self.connected(kind, *bits, base=base)
+        driver.enable()
+        return driver
+
+    def connected(self, kind: type[D], *bits: int, base: int | None = None) -> D:
+        """A driver with a queue that is set up and not enabled."""
         driver = kind(self.backend, self.front, self.memory, features(*bits), base=base)
         self.owned.callback(driver.close)
         driver.connect()
-        driver.enable()
         return driver
 
 

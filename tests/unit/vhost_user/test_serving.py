@@ -183,6 +183,17 @@ def test_disabled_ring_waits_until_it_is_enabled(bench: Bench) -> None:
     assert driver.used_idx == 1
 
 
+def test_ring_that_is_named_before_the_features_are_acknowledged_is_disabled(bench: Bench) -> None:
+    bench.front.tell(R.SET_VRING_NUM, struct.pack("=II", 0, 4))
+    driver = bench.connected(Split)
+    driver.add(WRITABLE)
+    driver.notify()
+    assert bench.backend.touched == []
+    driver.enable()
+    driver.sync()
+    assert driver.used_idx == 1
+
+
 def test_ring_is_enabled_where_nobody_negotiated_protocol_features(bench: Bench) -> None:
     driver = Split(bench.backend, bench.front, bench.memory, mask([FeatureBit.VERSION_1]))
     bench.owned.callback(driver.close)

@@ -40,6 +40,7 @@ class VringTable:
         self._acked = acked
         self._watch = watch
         self._vrings: dict[int, Vring] = {}
+        self._enabled = False
 
     def __iter__(self) -> Iterator[Vring]:
         return iter(list(self._vrings.values()))
@@ -48,8 +49,7 @@ class VringTable:
         """The ring of a queue; a new one in its initial state at first."""
         vring = self._vrings.get(index)
         if vring is None:
-            enabled = not self._acked.has(FeatureBit.VHOST_USER_PROTOCOL_FEATURES)
-            vring = self._vrings[index] = Vring(index, enabled=enabled)
+            vring = self._vrings[index] = Vring(index, enabled=self._enabled)
         return vring
 
     def unload(self) -> None:
@@ -57,10 +57,15 @@ class VringTable:
         for vring in self._vrings.values():
             vring.unload()
 
-    def enable(self) -> None:
-        """Enable every ring, as SET_FEATURES without protocol features does."""
-        for vring in self._vrings.values():
-            vring.enabled = True
+    def features_acked(self) -> None:
+        """Call this after SET_FEATURES: without protocol features every ring is enabled.
+
+        With them it waits for SET_VRING_ENABLE, even if QEMU has named it before.
+        """
+        self._enabled = not self._acked.has(FeatureBit.VHOST_USER_PROTOCOL_FEATURES)
+        if self._enabled:
+            for vring in self._vrings.values():
+                vring.enabled = True
 
     def reset(self) -> None:
         """Stop and disable every ring."""
@@ -74,6 +79,7 @@ class VringTable:
             self._stop(vring)
             vring.close()
         self._vrings.clear()
+        self._enabled = False
 
     def _stop(self, vring: Vring) -> None:
         self._watch.unwatch(vring)
