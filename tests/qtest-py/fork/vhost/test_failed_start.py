@@ -1,6 +1,6 @@
 """A device that fails to start: what its back-end is left with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import mask
 from qap.oracle.status import Status
-from qap.verify.kit.checks import assert_lives
+from qap.verify.kit.checks import assert_lives, assert_served, driven
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import Misbehaviour, Nack
@@ -34,8 +34,6 @@ NET_MQ, NET_CTRL_VQ = 22, 17
 QUEUES = 8
 # Where the last queue is QEMU's own: how many the back-end has.
 SHARED = {"vhost-user-net": 2 * PAIRS, "vhost-user-crypto": 1, "vhost-user-vsock": 2}
-# cryptodev-vhost-user never enables a ring.
-ENABLED = [kind for kind in vhost_user_types() if kind != "vhost-user-crypto"]
 
 
 @dataclass
@@ -123,7 +121,46 @@ def test_unmapped_ring_leaves_nothing(bed: Callable[..., Bed], kind: str, unmapp
     assert_lives(here.machine)
 
 
-@pytest.mark.parametrize("kind", ENABLED)
+def enables_what_it_serves(
+    here: Bed, unused: Collection[int] = (), stay: Collection[int] = ()
+) -> None:
+    """Protocol features are negotiated, so rings are disabled at first, and after a stop again.
+
+    Args:
+        unused: queues that are started and not enabled.
+        stay: queues that stay enabled when they are stopped.
+    """
+    driver = here.begin()
+    here.settle()
+    left = standing(here.backend.received)
+    started = {queue for queue, ring in left.items() if "kick" in ring}
+    assert {queue for queue, ring in left.items() if "enabled" in ring} == started - {*unused}
+    assert started
+    driver.transport.reset()
+    here.settle()
+    assert standing(here.backend.received) == {queue: {"enabled"} for queue in stay}
+
+
+def test_crypto_rings_are_enabled_while_they_are_served(bed: Callable[..., Bed]) -> None:
+    enables_what_it_serves(bed("vhost-user-crypto", "none"))
+
+
+@pytest.mark.parametrize("kind", sorted({*vhost_user_types()} - {"vhost-user-crypto"}))
+def test_rings_are_enabled_while_they_are_served(bed: Callable[..., Bed], kind: str) -> None:
+    """A network device has one queue pair until its driver asks for more, and it stays enabled."""
+    first, second = ((0, 1), (2, 3)) if kind == "vhost-user-net" else ((), ())
+    enables_what_it_serves(bed(kind, "none"), unused=second, stay=first)
+
+
+def test_crypto_back_end_serves_once_its_rings_are_enabled(lab: Lab) -> None:
+    behind = lab.backend("vhost-user-crypto")
+    device, words = vhost_user_types()["vhost-user-crypto"].pci(behind.path.stem)
+    machine = lab.machine({**device, "bus": "port0"}, extra=words, qtest=True)
+    driver, queue = driven(machine)
+    assert_served(driver, queue)
+
+
+@pytest.mark.parametrize("kind", vhost_user_types())
 def test_ring_that_is_not_enabled_leaves_nothing(bed: Callable[..., Bed], kind: str) -> None:
     """The back-end fails at SET_VRING_ENABLE: no queue is left running or enabled."""
     here = bed(kind, "none", Nack(R.SET_VRING_ENABLE))
