@@ -16,12 +16,16 @@ from qap.vhost_user.backend import Backend
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 
 WAIT_S = 20.0
+# For what never ends on stock QEMU.
+ANSWER_S = 5.0
 CHARDEV = "vhost"
 RECONNECT_MS = 100
 EVERY_KIND = tuple(vhost_user_types())
 HOT_KINDS = tuple(kind for kind, row in vhost_user_types().items() if not row.hotplug)
-# Storage devices and netdevs wait for a back-end when they are hot-plugged.
-WAITING = ("vhost-user-blk", "vhost-user-scsi", "vhost-user-net")
+# On stock QEMU these wait for a back-end when they are hot-plugged; a netdev may, in a coroutine.
+STORAGE = ("vhost-user-blk", "vhost-user-scsi")
+WAITING = (*STORAGE, "vhost-user-net")
+NOBODY_COMES = (f"reconnect-ms={RECONNECT_MS}", "server=on,wait=off")
 
 # These are plugged on stock QEMU, too, though not all of them know their back-end by then.
 AT_EASE = (*WAITING, "vhost-user-crypto")
@@ -94,11 +98,53 @@ def is_connected(machine: Machine) -> bool:
     return not name.startswith("disconnected:")
 
 
+def wait_connected(machine: Machine, *, connected: bool = True) -> None:
+    """Wait until QEMU shows the chardev as connected, or as disconnected."""
+    poll_until(
+        lambda: is_connected(machine) is connected or None,
+        WAIT_S,
+        lambda: f"QEMU to {'connect' if connected else 'disconnect'} the chardev",
+    )
+
+
+def assert_refused_at_once(lab: Lab, kind: str, chardev: str) -> None:
+    """Plug it while nobody is there, and again when somebody has come."""
+    path = lab.folder / "later.sock"
+    machine = lab.machine(
+        extra=["-chardev", f"socket,id={CHARDEV},path={path},{chardev}"], qtest=True
+    )
+    machine.qmp.timeout = ANSWER_S
+    with pytest.raises(QmpRefused, match="chardev 'vhost' is not connected to a vhost-user"):
+        plug(machine, kind)
+    machine.qmp.execute("query-status")
+    if "server" in chardev:
+        return
+    behind = lab.backend(kind)
+    behind.path.rename(path)
+    wait_connected(machine)
+    plug(machine, kind)
+    assert behind.received
+
+
+def assert_connects_to_the_next(lab: Lab, kind: str) -> None:
+    """Plug it after the chardev, which does not connect again by itself, has lost its peer."""
+    behind = lab.backend(kind)
+    lab.backends.clear()
+    chardev = ["-chardev", f"socket,id={CHARDEV},path={behind.path}"]
+    machine = lab.machine(extra=chardev, qtest=True)
+    wait_connected(machine)
+    behind.hang_up()
+    wait_connected(machine, connected=False)
+    plug(machine, kind)
+    assert behind.received
+    assert machine.alive
+
+
 @pytest.mark.parametrize("kind", HOT_KINDS)
 def test_hot_plugged_device_takes_a_connection(lab: Lab, kind: str) -> None:
     behind, chardev = unconnected(lab, kind)
     machine = lab.machine(extra=chardev, qtest=True)
-    poll_until(lambda: is_connected(machine) or None, WAIT_S, lambda: "QEMU to connect the chardev")
+    wait_connected(machine)
     plug(machine, kind)
     assert behind.received
     assert machine.alive
@@ -107,12 +153,30 @@ def test_hot_plugged_device_takes_a_connection(lab: Lab, kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in HOT_KINDS if kind not in WAITING])
 def test_hot_plugged_device_without_a_connection_is_refused(lab: Lab, kind: str) -> None:
     """The VM must not wait for it."""
-    path = lab.folder / "nobody.sock"
-    chardev = f"socket,id={CHARDEV},path={path},reconnect-ms={RECONNECT_MS}"
-    machine = lab.machine(extra=["-chardev", chardev])
-    with pytest.raises(QmpRefused, match="chardev 'vhost' is not connected to a vhost-user"):
-        plug(machine, kind)
-    assert machine.alive
+    assert_refused_at_once(lab, kind, f"reconnect-ms={RECONNECT_MS}")
+
+
+@pytest.mark.parametrize("kind", STORAGE)
+@pytest.mark.parametrize("chardev", NOBODY_COMES)
+def test_hot_plugged_device_is_refused_at_once(lab: Lab, kind: str, chardev: str) -> None:
+    """The same for those that waited, and for a chardev that listens."""
+    assert_refused_at_once(lab, kind, chardev)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HOT_KINDS if kind not in WAITING])
+def test_hot_plugged_device_does_not_wait_for_a_client(lab: Lab, kind: str) -> None:
+    assert_refused_at_once(lab, kind, "server=on,wait=off")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in HOT_KINDS if kind not in WAITING])
+def test_hot_plugged_device_connects_to_the_next_back_end(lab: Lab, kind: str) -> None:
+    assert_connects_to_the_next(lab, kind)
+
+
+@pytest.mark.parametrize("kind", WAITING)
+def test_waiting_device_connects_to_the_next_back_end(lab: Lab, kind: str) -> None:
+    """These did so before."""
+    assert_connects_to_the_next(lab, kind)
 
 
 def test_crypto_device_knows_its_back_end(lab: Lab) -> None:
@@ -130,11 +194,9 @@ def test_crypto_device_whose_back_end_is_gone_is_refused(lab: Lab) -> None:
     behind, chardev = unconnected(lab, "vhost-user-crypto")
     _, words = device_of("vhost-user-crypto")
     machine = lab.machine(extra=[*chardev, *words], qtest=True)
-    poll_until(lambda: is_connected(machine) or None, WAIT_S, lambda: "QEMU to connect")
+    wait_connected(machine)
     behind.close()
-    poll_until(
-        lambda: not is_connected(machine) or None, WAIT_S, lambda: "QEMU to see it disconnect"
-    )
+    wait_connected(machine, connected=False)
     device, _ = device_of("vhost-user-crypto")
     assert "is gone" in machine.refusal({**device, "bus": "port0"})
     assert machine.alive
