@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
@@ -15,6 +16,7 @@ from qap.virtio.queue import Buffer, Queue
 BUFFER = 16
 UNPLUG_S = 10.0
 RESET_S = 10.0
+CHARDEV_S = 20.0
 # 3.1.1, steps 2 to 5: what a driver writes to the status, one after the other.
 UP_TO_FEATURES_OK = (
     Status.ACKNOWLEDGE,
@@ -73,6 +75,18 @@ def unplug_at_reset(machine: Machine) -> None:
     machine.qmp.execute("device_del", id="dut")
     machine.qmp.execute("system_reset")
     machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "dut", UNPLUG_S)
+
+
+def wait_chardev(machine: Machine, name: str, *, connected: bool) -> None:
+    """Wait until QEMU shows a chardev of a socket as connected, or as disconnected."""
+
+    def looks_so() -> bool:
+        listed = machine.qmp.execute("query-chardev")
+        (shown,) = [entry["filename"] for entry in listed if entry["label"] == name]
+        return shown.startswith("disconnected:") is not connected
+
+    end = "connect" if connected else "disconnect"
+    poll_until(lambda: looks_so() or None, CHARDEV_S, lambda: f"QEMU to {end} chardev {name}")
 
 
 def assert_served(driver: Driver, queue: Queue) -> None:

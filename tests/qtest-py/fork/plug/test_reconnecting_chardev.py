@@ -2,7 +2,6 @@
 
 import pytest
 
-from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
 from qap.machine.catalog import vhost_user_types
 from qap.machine.device import Device
@@ -11,11 +10,11 @@ from qap.machine.qmp import QmpRefused
 from qap.matrix.chardev import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.fence import REFUSAL_PHRASE
+from qap.verify.kit.checks import wait_chardev
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 
-WAIT_S = 20.0
 # For what never ends on stock QEMU.
 ANSWER_S = 5.0
 CHARDEV = "vhost"
@@ -91,22 +90,6 @@ def plug(machine: Machine, kind: str) -> None:
     machine.plug({**device, "bus": "port0"})
 
 
-def is_connected(machine: Machine) -> bool:
-    """Whether QEMU shows the chardev as connected."""
-    listed = machine.qmp.execute("query-chardev")
-    (name,) = [entry["filename"] for entry in listed if entry["label"] == CHARDEV]
-    return not name.startswith("disconnected:")
-
-
-def wait_connected(machine: Machine, *, connected: bool = True) -> None:
-    """Wait until QEMU shows the chardev as connected, or as disconnected."""
-    poll_until(
-        lambda: is_connected(machine) is connected or None,
-        WAIT_S,
-        lambda: f"QEMU to {'connect' if connected else 'disconnect'} the chardev",
-    )
-
-
 def assert_refused_at_once(lab: Lab, kind: str, chardev: str) -> None:
     """Plug it while nobody is there, and again when somebody has come."""
     path = lab.folder / "later.sock"
@@ -121,7 +104,7 @@ def assert_refused_at_once(lab: Lab, kind: str, chardev: str) -> None:
         return
     behind = lab.backend(kind)
     behind.path.rename(path)
-    wait_connected(machine)
+    wait_chardev(machine, CHARDEV, connected=True)
     plug(machine, kind)
     assert behind.received
 
@@ -132,9 +115,9 @@ def assert_connects_to_the_next(lab: Lab, kind: str) -> None:
     lab.backends.clear()
     chardev = ["-chardev", f"socket,id={CHARDEV},path={behind.path}"]
     machine = lab.machine(extra=chardev, qtest=True)
-    wait_connected(machine)
+    wait_chardev(machine, CHARDEV, connected=True)
     behind.hang_up()
-    wait_connected(machine, connected=False)
+    wait_chardev(machine, CHARDEV, connected=False)
     plug(machine, kind)
     assert behind.received
     assert machine.alive
@@ -144,7 +127,7 @@ def assert_connects_to_the_next(lab: Lab, kind: str) -> None:
 def test_hot_plugged_device_takes_a_connection(lab: Lab, kind: str) -> None:
     behind, chardev = unconnected(lab, kind)
     machine = lab.machine(extra=chardev, qtest=True)
-    wait_connected(machine)
+    wait_chardev(machine, CHARDEV, connected=True)
     plug(machine, kind)
     assert behind.received
     assert machine.alive
@@ -194,9 +177,9 @@ def test_crypto_device_whose_back_end_is_gone_is_refused(lab: Lab) -> None:
     behind, chardev = unconnected(lab, "vhost-user-crypto")
     _, words = device_of("vhost-user-crypto")
     machine = lab.machine(extra=[*chardev, *words], qtest=True)
-    wait_connected(machine)
+    wait_chardev(machine, CHARDEV, connected=True)
     behind.close()
-    wait_connected(machine, connected=False)
+    wait_chardev(machine, CHARDEV, connected=False)
     device, _ = device_of("vhost-user-crypto")
     assert "is gone" in machine.refusal({**device, "bus": "port0"})
     assert machine.alive

@@ -9,7 +9,13 @@ from qap.machine.qmp import QmpRefused
 from qap.matrix.chardev import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
-from qap.verify.kit.checks import assert_lives, assert_served, driven, negotiated
+from qap.verify.kit.checks import (
+    assert_lives,
+    assert_served,
+    driven,
+    negotiated,
+    wait_chardev,
+)
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
@@ -40,11 +46,7 @@ def reconnecting(
     socket = {"addr": address, "server": False, "reconnect-ms": 10}
     name = behind.path.stem
     machine.qmp.execute("chardev-add", id=name, backend={"type": "socket", "data": socket})
-    poll_until(
-        lambda: connected(machine, name) or None,
-        WAIT_S,
-        lambda: f"QEMU to take the connection of chardev {name}",
-    )
+    wait_chardev(machine, name, connected=True)
     device_type = vhost_user_types()[kind]
     device, _ = device_type.pci(name)
     if device_type.vhost_user and (between := device_type.vhost_user.between):
@@ -54,13 +56,6 @@ def reconnecting(
     platform = viommu != "none" if requested is None else requested
     machine.plug({**device, "bus": "port0", "iommu_platform": platform})
     return machine
-
-
-def connected(machine: Machine, chardev: str) -> bool:
-    """Whether QEMU shows the chardev as connected; its socket connects a little earlier."""
-    listed = machine.qmp.execute("query-chardev")
-    (name,) = [entry["filename"] for entry in listed if entry["label"] == chardev]
-    return not name.startswith("disconnected:")
 
 
 def wait_connections(machine: Machine, behind: Backend, times: int) -> None:

@@ -15,7 +15,7 @@ from qap.machine import qmp
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
-from qap.verify.kit.checks import assert_served
+from qap.verify.kit.checks import assert_served, wait_chardev
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.misbehave import HangUp
@@ -173,4 +173,52 @@ def test_netdev_that_waits_for_its_back_end_is_not_used(lab: Lab) -> None:
         assert b"netdev 'net0' is not connected to its backend yet" in said
         behind.misbehaviour = []
         added.result(WAIT_S)
+    assert_network_is_served(machine)
+
+
+@pytest.mark.parametrize("how", ["qmp", "hmp"])
+def test_chardev_stays_where_netdev_add_fails(lab: Lab, how: str) -> None:
+    """Its back-end is gone, and the chardev does not connect again by itself."""
+    behind = lab.backend(KIND)
+    machine = lab.machine(qtest=True)
+    path = behind.path.rename(lab.folder / "elsewhere.sock")
+    behind.hang_up()
+    wait_chardev(machine, behind.path.stem, connected=False)
+    if how == "hmp":
+        assert "Error: " in hmp_netdev_add(machine, behind.path.stem)
+    else:
+        with pytest.raises(QmpRefused):
+            add(machine, behind)
+    path.rename(behind.path)
+    add(machine, behind)
+    assert_network_is_served(machine)
+
+
+def hmp_netdev_add(machine: Machine, chardev: str) -> str:
+    """What HMP's netdev_add says."""
+    line = f"netdev_add vhost-user,id=net0,chardev={chardev}"
+    said: str = machine.qmp.execute("human-monitor-command", **{"command-line": line})
+    return said
+
+
+@pytest.mark.parametrize("chardev", ["reconnect-ms=50", "server=on,wait=off"])
+def test_hmp_does_not_wait_for_a_back_end(lab: Lab, chardev: str) -> None:
+    """It has no coroutine. When somebody is there it adds the netdev."""
+    path = lab.folder / "net.sock"
+    machine = lab.machine(extra=["-chardev", f"socket,id=net,path={path},{chardev}"], qtest=True)
+    assert "chardev 'net' is not connected" in hmp_netdev_add(machine, "net")
+    if "server" in chardev:
+        return
+    behind = lab.backend(KIND)
+    behind.path.rename(path)
+    assert hmp_netdev_add(machine, "net") == ""
+    assert_network_is_served(machine)
+
+
+def test_hmp_does_not_wait_for_a_back_end_that_leaves(lab: Lab) -> None:
+    behind = lab.backend(KIND, HangUp(at=3))
+    machine = lab.machine(qtest=True)
+    assert "leaves whenever it is started" in hmp_netdev_add(machine, behind.path.stem)
+    behind.misbehaviour = []
+    assert hmp_netdev_add(machine, behind.path.stem) == ""
     assert_network_is_served(machine)
