@@ -107,9 +107,7 @@ def test_lesser_back_end_is_not_started(lab: Lab, kind: str, lost: FeatureBit) -
     assert_waits_for_its_like(lab, kind, lost)
 
 
-@pytest.mark.parametrize(
-    "lost", [FeatureBit.INDIRECT_DESC, FeatureBit.EVENT_IDX, FeatureBit.RING_RESET]
-)
+@pytest.mark.parametrize("lost", [FeatureBit.INDIRECT_DESC, FeatureBit.EVENT_IDX])
 @pytest.mark.parametrize("kind", [*RECONNECTING, "vhost-user-crypto"])
 def test_back_end_that_lost_a_ring_feature_is_not_started(
     lab: Lab, kind: str, lost: FeatureBit

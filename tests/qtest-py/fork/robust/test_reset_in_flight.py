@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from qap.host.wait import poll_until
+from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
-from qap.verify.kit.checks import driven
+from qap.verify.kit.checks import assert_served, driven
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.blk import SECTOR, UNANSWERED, BlkRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.ninep import HEADER, ROOT, NineP, NinepMessage
-from qap.virtio.pci_modern import PciModern
 from qap.virtio.queue import Buffer
 from qap.virtio.serial import FEATURE_MULTIPORT, Serial
 from qap.virtio.transport import QueueAddresses, Transport
@@ -252,17 +252,30 @@ def test_file_request_is_over_when_its_queue_is_reset(
     assert memory.read(answer, 2048) == b"\x55" * 2048
 
 
-def test_vhost_queue_is_not_reset_under_its_back_end(lab: Lab) -> None:
-    """2.6.1: only virtio-net can tell its back-end; other devices break, and stop at a reset."""
-    backend = lab.backend("vhost-user-blk", access_platform=True)
-    machine = lab.machine(qtest=True)
-    machine.plug(lab.device("vhost-user-blk", backend, disable_legacy="on"))
+def assert_breaks(lab: Lab, kind: str) -> None:
+    """Reset a queue that a back-end serves, and then the device."""
+    backend = lab.backend(kind)
+    device, words = vhost_user_types()[kind].pci(backend.path.stem)
+    machine = lab.machine({**device, "bus": "pcie.0"}, extra=words, qtest=True)
     driver, _ = driven(machine)
     backend.wait_for(FrontendRequest.SET_VRING_KICK, 5)
     transport = driver.transport
-    assert isinstance(transport, PciModern)
     transport.queue_reset(0)
     assert Status.DEVICE_NEEDS_RESET in transport.status
     transport.reset()
     backend.wait_for(FrontendRequest.GET_VRING_BASE, 5)
-    assert machine.alive
+    driver.negotiate()
+    queue = driver.queue(0)
+    driver.start()
+    assert_served(driver, queue)
+
+
+@pytest.mark.parametrize("kind", sorted({*vhost_user_types()} - {"vhost-user-net"}))
+def test_vhost_queue_is_not_reset_under_its_back_end(lab: Lab, kind: str) -> None:
+    """2.6.1: nothing can tell the back-end; the device breaks, and stops at a reset."""
+    assert_breaks(lab, kind)
+
+
+def test_network_queue_is_not_reset_under_its_back_end(lab: Lab) -> None:
+    """virtio-net can tell only the kernel."""
+    assert_breaks(lab, "vhost-user-net")

@@ -1,21 +1,18 @@
 """vhost-scsi, whose kernel is a shared library here."""
 
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.status import Status
+from qap.verify.kit.fake_vhost import VHOST_FD, fake_vhost
 from qap.verify.kit.lab import Lab
 from qap.virtio.driver import Driver
 from qap.virtio.split import split_areas
 from qap.virtio.transports import TRANSPORTS
 
-SOURCE = Path(__file__).with_name("fake_vhost.c")
-VHOST_FD = 9
 WWPN = "naa.5001405324af0985"
 QUEUES = 3
 # A ring of this size does not fit a bounce buffer, which QEMU takes where there is no memory.
@@ -26,13 +23,9 @@ NO_MEMORY = 0x7000_0000
 @pytest.fixture
 def machine(lab: Lab) -> Machine:
     """A machine with vhost-scsi-pci."""
-    library = lab.folder / "fake.so"
-    compiled = ["cc", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
-    subprocess.run(compiled, check=True, timeout=60)
     spec = TRANSPORTS["pci modern"].spec("vhost-scsi", vhostfd=str(VHOST_FD), wwpn=WWPN)
-    opens = ["sh", "-c", f'exec "$0" "$@" {VHOST_FD}<>/dev/null']
-    wrapper = ["env", f"LD_PRELOAD={library}", *opens]
     binary = lab.build.path("qemu-system-x86_64")
+    wrapper = fake_vhost(lab.folder)
     started = Machine(binary, spec, log=lab.folder / "qemu.log", wrapper=wrapper)
     return lab.owned.enter_context(started)
 

@@ -130,8 +130,20 @@ def test_no_bit_is_offered_that_the_back_end_lacks(lab: Lab) -> None:
 def test_bit_is_offered_that_both_have(lab: Lab, kind: str) -> None:
     """The test above could fail: a bit with a property is offered if the back-end has it."""
     offered = everything_offered(lab, kind, SHARED)
-    able = [bit for bit in PROPERTIES if (kind, bit) not in NOWHERE]
+    able = [bit for bit in PROPERTIES if (kind, bit) not in NOWHERE and bit != F.RING_RESET]
     assert names(bit for bit in able if not offered & mask([bit])) == []
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_ring_reset_is_not_offered_with_vhost_user(lab: Lab, kind: str) -> None:
+    """2.6.1: the protocol has no request by which a back-end would let go of a queue."""
+    assert not offers(lab, kind, SHARED) & mask([F.RING_RESET])
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_old_machine_type_offers_ring_reset(lab: Lab, kind: str) -> None:
+    here = plugged(lab, kind, SHARED, {}, machine_type=OLD_MACHINE)
+    assert here.transport.device_features & mask([F.RING_RESET])
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)

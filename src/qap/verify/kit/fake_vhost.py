@@ -1,0 +1,35 @@
+"""A kernel's vhost devices that are a shared library: they accept everything and serve nothing."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from qap.oracle.features import FeatureBit, mask
+
+SOURCE = Path(__file__).with_name("fake_vhost.c")
+COMPILED_S = 60
+# File descriptors of QEMU, for properties that name one: so high that nothing else has them.
+VHOST_FD = 98
+TAP_FD = 99
+# For the property that names a file.
+DEVICE = "/dev/null"
+# virtio 1.3, 5: device IDs.
+NETWORK, BLOCK = 1, 2
+MODERN = mask([FeatureBit.VERSION_1])
+
+
+def fake_vhost(folder: Path, features: int = MODERN, vdpa_type: int = BLOCK) -> list[str]:
+    """The words of a command that runs QEMU with such devices.
+
+    Args:
+        folder: for the library, and a tap device that receives nothing.
+        features: what each of them offers.
+        vdpa_type: the virtio device ID of a vDPA device.
+    """
+    library, silent = folder / "fake_vhost.so", folder / "tap"
+    compiled = ["cc", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
+    subprocess.run(compiled, check=True, timeout=COMPILED_S)
+    os.mkfifo(silent)
+    opens = f'exec "$0" "$@" {VHOST_FD}<>{DEVICE} {TAP_FD}<>{silent}'
+    told = [f"FAKE_VHOST_FEATURES={features:#x}", f"FAKE_VDPA_TYPE={vdpa_type}"]
+    return ["env", *told, f"LD_PRELOAD={library}", "bash", "-c", opens]
