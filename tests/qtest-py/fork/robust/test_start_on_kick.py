@@ -1,4 +1,4 @@
-"""A legacy driver that notifies before DRIVER_OK starts a vhost-user device, once."""
+"""A driver without VERSION_1 that notifies before DRIVER_OK starts a vhost-user device, once."""
 
 import pytest
 
@@ -15,8 +15,8 @@ from qap.virtio.transports import TRANSPORTS
 
 # These start on a notification.
 KINDS = ("vhost-user-blk", "vhost-user-scsi")
-# Their legacy interfaces.
-LEGACY = ("pci legacy", "mmio 1")
+# Their legacy interfaces, and others, where a driver need not accept VERSION_1 either.
+PLACES = ("pci legacy", "mmio 1", "pci modern", "mmio 2")
 # Neither RAM nor a device is there.
 NOWHERE = 0x4_0000_0000
 TOLD_S = 10.0
@@ -26,7 +26,7 @@ QUEUES = {"vhost-user-blk": 2, "vhost-user-scsi": 3}
 QUEUES_PROPERTY = {"vhost-user-blk": {"num-queues": 2}, "vhost-user-scsi": {}}
 
 
-@pytest.fixture(params=[(kind, name) for kind in KINDS for name in LEGACY], ids=" ".join)
+@pytest.fixture(params=[(kind, name) for kind in KINDS for name in PLACES], ids=" ".join)
 def place(request: pytest.FixtureRequest) -> tuple[str, str]:
     """A device type and its interface."""
     kind, name = request.param
@@ -34,7 +34,7 @@ def place(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 def negotiated(lab: Lab, kind: str, name: str) -> tuple[Backend, Driver]:
-    """A legacy driver that has neither set up a queue nor DRIVER_OK."""
+    """A driver without VERSION_1 that has neither set up a queue nor DRIVER_OK."""
     backend = lab.backend(kind)
     way = TRANSPORTS[name]
     driver_name = vhost_user_types()[kind].driver("mmio" if way.suffix == "device" else "pci")
@@ -50,8 +50,9 @@ def negotiated(lab: Lab, kind: str, name: str) -> tuple[Backend, Driver]:
     )
     machine = lab.start(way.emulator, spec)
     machine.qmp.timeout = machine.qtest.timeout = ANSWER_S
-    legacy = Behaviour(supports=0, sets_features_ok=False)
-    driver = Driver(way.connect(machine), GuestMemory(machine.qtest), legacy)
+    transport = way.connect(machine)
+    behaviour = Behaviour(supports=0, sets_features_ok=not transport.legacy, obeys=False)
+    driver = Driver(transport, GuestMemory(machine.qtest), behaviour)
     driver.negotiate()
     return backend, driver
 
@@ -67,7 +68,8 @@ def test_start_that_fails_is_not_tried_again_by_itself(lab: Lab, place: tuple[st
     backend, driver = negotiated(lab, *place)
     transport = driver.transport
     nowhere = GuestMemory(transport.qtest, NOWHERE, MIB)
-    transport.enable_queue(0, split_areas(nowhere, transport.queue_max(0), legacy=True))
+    areas = split_areas(nowhere, transport.queue_max(0), legacy=transport.legacy)
+    transport.enable_queue(0, areas)
     transport.notify(0)
     backend.wait_for(FrontendRequest.SET_VRING_NUM, TOLD_S)
     transport.qtest.endianness()
