@@ -1,21 +1,30 @@
-"""Control requests that name what is not there."""
+"""Control requests that name what is not there, or say too little."""
 
 import struct
+from collections.abc import Callable
+
+import pytest
 
 from qap.hw.pci_bus import PciBus
 from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
+from qap.oracle.features import FeatureBit, mask
 from qap.verify.kit.checks import assert_lives
 from qap.verify.kit.lab import Lab
-from qap.virtio.driver import Driver
+from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer
+from qap.virtio.transport import Transport
+
+Start = Callable[..., tuple[Machine, Transport]]
 
 # 5.9.7: a header of opcode, algorithm, flag and queue, and what belongs to the opcode.
 CRYPTO_CONTROL = struct.Struct("<IIII56x")
 CIPHER_DESTROY_SESSION = 0x3
 FAR = 0x7FFF_FFF0
+# 5.14.6.1
+SND_S_BAD_MSG = 0x8001
 
 
 def driver_of(machine: Machine) -> Driver:
@@ -38,3 +47,21 @@ def test_crypto_session_of_a_queue_that_is_not_there(lab: Lab) -> None:
     control.add([Buffer(request, CRYPTO_CONTROL.size), answer])
     driver.transport.notify(1)
     assert_lives(machine)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+@pytest.mark.parametrize("name", ["pci modern", "mmio 2"])
+def test_sound_command_that_is_short(start: Start, name: str, packed: bool) -> None:
+    """5.14.6.1: there is no code in it, and so the message is a bad one. The ring goes on."""
+    sound = ("-audiodev", "none,id=snd0")
+    _, transport = start(name, "virtio-sound", (), sound, audiodev="snd0", packed=packed)
+    supports = MODERN | mask([FeatureBit.RING_PACKED])
+    driver = Driver(transport, GuestMemory(transport.qtest), Behaviour(supports))
+    driver.negotiate()
+    queue = driver.queue(0, 16)
+    driver.start()
+    for size in [*range(1, 4)] * 10:
+        answer = driver.memory.put(b"\xaa" * 4)
+        command = [Buffer(driver.memory.take(4), size), Buffer(answer, 4, writable=True)]
+        assert driver.serve(queue, command).length == 4
+        assert struct.unpack("<I", driver.memory.read(answer, 4)) == (SND_S_BAD_MSG,)
