@@ -1,5 +1,7 @@
 """A request that is out while its VM migrates, and whose buffer is not there any more."""
 
+import re
+import socket
 import struct
 
 import pytest
@@ -9,7 +11,7 @@ from qap.hw.pci_bus import PciBus
 from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
 from qap.machine.device import Device
-from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.guest_memory import MIB, PAGE, GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, mask
@@ -18,6 +20,7 @@ from qap.virtio.blk import SECTOR, BlkRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer
+from qap.virtio.serial import FEATURE_MULTIPORT, Serial
 
 MOVED_S = 30.0
 TABLES = 64 * MIB
@@ -39,6 +42,10 @@ DISKS: dict[str, list[Device]] = {
         {"driver": "scsi-hd", "drive": "disk0", "rerror": "stop", "bus": "dut.0"},
     ],
 }
+SERIAL: list[Device] = [
+    {"driver": "virtio-serial-pci", "id": "dut"},
+    {"driver": "virtserialport", "nr": 1, "chardev": "line", "bus": "dut.0"},
+]
 OPTIONS = {"disable-legacy": "on", "iommu_platform": True}
 SCSI_REQUESTQ = 2
 RESPONSE = 108
@@ -46,15 +53,15 @@ RESPONSE = 108
 LUN = b"\1\0\x40\0\0\0\0\0"
 
 
-def start(lab: Lab, kind: str, packed: bool, *extra: str) -> Machine:
-    disk, *others = DISKS[kind]
+def start(lab: Lab, devices: list[Device], packed: bool, *extra: str) -> Machine:
+    first, *others = devices
     machine = lab.start(
         "qemu-system-x86_64",
         Spec(
             "q35",
             "qtest",
             memory=128,
-            devices=[{"driver": "intel-iommu"}, {**disk, **OPTIONS, "packed": packed}, *others],
+            devices=[{"driver": "intel-iommu"}, {**first, **OPTIONS, "packed": packed}, *others],
             blockdevs=BAD_DISK,
             extra=extra,
             qtest=True,
@@ -99,27 +106,53 @@ def read_bad_sector(kind: str, driver: Driver, data: Buffer) -> None:
     driver.transport.notify(queue.index)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
-@pytest.mark.parametrize("kind", DISKS)
-def test_request_that_can_not_be_mapped_is_not_loaded(lab: Lab, kind: str, packed: bool) -> None:
-    """The request waits to be tried again (rerror=stop), and the driver unmaps its buffer.
+PACKED = pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
 
-    The destination refuses the VM and goes on.
-    """
-    source = start(lab, kind, packed)
-    function, iommu = mapped(source)
-    memory = GuestMemory(source.qtest, MEMORY, 4 * MIB)
-    behaviour = Behaviour(supports=MODERN | mask([FeatureBit.RING_PACKED]))
-    driver = Driver(PciModern(function), memory, behaviour)
+
+def driver_of(machine: Machine, function: Function, *extra: int) -> Driver:
+    behaviour = Behaviour(supports=MODERN | mask([FeatureBit.RING_PACKED, *extra]))
+    driver = Driver(PciModern(function), GuestMemory(machine.qtest, MEMORY, 4 * MIB), behaviour)
     driver.negotiate()
-    data = Buffer(MEMORY + 4 * MIB, DATA, writable=True)
-    read_bad_sector(kind, driver, data)
-    source.qmp.wait_event("STOP", lambda _: True, MOVED_S)
-    iommu.unmap(function.bdf, MEMORY + 4 * MIB, MIB)
+    return driver
+
+
+def assert_refused(lab: Lab, source: Machine, destination: Machine) -> None:
+    """The destination refuses the VM and goes on."""
     uri = f"unix:{lab.folder / 'migration.sock'}"
-    destination = start(lab, kind, packed, "-incoming", "defer")
     destination.qmp.execute("migrate-incoming", uri=uri, exit_on_error=False)
     source.qmp.execute("migrate", uri=uri)
     destination.qmp.wait_event("MIGRATION", lambda found: found.get("status") == "failed", MOVED_S)
-    assert "unexpected memory split" in destination.process.tail()
+    assert re.search("virtio: (unexpected|error)", destination.process.tail())
     destination.qmp.execute("query-status")
+
+
+@PACKED
+@pytest.mark.parametrize("kind", DISKS)
+def test_disk_request_is_not_loaded(lab: Lab, kind: str, packed: bool) -> None:
+    """The request waits to be tried again (rerror=stop), and the driver unmaps its buffer."""
+    source = start(lab, DISKS[kind], packed)
+    function, iommu = mapped(source)
+    driver = driver_of(source, function)
+    data = Buffer(MEMORY + 4 * MIB, DATA, writable=True)
+    read_bad_sector(kind, driver, data)
+    source.qmp.wait_event("STOP", lambda _: True, MOVED_S)
+    iommu.unmap(function.bdf, MEMORY + 4 * MIB, 4 * MIB)
+    assert_refused(lab, source, start(lab, DISKS[kind], packed, "-incoming", "defer"))
+
+
+@PACKED
+def test_console_output_is_not_loaded(lab: Lab, packed: bool) -> None:
+    """The host does not read the output yet, and the driver unmaps its buffer."""
+    paths = [lab.folder / name for name in ("here", "there")]
+    lines = [f"socket,id=line,path={path},server=on,wait=off" for path in paths]
+    source = start(lab, SERIAL, packed, "-chardev", lines[0])
+    lab.owned.enter_context(socket.socket(socket.AF_UNIX)).connect(str(paths[0]))
+    function, iommu = mapped(source)
+    driver = driver_of(source, function, FEATURE_MULTIPORT)
+    port = Serial(driver, ports=2).add(1)
+    output = driver.memory.take(PAGE, PAGE)
+    with pytest.raises(TimeoutError, match="queue 5 to be served"):
+        port.write(b"a" * 2 * MIB, timeout=1)
+    iommu.unmap(function.bdf, output, MIB)
+    incoming = ("-incoming", "defer", "-chardev", lines[1])
+    assert_refused(lab, source, start(lab, SERIAL, packed, *incoming))
