@@ -8,7 +8,7 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.negotiation import ACCESS_PLATFORM, VERSION_1
 from qap.oracle.status import Status
-from qap.verify.kit.checks import virtio_status
+from qap.verify.kit.checks import assert_served, driven, virtio_status
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import Behaviour, Driver
@@ -16,6 +16,14 @@ from qap.virtio.pci_modern import VENDOR_ID, PciModern
 
 RINGS = 32 * MIB
 TOLD_S = 10.0
+# A device type for each way in which QEMU's devices start a back-end.
+SERVED = (
+    "vhost-user-blk",
+    "vhost-user-fs",
+    "vhost-user-rng",
+    "vhost-user-scsi",
+    "vhost-user-vsock",
+)
 NOT_SHOWN = ("vhost-user-rng", "vhost-user-i2c", "vhost-user-gpio", "vhost-user-snd")
 
 
@@ -56,6 +64,20 @@ def test_query_answers_while_the_back_end_serves(lab: Lab, kind: str) -> None:
     (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
     queue = machine.qmp.execute("x-query-virtio-queue-status", path=path, queue=0)
     assert queue["vring-desc"] >= RINGS
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_query_of_a_queue_does_not_stop_it(lab: Lab, kind: str) -> None:
+    """Nor does it show an index that a back-end can't be asked for."""
+    backend = lab.backend(kind, access_platform=True)
+    machine = lab.machine(qtest=True)
+    assert machine.refusal(lab.device(kind, backend)) == ""
+    driver, queue = driven(machine)
+    assert_served(driver, queue)
+    (path,) = [device["path"] for device in machine.qmp.execute("x-query-virtio")]
+    shown = machine.qmp.execute("x-query-virtio-queue-status", path=path, queue=0)
+    assert_served(driver, queue)
+    assert "last-avail-idx" not in shown
 
 
 @pytest.mark.parametrize("viommu", ["none", "intel-iommu"])
