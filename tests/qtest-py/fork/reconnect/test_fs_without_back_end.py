@@ -43,19 +43,30 @@ DEVICE: Device = {
 WAIT_S = 3.0
 # Time in which a device would have answered.
 SILENT_S = 0.5
+# Bytes for an answer to LOOKUP: its header and fuse_entry_out.
+ANSWER = 144
 # More than a queue has entries.
 MANY = 100
 
 
 @dataclass
 class Asker:
-    """Sends FUSE requests, and waits for the answers later."""
+    """Sends FUSE requests, and waits for the answers later.
+
+    Attributes:
+        order: of FUSE messages.
+        answers: where answers are waited for: unique number and address, by the chain's id.
+        unique: number of the latest request.
+        request, room: addresses of the latest request, and of its answer.
+    """
 
     driver: Driver
     queue: Queue
     order: ByteOrder = "<"
     answers: dict[int, tuple[int, int]] = field(default_factory=dict)
     unique: int = 0
+    request: int = 0
+    room: int = 0
 
     def ask(self) -> int:
         """Send a LOOKUP; returns its unique number."""
@@ -65,10 +76,9 @@ class Asker:
         size = header.size + len(body)
         raw = header.pack(size, Opcode.LOOKUP, self.unique, fs.ROOT, 0, 0, 0, 0, 0) + body
         memory = self.driver.memory
-        room = 144
-        answer = memory.put(bytes(room))
-        head = self.queue.add([Buffer(memory.put(raw), size), Buffer(answer, room, True)])
-        self.answers[head] = (self.unique, answer)
+        self.request, self.room = memory.put(raw), memory.put(bytes(ANSWER))
+        head = self.queue.add([Buffer(self.request, size), Buffer(self.room, ANSWER, True)])
+        self.answers[head] = (self.unique, self.room)
         if self.queue.wants_notification():
             self.driver.transport.notify(self.queue.index)
         return self.unique
@@ -207,17 +217,30 @@ def assert_stopped_in_silence(device: Asker) -> None:
         device.answer(SILENT_S)
 
 
+@pytest.mark.parametrize("reused", [False, True])
 @pytest.mark.parametrize("served", [1, MANY])
-def test_back_end_that_kept_an_earlier_request_breaks_the_device(lab: Lab, served: int) -> None:
-    """The rings don't tell which request is out, and no other may be answered in its place."""
+def test_back_end_that_kept_an_earlier_request_breaks_the_device(
+    lab: Lab, served: int, reused: bool
+) -> None:
+    """The rings don't tell which request is out, and no other may be answered in its place.
+
+    Args:
+        reused: the memory of requests that are over has other things in it.
+    """
     backend, machine, transport = plugged(lab)
     backend.service = server(2)
-    device = asker(transport)
+    device = asker(transport, FeatureBit.INDIRECT_DESC)
     kept = device.ask()
     for _ in range(served):
         assert device.ask() == device.answer()[0]
+    stale = b"\xa5" * ANSWER
+    if reused:
+        for address in (device.request, device.room):
+            device.driver.memory.write(address, stale)
+    before = device.driver.memory.read(device.room, ANSWER)
     backend.hang_up()
     wait_broken(machine, transport)
+    assert device.driver.memory.read(device.room, ANSWER) == before
     assert [unique for unique, _ in device.answers.values()] == [kept]
     assert_stopped_in_silence(device)
 
