@@ -37,6 +37,7 @@ BOTH = [
 REST = [kind for kind in KINDS if kind not in BOTH]
 DISK = "virtio-blk"
 SENSE_SIZE = 20
+BLK_SIZE = 20
 # 1 MiB, as configs/devices.toml has it.
 CAPACITY = 2048
 Plug = Callable[..., Machine]
@@ -111,6 +112,16 @@ def test_other_configuration_is_always_little_endian(plug: Plug, kind: str) -> N
     revisions = (2, 0, 1) if device_types()[kind].legacy else (1, 2)
     readings = read(plug(kind), kind, *revisions)
     assert misread(readings, device_types()[kind].config_layout, "big") == []
+
+
+@pytest.mark.parametrize("revision", [1, 2])
+def test_disk_with_large_blocks_shows_their_size_early(plug: Plug, revision: int) -> None:
+    """A driver that checks blk_size, 5.2.4, before it writes features would take 4096 for 1 MiB."""
+    blocks = {"physical_block_size": 4096, "logical_block_size": 4096}
+    transport = VirtioCcw(subchannel(plug(DISK, **blocks)), revision)
+    for status in UP_TO_FEATURES_OK[:2]:
+        transport.set_status(status)
+    assert int.from_bytes(transport.config_read(BLK_SIZE, 4), "little") == 4096
 
 
 def test_firmware_does_not_decide_for_the_operating_system(plug: Plug) -> None:
