@@ -2,10 +2,10 @@
 
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 
 from qap.host.errors import MissingError
+from qap.host.process import reading
 from qap.host.progress import Progress
 
 STATUS = re.compile(r"^@(\d+)/(\d+)@ ?(.*)")
@@ -26,27 +26,14 @@ def ninja(argv: Sequence[str], env: Mapping[str, str], progress: Progress) -> st
     failed: list[str] = []
     if shutil.which("ninja") is None:
         raise MissingError("ninja is missing: install ninja-build")
-    process = subprocess.Popen(
-        ["ninja", *argv],
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-    )
-    assert process.stdout is not None
-    try:
+    with reading(["ninja", *argv], env=env) as process:
+        assert process.stdout is not None
         for line in process.stdout:
             if match := STATUS.match(line):
                 progress(int(match[1]), int(match[2]), match[3])
             elif failed or line.startswith(("FAILED:", "ninja: error:")):
                 failed.append(line.rstrip("\n"))
         status = process.wait()
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
     return first_error(failed) if status else None
 
 
