@@ -18,11 +18,8 @@ from qap.machine.guest import kernel
 
 def everything() -> list[Bundle]:
     """All bundles: QEMU's source, the guests' kernels, and those of configs/archive.toml."""
-    return [base.bundle(Project.here()), *_for_guests()]
-
-
-def _for_guests() -> list[Bundle]:
-    return [*(kernel.bundle(guest) for guest in catalog.guests().values()), *bundles()]
+    kernels = map(kernel.bundle, catalog.guests().values())
+    return [base.bundle(Project.here()), *kernels, *bundles()]
 
 
 def chosen(names: Sequence[str]) -> list[Bundle]:
@@ -62,17 +59,29 @@ def take_each(
         yield bundle, failed
 
 
-def bring_for_guests() -> None:
+def bring_for_guests(*, compiled: bool = False) -> None:
     """Fetch what guests and back-ends need before the work starts.
 
     Failures are only printed: whatever needs the bundle fails later, the rest can be done.
+
+    Args:
+        compiled: also bring the kernels that have to be compiled, which few trials need.
     """
-    missing = [bundle for bundle in _for_guests() if bundle.taken() is None]
+    guests = catalog.guests().values()
+    ready = [guest for guest in guests if compiled or not guest.recipe]
+    wanted = [*map(kernel.bundle, ready), *bundles()]
+    missing = [bundle for bundle in wanted if bundle.taken() is None]
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     for _, failed in take_each(missing):
         if failed is not None:
             console.print(f"qap: {escape(str(failed))}")
     forget_others()
+    for guest in guests:
+        if compiled and guest.recipe and kernel.bundle(guest).taken() is not None:
+            try:
+                kernel.kernel(guest)
+            except QapError as exc:
+                console.print(f"qap: {escape(str(exc))}\n{escape(exc.detail)}")
 
 
 def forget_others() -> None:

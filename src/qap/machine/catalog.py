@@ -57,6 +57,9 @@ class Guest(Model):
         qemu: the emulator's target, as in qemu-system-TARGET.
         architecture: Debian's name for it.
         suites: the Debian suites that the kernel may come from, the best one first.
+        kernel: its package.
+        recipe: a folder of configs/kernels/ if the package has the source, to be compiled as the
+            folder says; "" if it has the kernel.
         console: the kernel's name for its console.
         machine: the machine type that boots it unless a scenario names another.
         cpu: QEMU's CPU model.
@@ -71,6 +74,7 @@ class Guest(Model):
     architecture: str
     suites: tuple[str, ...] = Field(min_length=1)
     kernel: str
+    recipe: str = ""
     console: str
     machine: str
     cpu: str

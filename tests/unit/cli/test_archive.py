@@ -13,6 +13,7 @@ from qap.host.debian.suite import Suite
 from qap.host.errors import MissingError, UsageError
 from qap.host.paths import data
 from qap.machine import catalog
+from qap.machine.guest import kernel
 
 from ..project import Project
 
@@ -24,6 +25,19 @@ places = [
     { suite = "trixie" },
     { suite = "trixie", mixed = { library = "forky" }, only = ["s390x"] },
 ]
+"""
+
+GUESTS_TOML = """\
+[old]
+qemu = "s390x"
+architecture = "s390x"
+suites = ["bullseye"]
+kernel = "linux-source-5.10"
+recipe = "old"
+console = "ttysclp0"
+machine = "s390-ccw-virtio"
+cpu = "max"
+boot_timeout = 60
 """
 
 
@@ -97,6 +111,25 @@ def test_what_can_not_be_had_is_said_and_the_rest_brought(
     archive.bring_for_guests()
     assert brought == [("tool:s390x", False, None)]
     assert capfd.readouterr().err == "qap: cannot bring it\n"
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_kernel_that_has_to_be_compiled_comes_if_asked_for(
+    configured: Project, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    (configured.configs / "guests.toml").write_text(GUESTS_TOML)
+    brought: list[str] = []
+    built: list[str] = []
+
+    def take(bundle: Bundle, *, renew: bool, away: Unavailable | None) -> None:
+        brought.append(bundle.name)
+
+    monkeypatch.setattr(Bundle, "take", take)
+    monkeypatch.setattr(Bundle, "taken", lambda bundle: brought if bundle.name in brought else None)
+    monkeypatch.setattr(kernel, "kernel", lambda guest: built.append(guest.name))
+    archive.bring_for_guests(compiled=compiled)
+    assert ("kernel:old" in brought, built) == (compiled, ["old"] if compiled else [])
+    assert archive.chosen(["kernel:old"])[0].packages == ("linux-source-5.10:all",)
 
 
 def test_mirror_that_does_not_answer_is_waited_for_once(

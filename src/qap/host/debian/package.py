@@ -41,14 +41,22 @@ def unpacked(
                 root = Path(scratch) / "root"
                 root.mkdir()
                 for deb in debs:
-                    _unpack(deb, root, members.get(deb.name.partition("_")[0], ()))
+                    unpack(deb, root, members.get(deb.name.partition("_")[0], ()))
                 if finish is not None:
                     finish(root)
                 root.rename(target)
     return target
 
 
-def _unpack(deb: Path, root: Path, members: Sequence[str]) -> None:
+def unpack(deb: Path, root: Path, members: Sequence[str] = ()) -> None:
+    """Unpack a package into a folder.
+
+    Args:
+        members: the only files to unpack.
+    Raises:
+        MissingError: dpkg-deb is missing.
+        QapError: the package can't be unpacked.
+    """
     if shutil.which("dpkg-deb") is None:
         raise MissingError("dpkg-deb is missing: install dpkg")
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as tar:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from qap.host import paths
 from qap.host.debian.bundle import Bundle
 from qap.host.debian.package import unpacked
 from qap.host.debian.place import Place
 from qap.host.errors import MissingError, QapError, unknown_name
 from qap.machine import catalog
 from qap.machine.guest.bzimage import vmlinux
+from qap.machine.guest.kernel_build import KernelBuild
 
 # Prefixes of names. From Debian forky on, the image package is empty and needs the others.
 PARTS = ("linux-image-", "linux-base-", "linux-binary-", "linux-modules-")
@@ -94,14 +96,20 @@ def module_content(path: Path) -> bytes:
 
 
 def kernel(guest: catalog.Guest) -> Kernel:
-    """The guest's kernel, fetched unless it is cached."""
-    return Kernel(unpacked(bundle(guest), finish=_finish))
+    """The guest's kernel, fetched (and compiled, if it has a recipe) unless it is cached."""
+    if not guest.recipe:
+        return Kernel(unpacked(bundle(guest), finish=_finish))
+    (package,) = bundle(guest).files()
+    recipe = paths.data() / "kernels" / guest.recipe
+    return Kernel(KernelBuild(guest.name, guest.architecture, package, recipe).bring())
 
 
 def bundle(guest: catalog.Guest) -> Bundle:
-    """The guest's kernel package, and the packages of PARTS that it depends on."""
-    name = f"{guest.kernel}:{guest.architecture}"
+    """The guest's kernel package, and the packages of PARTS that it depends on, or its source."""
     places = tuple(Place(suite=suite) for suite in guest.suites)
+    if guest.recipe:
+        return Bundle(f"kernel:{guest.name}", (f"{guest.kernel}:all",), places)
+    name = f"{guest.kernel}:{guest.architecture}"
     return Bundle(f"kernel:{guest.name}", (name,), places, follow=PARTS)
 
 
