@@ -7,10 +7,18 @@ import typer
 from qap.cli.options import Json, Profile
 from qap.host.errors import UsageError
 
+AVOCADO = "avocado"
+
 
 def test(
     suites: Annotated[
         list[str] | None, typer.Argument(help="lint, unit, qtest-py, avocado; all if none.")
+    ] = None,
+    tags: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tag", help="Only avocado tests with these tags: nightly, arch:s390x,-hotplug, …"
+        ),
     ] = None,
     upstream: Annotated[
         bool,
@@ -29,17 +37,21 @@ def test(
     from qap.verify import test
     from qap.verify import upstream as upstream_suite
 
-    if upstream and suites:
-        raise UsageError("--upstream runs QEMU's own tests: name no suite beside it")
-    chosen = test.chosen(suites or [])
+    if upstream and (suites or tags):
+        raise UsageError("--upstream runs QEMU's own tests: name no suite or tag beside it")
+    if tags and (suites or [AVOCADO]) != [AVOCADO]:
+        raise UsageError("--tag chooses tests of avocado: name no other suite beside it")
+    chosen = test.chosen([AVOCADO] if tags else suites or [])
     profile = profile or (upstream_suite.PROFILE if upstream else "lab")
     fork, base = Build(profile), Build(profile, is_base=True)
     extra = upstream_suite.ninja_targets() if upstream else []
     if upstream or any(suite in test.NEED_BUILDS for suite in chosen):
-        archive.bring_for_guests()
+        archive.bring_for_guests(compiled=test.wants_nightly(tags or []))
         make(base, *extra)
         make(fork, *extra)
-    report = upstream_suite.upstream(fork, base) if upstream else test.test(chosen, fork)
+    report = (
+        upstream_suite.upstream(fork, base) if upstream else test.test(chosen, fork, tags or [])
+    )
     finish(report, json, [fork, base])
 
 

@@ -87,9 +87,14 @@ def _junit(case: ET.Element) -> TestResult:
     return TestResult(name, PASS, seconds)
 
 
-def avocado(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+def avocado(
+    tests: Iterable[str], build: Build, *, quiet: bool = False, tags: Iterable[str] = ()
+) -> list[TestResult]:
     """Run tests by their avocado names, such as tests/avocado/x.py:Class.test_y.
 
+    Args:
+        tags: avocado's filters, such as "arch:s390x,-hotplug": run the tests that one of them
+            selects; all if there is none.
     Raises:
         QapError: avocado could not run them.
     """
@@ -98,6 +103,7 @@ def avocado(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "results.json"
         argv = [*(["--show", "none"] if quiet else []), "run", *tests]
+        argv += [f"--filter-by-tags={words}" for words in tags]
         argv += ["--disable-sysinfo", "--json", str(report), "--job-results-dir", str(results)]
         status = _run("avocado", *argv, env=build.as_under_test())
         if not report.exists():

@@ -14,7 +14,7 @@ from qap.verify import runners
 from qap.verify.runners import PASS, SKIP, TestResult
 
 
-def _lint(build: Build) -> list[TestResult]:
+def _lint() -> list[TestResult]:
     return [
         runners.check("ruff check", ["ruff", "check", "--quiet"]),
         runners.check("ruff format", ["ruff", "format", "--check", "--quiet"]),
@@ -23,15 +23,33 @@ def _lint(build: Build) -> list[TestResult]:
     ]
 
 
-SUITES: dict[str, Callable[[Build], list[TestResult]]] = {
-    "lint": _lint,
-    "unit": lambda build: runners.pytest(["tests/unit"], build),
-    "qtest-py": lambda build: runners.pytest(["tests/qtest-py"], build),
-    "avocado": lambda build: runners.avocado(["tests/avocado"], build),
+NIGHTLY = "nightly"
+# Each takes the build and the filters of avocado's tests.
+SUITES: dict[str, Callable[[Build, Sequence[str]], list[TestResult]]] = {
+    "lint": lambda build, tags: _lint(),
+    "unit": lambda build, tags: runners.pytest(["tests/unit"], build),
+    "qtest-py": lambda build, tags: runners.pytest(["tests/qtest-py"], build),
+    "avocado": lambda build, tags: runners.avocado(["tests/avocado"], build, tags=filters(tags)),
 }
 
 
 NEED_BUILDS = {"qtest-py", "avocado"}
+
+
+def filters(tags: Sequence[str]) -> list[str]:
+    """Filters of avocado, made such that the nightly tests run only where one asks for them.
+
+    Args:
+        tags: a filter each, with commas, such as "arch:s390x,-hotplug".
+    """
+    asked = [words.split(",") for words in tags] or [[]]
+    named = {NIGHTLY, f"-{NIGHTLY}"}
+    return [",".join(words if named & {*words} else [*words, f"-{NIGHTLY}"]) for words in asked]
+
+
+def wants_nightly(tags: Sequence[str]) -> bool:
+    """Whether one of these filters asks for the nightly tests."""
+    return any(NIGHTLY in words.split(",") for words in tags)
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -46,14 +64,18 @@ def chosen(names: Sequence[str]) -> list[str]:
     return list(names or SUITES)
 
 
-def test(names: Sequence[str], build: Build) -> Report:
-    """Run suites and print a table of their results."""
+def test(names: Sequence[str], build: Build, tags: Sequence[str] = ()) -> Report:
+    """Run suites and print a table of their results.
+
+    Args:
+        tags: which avocado tests, as `filters` takes them.
+    """
     start = time.monotonic()
     rows, results = [], []
     for name in names:
         Console(stderr=True).rule(name)
         began = time.monotonic()
-        outcomes = SUITES[name](build)
+        outcomes = SUITES[name](build, tags)
         counts = Counter(result.status for result in outcomes)
         fine = outcomes and set(counts) <= {PASS, SKIP}
         shown = ", ".join(f"{number} {status}" for status, number in sorted(counts.items()))
