@@ -35,13 +35,14 @@ class AmdEventLog(GuestTest):
     :avocado: tags=arch:x86_64,machine:q35,device:virtio-rng-pci,viommu
     """
 
-    def test_linux_hears_of_a_refused_access(self) -> None:
+    def refuse(self, **properties: str) -> None:
+        """Boot with this IOMMU, have it refuse some accesses, and find them in Linux's log."""
         guest, iommu = catalog.guest("x86_64"), viommus()["amd-iommu"]
         rng = {"driver": "virtio-rng-pci", "disable-legacy": "on", "iommu_platform": True}
         spec = Spec(
             machine="q35",
             cpu=guest.cpu,
-            devices=[dict(iommu.device or {}), {**rng, "addr": hex(PLACE.device)}],
+            devices=[{**(iommu.device or {}), **properties}, {**rng, "addr": hex(PLACE.device)}],
             boot=Boot(guest, iommu.modules, f"{iommu.append} mem={USED}M"),
             qtest=True,
         )
@@ -63,3 +64,10 @@ class AmdEventLog(GuestTest):
             except TimeoutError as untold:
                 self.fail(str(untold))
             self.log.info(machine.console.check(logged))
+
+    def test_linux_hears_of_a_refused_access(self) -> None:
+        self.refuse()
+
+    def test_linux_in_x2apic_mode_hears_of_it(self) -> None:
+        """It describes the interrupt in a register, and not in the MSI capability."""
+        self.refuse(xtsup="on", intremap="on")
