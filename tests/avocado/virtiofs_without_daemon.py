@@ -62,8 +62,17 @@ class WithoutDaemon(GuestTest):
         return self.owned.enter_context(started)
 
     def device(self, name: str) -> Device:
+        """In front of a virtiofsd without a thread pool, which keeps the order of requests."""
         driver = f"vhost-user-fs-{self.place.transport}"
-        return {"driver": driver, "id": name, **self.place.place, "chardev": name, "tag": "share"}
+        own: Device = {} if self.build.is_base else {"x-fail-requests": True}
+        return {
+            "driver": driver,
+            "id": name,
+            **self.place.place,
+            "chardev": name,
+            "tag": "share",
+            **own,
+        }
 
     def mounted(self) -> tuple[Machine, BackendProcess]:
         """A guest with a virtiofs at /mnt/one."""

@@ -204,7 +204,9 @@ class Build:
         self._link_devices()
         argv = self._configure_argv()
         stamp = self.folder / "qap-configure.json"
-        if stamp.exists() and json.loads(stamp.read_text()) == argv:
+        # An interrupted run of meson leaves no build.ninja.
+        whole = stamp.exists() and (self.folder / "build.ninja").exists()
+        if whole and json.loads(stamp.read_text()) == argv:
             return
         progress(0, 0, "configure")
         stamp.unlink(missing_ok=True)

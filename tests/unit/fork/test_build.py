@@ -58,7 +58,8 @@ def fork(project: Project, programs: Programs) -> Build:
 def configure(project: Project, script: str) -> Path:
     """Give QEMU another configure script; returns the file that counts its runs."""
     runs = project.root / "configured"
-    write(project.source / "configure", f'#!/bin/sh\necho "$@" >>"{runs}"\n{script}\n')
+    text = f'#!/bin/sh\necho "$@" >>"{runs}"\n: >build.ninja\n{script}\n'
+    write(project.source / "configure", text)
     project.bring()
     return runs
 
@@ -148,6 +149,14 @@ def test_configure_runs_again_only_when_the_profile_changes(project: Project, fo
     project.profile("small", PROFILE_TOML.replace("--enable-tcg", "--enable-kvm"))
     Build("small").make()
     assert len(runs.read_text().splitlines()) == 2
+
+
+def test_configure_runs_again_where_meson_was_interrupted(project: Project, fork: Build) -> None:
+    """ninja runs meson when its files change; a meson that is killed leaves no build.ninja."""
+    fork.make()
+    (fork.folder / "build.ninja").unlink()
+    fork.make()
+    assert len((project.root / "configured").read_text().splitlines()) == 2
 
 
 def test_configure_that_fails_is_reported_by_its_error(project: Project, fork: Build) -> None:
