@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.matrix import gaps, run
+from qap.matrix import gaps, run, summary
 from qap.matrix.cell import Cell
 from qap.matrix.setup import NO_ORDER, Setup
 
@@ -31,5 +31,5 @@ def use_gaps(monkeypatch: pytest.MonkeyPatch, path: Path, text: str) -> None:
     """Let `text` be the list of known gaps until the test ends."""
     path.write_text(text)
     monkeypatch.setattr(gaps, "PATH", path)
-    for module in (gaps, run):
+    for module in (gaps, run, summary):
         monkeypatch.setattr(module, "gaps", UNCACHED_GAPS)
