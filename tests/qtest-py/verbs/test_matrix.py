@@ -86,7 +86,7 @@ FAULTS = {
     "microvm/version-1/virtio-rng/in-qemu/none/any/on/cold/legacy": "plugged, but must be",
     "s390-ccw-virtio/revision-0/virtio-rng/in-qemu/none/any/on/hot/legacy": "plugged, but must be",
     "s390-ccw-virtio/revision-2/virtio-blk/in-qemu/none/any/on/hot/reads-config-early": (
-        "driver 0 (modern, at status 0) reads 00, not"
+        "driver 0 (modern, at status 0) reads 0000, not 0008"
     ),
 }
 

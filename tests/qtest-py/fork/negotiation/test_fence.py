@@ -339,10 +339,8 @@ def test_modern_ccw_device_needs_a_modern_back_end(lab: Lab) -> None:
     backend = lab.backend("vhost-user-net")
     backend.features &= ~VERSION_1
     machine = lab.s390x()
-    address = {"type": "unix", "data": {"path": str(backend.path)}}
-    data = {"addr": address, "server": False}
-    machine.qmp.execute("chardev-add", id="char", backend={"type": "socket", "data": data})
-    machine.qmp.execute("netdev_add", type="vhost-user", id="net0", chardev="char")
+    chardev = backend.path.stem
+    machine.qmp.execute("netdev_add", type="vhost-user", id="net0", chardev=chardev)
     device = {"driver": "virtio-net-ccw", "netdev": "net0", "iommu_platform": True}
     with pytest.raises(QmpRefused, match=REFUSAL_PHRASE):
         machine.plug(device)
