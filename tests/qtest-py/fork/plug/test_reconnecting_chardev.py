@@ -2,6 +2,7 @@
 
 import pytest
 
+from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
 from qap.machine.catalog import vhost_user_types
 from qap.machine.device import Device
@@ -10,7 +11,7 @@ from qap.machine.qmp import QmpRefused
 from qap.matrix.chardev import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.fence import REFUSAL_PHRASE
-from qap.verify.kit.checks import wait_chardev
+from qap.verify.kit.checks import CHARDEV_S, wait_chardev
 from qap.verify.kit.lab import Lab
 from qap.vhost_user.backend import Backend
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
@@ -116,6 +117,7 @@ def assert_connects_to_the_next(lab: Lab, kind: str) -> None:
     chardev = ["-chardev", f"socket,id={CHARDEV},path={behind.path}"]
     machine = lab.machine(extra=chardev, qtest=True)
     wait_chardev(machine, CHARDEV, connected=True)
+    poll_until(lambda: behind.connections or None, CHARDEV_S, lambda: "the back-end to take it")
     behind.hang_up()
     wait_chardev(machine, CHARDEV, connected=False)
     plug(machine, kind)
