@@ -119,9 +119,9 @@ def test_back_end_is_told_before_configuration_is_read(lab: Lab, kind: str, vari
 def test_back_end_is_told_before_configuration_is_written(lab: Lab, kind: str) -> None:
     here = plugged(lab, kind)
     here.transport.config_write(0, b"\1")
+    assert here.told() == [TOLD]
     asked = [message.request for message in here.backend.received]
     assert asked.index(R.SET_FEATURES) < asked.index(R.SET_CONFIG)
-    assert here.told() == [TOLD]
 
 
 @pytest.mark.parametrize("kind", SERVED)
@@ -169,9 +169,10 @@ def test_back_end_is_told_again_only_if_a_reset_makes_it_forget(
     here.transport.config_read(0, 4)
     here.transport.reset()
     here.transport.config_read(0, 4)
+    told = here.told()
     forgot = len(here.backend.requests(R.RESET_DEVICE))
     assert forgot <= forgets
-    assert here.told() == [TOLD] * (1 + forgot)
+    assert told == [TOLD] * (1 + forgot)
 
 
 @pytest.mark.parametrize("kind", RECONNECTING)
