@@ -32,8 +32,8 @@ from qap.virtio.transport import Transport
 Bus = Literal["pci", "mmio"]
 PROFILE = "big-endian"
 EMULATOR = "qemu-system-or1k"
-# QEMU's hw/openrisc/virt.c: where virtio-mmio, configuration space, ports and PCI memory are.
-MMIO = 0x9700_0000
+# QEMU's hw/openrisc/virt.c: the slots of virtio-mmio, and the spaces of PCI.
+SLOTS = (0x9700_0000, 8, 0x1000)
 BRIDGE = HostBridge(ports=0x9F00_0000, ecam=0x9E00_0000)
 SECTORS = 2048
 LEGACY = Behaviour(0, sets_features_ok=False)
@@ -99,7 +99,7 @@ def read(kind: str, *transports: Transport) -> list[ConfigReading]:
 
 @pytest.mark.parametrize("kind", kinds("mmio"))
 def test_modern_driver_reads_little_endian_on_mmio(start: Start, kind: str) -> None:
-    (device,) = mmio_slots(start(kind, "mmio"), MMIO, 1)
+    (device,) = mmio_slots(start(kind, "mmio"), *SLOTS)
     assert misread(read(kind, device), device_types()[kind].config_layout, "big") == []
 
 
@@ -122,7 +122,7 @@ def test_disk_is_served_on_pci(start: Start, interface: Interface) -> None:
 
 
 def test_disk_is_served_on_mmio(start: Start) -> None:
-    (device,) = mmio_slots(start("virtio-blk", "mmio"), MMIO, 1)
+    (device,) = mmio_slots(start("virtio-blk", "mmio"), *SLOTS)
     driver = Driver(device, GuestMemory(device.qtest))
     driver.negotiate()
     disk = Blk(driver)
