@@ -103,7 +103,10 @@ class WithoutDaemon(GuestTest):
         )
 
     def assert_read_failed(self, machine: Machine) -> None:
-        said = machine.console.check('await "test -e /tmp/read" && cat /tmp/read', ENDS_S)
+        try:
+            said = machine.console.check('await "test -e /tmp/read" && cat /tmp/read', ENDS_S)
+        except TimeoutError as late:
+            self.fail(f"the guest still waits: {late}")
         self.assertIn(EIO, said)
 
     def assert_replaceable(self, machine: Machine) -> None:
