@@ -1,7 +1,7 @@
 """Machines without a guest, and vhost-user back-ends in Python for them."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +9,14 @@ from typing import TypedDict, Unpack
 
 from qap.fork.build import Build
 from qap.hw.s390x_stub import kernel_option
-from qap.machine.catalog import device_types, machine_types, viommus
+from qap.machine.catalog import device_types, machine_types, vhost_user_types, viommus
 from qap.machine.device import Device
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.spec import Spec
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
 from qap.vhost_user.misbehave import Misbehaviour
+from qap.virtio.transports import RAM_MIB, TRANSPORTS
 
 # The size of the tests' disk.
 SECTORS = 2048
@@ -161,6 +162,43 @@ class Lab:
         listener.bind(str(path))
         listener.listen(1)
         return listener
+
+    def cold_plugged(
+        self,
+        kind: str,
+        behind: Backend,
+        variant: str,
+        *,
+        properties: Mapping[str, object] | None = None,
+        machine_type: str | None = None,
+        chardev: str = "",
+    ) -> Machine:
+        """A machine with nothing but a vhost-user device in front of a back-end.
+
+        Args:
+            variant: one of TRANSPORTS, and how the device shows itself there.
+            properties: of the device, with dashes.
+            machine_type: another one than the variant's.
+            chardev: more options of the chardev, each after a comma.
+        Raises:
+            QemuDied: QEMU refused its command line.
+        """
+        row, way = vhost_user_types()[kind], TRANSPORTS[variant]
+        device, words = row.pci(behind.path.stem)
+        if way.suffix == "device":
+            device = {**device, "driver": row.driver("mmio")}
+        elif row.legacy:
+            device = {**device, **way.properties}
+        spec = Spec(
+            machine=machine_type or way.machine,
+            accel=way.accel,
+            memory=RAM_MIB,
+            chardevs=[f"socket,id={behind.path.stem},path={behind.path}{chardev}"],
+            devices=[{**device, **(properties or {})}],
+            extra=[*way.extra, *words],
+            qtest=True,
+        )
+        return self.start(way.emulator, spec)
 
     def cold_refusal(self, *devices: Device, **options: Unpack[MachineOptions]) -> str:
         """What QEMU says when it refuses these devices at start; "" if it starts."""

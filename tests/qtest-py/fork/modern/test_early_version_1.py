@@ -10,7 +10,6 @@ from qap.host.wait import poll_until
 from qap.machine.catalog import VhostUser, vhost_user_types
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
-from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit, mask
 from qap.verify.kit.checks import UP_TO_FEATURES_OK, assert_lives
 from qap.verify.kit.lab import Lab
@@ -68,24 +67,8 @@ def plugged(
     """
     backend = lab.backend(kind)
     backend.protocol_features |= mask(protocol)
-    row = vhost_user_types()[kind]
-    device, words = row.pci(backend.path.stem)
-    way = TRANSPORTS[variant]
-    if way.suffix == "device":
-        device = {**device, "driver": row.driver("mmio")}
-    elif row.legacy:
-        device = {**device, **way.properties}
-    spec = Spec(
-        machine=way.machine,
-        accel=way.accel,
-        memory=128,
-        chardevs=[f"socket,id={backend.path.stem},path={backend.path}{chardev}"],
-        devices=[device],
-        extra=[*way.extra, *words],
-        qtest=True,
-    )
-    machine = lab.start(way.emulator, spec)
-    here = Plugged(machine, backend, way.connect(machine))
+    machine = lab.cold_plugged(kind, backend, variant, chardev=chardev)
+    here = Plugged(machine, backend, TRANSPORTS[variant].connect(machine))
     here.transport.reset()
     backend.settle()
     backend.forget()

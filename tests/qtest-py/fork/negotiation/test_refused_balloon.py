@@ -12,6 +12,7 @@ from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit
 from qap.oracle.status import Status
+from qap.verify.kit.checks import reset_machine
 from qap.verify.kit.lab import Lab
 from qap.virtio.driver import Behaviour, Driver, FeaturesRefused
 from qap.virtio.transport import Transport
@@ -121,7 +122,7 @@ def test_balloon_succeeds_again_after_a_system_reset(
 ) -> None:
     machine, transport = start(name)
     drive(transport, behaviour)
-    machine.qmp.execute("system_reset")
+    reset_machine(machine)
     transport = TRANSPORTS[name].connect(machine)
     assert_asked(machine, transport)
 

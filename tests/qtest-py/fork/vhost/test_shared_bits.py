@@ -10,7 +10,6 @@ import pytest
 from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
-from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit as F
 from qap.oracle.features import bits, mask, names
 from qap.verify.kit.lab import Lab
@@ -66,24 +65,10 @@ def plugged(
     """A device with these properties, whose back-end has exactly these bits of EVERY_BIT."""
     backend = lab.backend(kind)
     backend.features = backend.features & ~mask(EVERY_BIT) | mask(backend_has)
-    row = vhost_user_types()[kind]
-    device, words = row.pci(backend.path.stem)
-    way = TRANSPORTS[variant]
-    if way.suffix == "device":
-        device = {**device, "driver": row.driver("mmio")}
-    elif row.legacy:
-        device = {**device, **way.properties}
-    spec = Spec(
-        machine=machine_type or way.machine,
-        accel=way.accel,
-        memory=128,
-        chardevs=[f"socket,id={backend.path.stem},path={backend.path}"],
-        devices=[{**device, **properties}],
-        extra=[*way.extra, *words],
-        qtest=True,
+    machine = lab.cold_plugged(
+        kind, backend, variant, properties=properties, machine_type=machine_type
     )
-    machine = lab.start(way.emulator, spec)
-    return Plugged(machine, backend, way.connect(machine))
+    return Plugged(machine, backend, TRANSPORTS[variant].connect(machine))
 
 
 def offers(
