@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from qap.cli import tests, trials
+from qap.cli.lab import lab
 from qap.cli.measure import bench, soak
 from qap.cli.options import Base, Json, Profile
 from qap.host.errors import Exit
@@ -118,5 +119,6 @@ for verb in (
     trials.repro,
 ):
     app.command()(verb)
+app.add_typer(lab, name="lab")
 app.add_typer(bench, name="bench")
 app.add_typer(soak, name="soak")

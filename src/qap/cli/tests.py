@@ -12,7 +12,7 @@ AVOCADO = "avocado"
 
 def test(
     suites: Annotated[
-        list[str] | None, typer.Argument(help="lint, unit, qtest-py, avocado; all if none.")
+        list[str] | None, typer.Argument(help="lint, unit, qtest-py, lab, avocado; all if none.")
     ] = None,
     tags: Annotated[
         list[str] | None,

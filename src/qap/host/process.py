@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from qap.host.errors import Interrupted, MissingError
 
@@ -30,6 +30,24 @@ def stop_all() -> None:
         children = list(_live)
     for child in children:
         child.kill()
+
+
+class RunningProgram(Protocol):
+    """What is asked of a program that runs, here or in a guest; see Process."""
+
+    argv: list[str]
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    def tail(self, lines: int = 12) -> str: ...
+
+    def wait(self, timeout: float) -> int: ...
+
+    def kill(self) -> None: ...
 
 
 class Process:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from qap.host.errors import QapError
-from qap.host.process import Process
+from qap.host.process import Process, RunningProgram
 from qap.machine.device import Device
 from qap.machine.guest.console import Console, GuestLost
 from qap.machine.qmp import Qmp, QmpRefused
@@ -34,7 +34,7 @@ class QemuDied(QapError):
         output: the last OUTPUT_LINES lines, enough for a backtrace of a debugger.
     """
 
-    def __init__(self, process: Process, status: int) -> None:
+    def __init__(self, process: RunningProgram, status: int) -> None:
         said = process.tail()
         super().__init__(
             f"QEMU ended with status {status}", f"{said}\ncommand: {shlex.join(process.argv)}"
@@ -70,7 +70,7 @@ class Machine:
     spec: Spec
     log: Path | None = None
     wrapper: Sequence[str] = ()
-    process: Process = field(init=False, repr=False)
+    process: RunningProgram = field(init=False, repr=False)
     qmp: Qmp = field(init=False, repr=False)
     serial: socket.socket = field(init=False, repr=False)
     console: Console = field(init=False, repr=False)
@@ -88,33 +88,43 @@ class Machine:
     def _start(self) -> None:
         folder = Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
         monitor, monitor_qemu = self._pair()
-        self.serial, serial_qemu = self._pair()
-        argv = [
-            *self.wrapper,
-            str(self.binary),
-            *self.spec.argv(self.spec.bring()),
-            "-chardev",
-            f"socket,id=qmp,fd={monitor_qemu.fileno()}",
-            "-mon",
-            "chardev=qmp,mode=control",
-            "-chardev",
-            f"socket,id=console,fd={serial_qemu.fileno()}",
-            "-serial",
-            "chardev:console",
-        ]
+        serial, serial_qemu = self._pair()
         theirs = [monitor_qemu, serial_qemu]
+        qtest = None
         if self.spec.qtest:
             qtest, qtest_qemu = self._pair()
-            self.qtest = self._owned.enter_context(Qtest(qtest, lost=self._lost))
-            argv += ["-chardev", f"socket,id=qtest,fd={qtest_qemu.fileno()}"]
-            argv += ["-qtest", "chardev:qtest", "-qtest-log", "none"]
             theirs.append(qtest_qemu)
         fds = [end.fileno() for end in theirs]
+        argv = self._argv(*[f"socket,fd={fd}" for fd in fds])
         process = Process(argv, log=self.log or folder / "qemu.log", fds=fds)
         self.process = self._owned.enter_context(process)
         for end in theirs:
             end.close()
-        self.console = Console(self.serial)
+        self._connect(monitor, serial, qtest)
+
+    def _argv(self, monitor: str, serial: str, qtest: str = "") -> list[str]:
+        """The whole command line.
+
+        Args:
+            monitor, serial, qtest: values of -chardev without an id, such as "socket,fd=3";
+                `qtest` only if the spec asks for it.
+        """
+        argv = [*self.wrapper, str(self.binary), *self.spec.argv(self.spec.bring())]
+        argv += ["-chardev", f"{monitor},id=qmp", "-mon", "chardev=qmp,mode=control"]
+        argv += ["-chardev", f"{serial},id=console", "-serial", "chardev:console"]
+        if qtest:
+            argv += ["-chardev", f"{qtest},id=qtest"]
+            argv += ["-qtest", "chardev:qtest", "-qtest-log", "none"]
+        return argv
+
+    def _connect(
+        self, monitor: socket.socket, serial: socket.socket, qtest: socket.socket | None = None
+    ) -> None:
+        """Open the sessions on our ends of what `_argv` names, once QEMU runs."""
+        if qtest is not None:
+            self.qtest = self._owned.enter_context(Qtest(qtest, lost=self._lost))
+        self.serial = serial
+        self.console = Console(serial)
         self.qmp = Qmp(monitor, START_S, self._lost)
         self._owned.callback(self.qmp.close)
         self._owned.callback(self._kill_if_hung)

@@ -1,11 +1,7 @@
 """`qap shell`: a guest with its console on the terminal, and virtiofs ready to be plugged."""
 
-import subprocess
-import sys
 import tempfile
-import termios
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -14,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from qap.fork.build import Build
-from qap.host.errors import QapError, UsageError
+from qap.host.errors import UsageError
+from qap.host.terminal import foreground
 from qap.machine import catalog
 from qap.machine.catalog import MachineType, device_types, machine_types
 from qap.machine.device import Device, device_option
@@ -91,11 +88,7 @@ class Shell:
                 *("-serial", "mon:stdio"),
             ]
             self._explain(folder, share)
-            owned.enter_context(_terminal())
-            # In the terminal's foreground: a qap.host.process.Process has a session of its own.
-            ended = subprocess.run(["setpriv", "--pdeathsig", "KILL", "--", *argv], check=False)
-        if ended.returncode:
-            raise QapError(f"QEMU ended with status {ended.returncode}: see what it printed")
+            foreground(argv, "QEMU")
 
     def _spec(self, host_data: io_checks.HostData, fs: BackendProcess) -> Spec:
         place, guest = self.place, self.guest
@@ -139,16 +132,3 @@ class Shell:
             ("QMP", f"{folder}/qmp.sock"),
         ):
             console.print(f"[bold]{name:>8}[/]  {escape(text)}")
-
-
-@contextmanager
-def _terminal() -> Iterator[None]:
-    """Leaves the terminal as it was, should QEMU be killed while it is in raw mode."""
-    if not sys.stdin.isatty():
-        yield
-        return
-    saved = termios.tcgetattr(sys.stdin)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, saved)

@@ -17,6 +17,19 @@ dmesg -n 1
 while read -r module; do
     insmod "/modules/$module" || echo "qap-warning: $module did not load"
 done </modules/order
+# qap.9p=TAG:PATH,…: mount these shares. Only “shared” changes while the guest runs.
+for share in $(sed -n 's/.*qap.9p=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); do
+    tag=${share%%:*}
+    path=${share#*:}
+    cache=loose
+    test "$tag" != shared || cache=none
+    mkdir -p "$path"
+    mount -t 9p -o "trans=virtio,version=9p2000.L,msize=512000,cache=$cache" "$tag" "$path" ||
+        echo "qap-warning: $path is not shared"
+done
+if test -d /usr/lib; then
+    ln -s usr/lib usr/lib64 /
+fi
 if grep -q qap.shell /proc/cmdline; then
     stty sane
     echo "modules are loaded; /bin/virtio-device ID finds a device; poweroff -f ends"

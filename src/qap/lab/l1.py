@@ -1,0 +1,134 @@
+"""L1: a guest under TCG that has the kernel's vhost, vDPA and VFIO devices."""
+
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from qap.fork.build import Build
+from qap.host.errors import QapError
+from qap.lab.channel import Channels
+from qap.lab.l1_spec import l1_spec
+from qap.lab.program import L1Program
+from qap.machine.device import Device
+from qap.machine.guest.console import Console, GuestPanic
+from qap.machine.machine import Machine
+
+SCRIPT = Path(__file__).with_name("program.sh")
+LOG = "l1.log"
+DMESG = "l1-dmesg.log"
+USR = Path("/usr")
+
+
+@dataclass
+class L1:
+    """A running L1. Use as a context manager.
+
+    Host and L1 see the same files under the same paths: /usr, the builds, qap's cache (all
+    read-only), and `folder`.
+
+    Args:
+        build: the QEMU that runs it.
+        devices: what its machine has besides; `configs/lab.toml` says the rest.
+        modules, append: kernel modules and parameters for them.
+
+    Attributes:
+        folder: shared with L1, which can write there.
+        programs: those that run in it, by name.
+        restarted: why its first start failed; "" if it did not.
+    """
+
+    build: Build
+    devices: Sequence[Device] = ()
+    modules: tuple[str, ...] = ()
+    append: str = ""
+    folder: Path = field(init=False)
+    programs: dict[str, L1Program] = field(init=False, default_factory=dict)
+    restarted: str = field(init=False, default="")
+    machine: Machine = field(init=False, repr=False)
+    channels: Channels = field(init=False, repr=False)
+    _owned: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
+    _names: int = field(init=False, default=0)
+
+    def __enter__(self) -> Self:
+        try:
+            self._enter()
+        except GuestPanic as panic:
+            # L1's kernel panics early in one of some 60 boots under TCG.
+            self.restarted = str(panic)
+            self._enter()
+        return self
+
+    def _enter(self) -> None:
+        try:
+            self._start()
+        except BaseException:
+            self._owned.close()
+            raise
+
+    def _start(self) -> None:
+        scratch = tempfile.TemporaryDirectory(prefix="qap-")
+        self.folder = Path(self._owned.enter_context(scratch))
+        shutil.copy(SCRIPT, self.program_script)
+        binary = self.build.path("qemu-system-x86_64")
+        spec = l1_spec(self.build, self.folder, self.devices, self.modules, self.append)
+        machine = Machine(binary, spec, log=self.folder / LOG)
+        self.machine = self._owned.enter_context(machine)
+        self.machine.boot()
+        self.channels = Channels(self.machine, self.folder)
+        (told,) = self._owned.enter_context(self.channels.open(1))
+        self.console.check(f"mkfifo /run/ended; setsid cat <>/run/ended >{told.device} &")
+        threading.Thread(target=self._listen, args=(told.sock.dup(),), daemon=True).start()
+
+    @property
+    def program_script(self) -> Path:
+        return self.folder / SCRIPT.name
+
+    @property
+    def console(self) -> Console:
+        """Runs commands in L1, one at a time."""
+        return self.machine.console
+
+    def _listen(self, told: socket.socket) -> None:
+        """Take what L1 says of programs that ended, until L1 ends."""
+        with told, told.makefile() as lines:
+            for line in lines:
+                name, status = line.split()
+                program = self.programs.get(name)
+                if program is not None:
+                    program.over(int(status))
+
+    def name(self, kind: str) -> str:
+        """A new name for a program or a file."""
+        self._names += 1
+        return f"{kind}{self._names}"
+
+    def program(self, *argv: str | Path) -> L1Program:
+        """Start a program in L1; its context ends it."""
+        name = self.name(Path(argv[0]).name)
+        return L1Program(self, argv, name, self.folder / f"{name}.log")
+
+    def check(self, script: str, timeout: float = 60.0) -> str:
+        """Run a shell script in L1 that must succeed; returns its output.
+
+        Raises:
+            GuestCommandError: it ended with a non-zero status.
+        """
+        return self.console.check(script, timeout)
+
+    def keep(self, target: Path) -> list[Path]:
+        """Copy what explains a failure: L1's kernel log and the logs of what ran in it."""
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            (self.folder / DMESG).write_text(self.console.run("dmesg").output)
+        except (QapError, TimeoutError) as exc:
+            (self.folder / DMESG).write_text(f"{exc}\n")
+        return [Path(shutil.copy(log, target)) for log in sorted(self.folder.glob("*.log"))]
+
+    def __exit__(self, *_: object) -> None:
+        self._owned.close()

@@ -1,0 +1,40 @@
+"""L2: a QEMU that runs in L1."""
+
+import socket
+from dataclasses import dataclass, field
+
+from qap.lab.l1 import L1
+from qap.lab.program import L1Program
+from qap.machine.machine import Machine
+
+
+@dataclass
+class L2(Machine):
+    """A QEMU in L1, with the sessions that Machine has.
+
+    Its RAM can't be mapped here: a driver uses GuestMemory.
+
+    Args:
+        l1: where it runs; `binary` and all paths in `spec` are as L1 sees them.
+    """
+
+    l1: L1 = field(kw_only=True)
+
+    def _start(self) -> None:
+        sessions = 3 if self.spec.qtest else 2
+        channels = self._owned.enter_context(self.l1.channels.open(sessions))
+        ours = [channel.sock for channel in channels]
+        argv = self._argv(*[f"pipe,path={channel.device}" for channel in channels])
+        name = self.l1.name("l2-")
+        program = L1Program(self.l1, argv, name, self.log or self.l1.folder / f"{name}.log")
+        self.process = self._owned.enter_context(program)
+        # The ports stay when QEMU ends; its sessions are to see an end.
+        program.ended = lambda: _shut(ours)
+        if not program.alive:
+            _shut(ours)
+        self._connect(*[sock.dup() for sock in ours])
+
+
+def _shut(socks: list[socket.socket]) -> None:
+    for sock in socks:
+        sock.shutdown(socket.SHUT_RDWR)

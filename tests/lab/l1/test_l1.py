@@ -1,0 +1,82 @@
+"""The lab itself: what runs in L1, and what is left of it."""
+
+from pathlib import Path
+
+import pytest
+
+from qap.host.errors import QapError
+from qap.lab.l1 import L1
+from qap.lab.l2 import L2
+from qap.machine.machine import QemuDied
+from qap.machine.spec import Spec
+
+
+def l2(l1: L1, *extra: str) -> L2:
+    """A QEMU in L1 with no devices."""
+    spec = Spec(machine="q35", accel="qtest", memory=64, qtest=True, extra=extra)
+    return L2(l1.build.path("qemu-system-x86_64"), spec, l1=l1)
+
+
+def test_l1_has_the_kernels_devices(l1: L1) -> None:
+    for name in ("vhost-net", "vhost-vsock", "vhost-scsi", "net/tun", "vduse/control"):
+        l1.check(f"test -c /dev/{name}")
+
+
+def test_a_qemu_in_l1_is_driven_over_its_sessions(l1: L1) -> None:
+    with l2(l1) as machine:
+        machine.qtest.writel(0x1000, 0x12345678)
+        assert machine.qtest.readl(0x1000) == 0x12345678
+        assert machine.qmp.execute("query-status")["status"] == "running"
+
+
+def test_two_qemus_run_beside_each_other(l1: L1) -> None:
+    with l2(l1) as one, l2(l1) as other:
+        one.qtest.writel(0x1000, 1)
+        other.qtest.writel(0x1000, 2)
+        assert (one.qtest.readl(0x1000), other.qtest.readl(0x1000)) == (1, 2)
+
+
+def test_a_qemu_that_refuses_its_command_line_says_why(l1: L1) -> None:
+    with pytest.raises(QemuDied, match="status 1") as died, l2(l1, "-device", "no-such"):
+        pass
+    assert "no-such" in died.value.said
+
+
+def test_a_qemu_that_is_killed_is_told_from_one_that_hangs(l1: L1) -> None:
+    with l2(l1) as machine:
+        machine.process.kill()
+        with pytest.raises(QemuDied) as died:
+            machine.qtest.readl(0)
+    assert died.value.status == -9
+
+
+def test_channels_are_given_back(l1: L1) -> None:
+    for _ in range(12):
+        with l2(l1):
+            pass
+
+
+def test_a_program_ends_with_its_context(l1: L1) -> None:
+    with l1.program("/usr/bin/sleep", "1000") as program:
+        pid = program.pid
+        l1.check(f"test -d /proc/{pid}")
+    l1.check(f"! test -d /proc/{pid}")
+    assert not program.alive
+
+
+def test_a_program_tells_its_status(l1: L1) -> None:
+    with l1.program("/usr/bin/false") as program:
+        assert program.wait(10) == 1
+
+
+def test_logs_are_kept(l1: L1, tmp_path: Path) -> None:
+    with l1.program("/usr/bin/echo", "said") as program:
+        program.wait(10)
+    kept = {file.name: file.read_text() for file in l1.keep(tmp_path)}
+    assert "said\n" in kept.values()
+    assert "Linux version" in kept["l1-dmesg.log"]
+
+
+def test_there_is_an_end_to_channels(l1: L1) -> None:
+    with pytest.raises(QapError, match="no more than 30 channels"), l1.channels.open(31):
+        pass
