@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from qap.fork.build import Build
+from qap.host.debian.loader import HOST
 from qap.vhost_user import programs
 from qap.vhost_user.programs import BackendProcess
 from qap.vhost_user.testpmd import testpmd
@@ -34,7 +35,7 @@ def real_backend(
 def _virtiofsd(folder: Path, socket: str) -> AbstractContextManager[BackendProcess]:
     shared = folder / "shared"
     shared.mkdir(exist_ok=True)
-    return programs.virtiofsd(folder, shared, programs.HOST, socket)
+    return programs.virtiofsd(folder, shared, HOST, socket)
 
 
 def _storage_daemon(

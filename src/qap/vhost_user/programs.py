@@ -13,14 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qap.host.debian.bundles import bundle
+from qap.host.debian.loader import HOST, loader_argv
 from qap.host.debian.package import merge_usr, unpacked
 from qap.host.process import Process
 from qap.vhost_user.relay import ByteOrderRelay
-
-HOST = "amd64"
-# Where Debian's libc6 puts the dynamic loader, by architecture.
-LOADERS = {"amd64": "usr/lib64/ld-linux-x86-64.so.2", "s390x": "usr/lib/ld64.so.1"}
-TRIPLETS = {"amd64": "x86_64-linux-gnu", "s390x": "s390x-linux-gnu"}
 
 
 @dataclass(frozen=True)
@@ -54,19 +50,6 @@ def _started(argv_for: Callable[[int], list[str]], path: Path, log: Path) -> Ite
             yield process
     finally:
         path.unlink(missing_ok=True)
-
-
-def loader_argv(root: Path, *folders: str) -> list[str]:
-    """What to put before a program of the host's architecture, unpacked into `root`.
-
-    The program gets the libraries from `root`, which may be newer than the system's.
-
-    Args:
-        folders: more folders with libraries, relative to the usual one.
-    """
-    libraries = root / "usr/lib" / TRIPLETS[HOST]
-    path = ":".join(str(libraries / folder) for folder in ("", *folders))
-    return [str(root / LOADERS[HOST]), "--library-path", path]
 
 
 def virtiofsd_argv(architecture: str) -> list[str]:

@@ -13,10 +13,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from qap.host.debian.bundles import bundle
+from qap.host.debian.loader import HOST, loader_argv
 from qap.host.debian.package import unpacked
 from qap.host.errors import QapError
 from qap.host.process import Process
-from qap.vhost_user.programs import HOST, BackendProcess, loader_argv
+from qap.vhost_user.programs import BackendProcess
 
 START_S = 30.0
 PROMPT = b"testpmd> "

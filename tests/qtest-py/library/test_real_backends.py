@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from qap.host.debian.loader import HOST
 from qap.host.errors import QapError
 from qap.host.wait import poll_until
 from qap.machine.device import Device
@@ -41,7 +42,7 @@ def shared(tmp_path: Path) -> Path:
 @pytest.fixture
 def share(lab: Lab, shared: Path) -> Machine:
     """A machine with that folder behind vhost-user-fs-pci, which wants ACCESS_PLATFORM."""
-    service = lab.owned.enter_context(programs.virtiofsd(lab.folder, shared, programs.HOST, "fs"))
+    service = lab.owned.enter_context(programs.virtiofsd(lab.folder, shared, HOST, "fs"))
     device = {"driver": "vhost-user-fs-pci", "id": "dut", "bus": "port0", "chardev": "fs"}
     machine: Machine = lab.machine(
         {**device, "tag": "qap-share", "iommu_platform": True},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from qap.host.debian.loader import HOST
 from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
 from qap.machine.device import Device
@@ -292,7 +293,7 @@ def test_new_driver_is_served_by_a_new_back_end(lab: Lab) -> None:
 @pytest.mark.parametrize("when", ["in flight", "afterwards"])
 def test_killed_virtiofsd_can_be_replaced(lab: Lab, tmp_path: Path, when: str) -> None:
     """The device is unplugged, its chardev is free, and another one serves."""
-    first = lab.owned.enter_context(programs.virtiofsd(lab.folder, tmp_path, programs.HOST, "one"))
+    first = lab.owned.enter_context(programs.virtiofsd(lab.folder, tmp_path, HOST, "one"))
     machine = lab.machine(qtest=True)
     machine.add_socket("one", first.socket)
     machine.plug({**DEVICE, **failing(lab), "chardev": "one"})
@@ -309,7 +310,7 @@ def test_killed_virtiofsd_can_be_replaced(lab: Lab, tmp_path: Path, when: str) -
     assert asking.answer()[1] == -errno.EIO
     unplug_at_reset(machine)
     machine.qmp.execute("chardev-remove", id="one")
-    second = lab.owned.enter_context(programs.virtiofsd(lab.folder, tmp_path, programs.HOST, "two"))
+    second = lab.owned.enter_context(programs.virtiofsd(lab.folder, tmp_path, HOST, "two"))
     machine.add_socket("two", second.socket)
     machine.plug({**DEVICE, **failing(lab), "chardev": "two"})
     assert Fs(negotiated(machine)).init() >= (fs.MAJOR, fs.MINOR)
