@@ -1,7 +1,11 @@
 """The errors a user can see: each is a line that says what is wrong and what to do."""
 
+import re
 from collections.abc import Iterable
 from enum import IntEnum
+
+# What programs say of it; tar, if a part of the data could still be written.
+FULL = re.compile(r"No space left on device|Wrote only \d+ of \d+ bytes")
 
 
 class Exit(IntEnum):
@@ -49,6 +53,16 @@ class Interrupted(QapError):
 
     def __init__(self) -> None:
         super().__init__("interrupted")
+
+
+def failure(message: str, said: str) -> QapError:
+    """An error for a program that failed; the message tells if the disk was full.
+
+    Args:
+        said: what the program printed in the C locale, for the detail.
+    """
+    full = ": the disk is full, free some of it" if FULL.search(said) else ""
+    return QapError(f"{message}{full}", said.strip())
 
 
 # Names that an error lists where none is near.

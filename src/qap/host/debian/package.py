@@ -1,6 +1,7 @@
 """Programs and data from .deb files, unpacked into the cache and not installed."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -10,7 +11,7 @@ from types import MappingProxyType
 
 from qap.host.debian.bundle import Bundle
 from qap.host.debian.sums import check
-from qap.host.errors import MissingError, QapError
+from qap.host.errors import MissingError, failure
 from qap.host.lock import locked
 from qap.host.paths import cache
 
@@ -61,11 +62,14 @@ def unpack(deb: Path, root: Path, members: Sequence[str] = ()) -> None:
         raise MissingError("dpkg-deb is missing: install dpkg")
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as tar:
         argv = ["tar", "-x", "--no-same-owner", "-C", str(root), *members]
-        done = subprocess.run(argv, stdin=tar.stdout, capture_output=True, text=True, check=False)
+        env = {**os.environ, "LC_ALL": "C"}
+        done = subprocess.run(
+            argv, stdin=tar.stdout, env=env, capture_output=True, text=True, check=False
+        )
         assert tar.stdout is not None
         tar.stdout.close()
     if done.returncode or tar.returncode:
-        raise QapError(f"could not unpack {deb.name}", done.stderr.strip())
+        raise failure(f"could not unpack {deb.name}", done.stderr)
 
 
 def merge_usr(root: Path) -> None:

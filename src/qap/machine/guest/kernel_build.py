@@ -2,76 +2,30 @@
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from qap.host.debian.package import unpack
-from qap.host.debian.sums import check
-from qap.host.errors import MissingError, QapError
-from qap.host.lock import locked
+from qap.host.errors import QapError
+from qap.host.made import made_once
 from qap.host.paths import cache
-from qap.host.process import reading
-from qap.host.progress import Progress, bar
+from qap.host.progress import Progress
+from qap.machine.guest.kernel_source import (
+    SETTINGS,
+    TOOLCHAINS,
+    Toolchain,
+    make,
+    run,
+    unpack_source,
+)
 
 CONFIG = "config"
 # Much of the source, which none of our guests needs. Kconfig files are needed, all of them.
 LEFT_OUT = ("*/arch/[!s]*/*.[chS]", "*/arch/*/dts/*", "*/drivers/gpu/*.[ch]", "*/tools/testing/*")
-SETTINGS = {
-    "KBUILD_BUILD_USER": "qap",
-    "KBUILD_BUILD_HOST": "qap",
-    "KBUILD_BUILD_TIMESTAMP": "2025-01-01",
-}
 PLAN = " -c -o "
 STEP = re.compile(r"^  (?:CC|AS) +(\S+)")
-ERROR = re.compile(
-    r"\berror: |undefined reference|can't open|^make.*\*\*\*|: not found|failed to execute"
-)
-
-
-@dataclass(frozen=True)
-class Toolchain:
-    """What the kernel's makefiles must be told to compile for an architecture.
-
-    Attributes:
-        arch: their name of it.
-        prefix: of the compiler and its companions.
-        image: the file to boot.
-    """
-
-    arch: str
-    prefix: str
-    image: str
-
-    @property
-    def compiler(self) -> str:
-        return f"{self.prefix}gcc"
-
-    @property
-    def version(self) -> str:
-        """The compiler's name and version, in its words.
-
-        Raises:
-            MissingError: it is not installed.
-        """
-        try:
-            done = subprocess.run(
-                [self.compiler, "--version"], capture_output=True, text=True, check=True
-            )
-        except FileNotFoundError as exc:
-            package = f"gcc-{self.prefix.rstrip('-')}"
-            raise MissingError(f"{self.compiler} is missing: install {package}") from exc
-        return done.stdout.splitlines()[0]
-
-
-# By Debian's name of the architecture.
-TOOLCHAINS = {"s390x": Toolchain("s390", "s390x-linux-gnu-", "arch/s390/boot/bzImage")}
 
 
 @dataclass(frozen=True)
@@ -98,19 +52,8 @@ class KernelBuild:
             QapError: the source is damaged, a patch does not apply, an option can't be switched
                 on, or it does not compile.
         """
-        home = cache() / "kernels"
-        target = home / f"{self.name}-{self._key}"
-        if target.exists():
-            return target
-        with bar(f"kernel {self.name}") as progress:
-            busy = partial(progress, 0, 0, "waits for another build to end")
-            with locked(home, busy):
-                for left in home.glob("tmp*"):
-                    shutil.rmtree(left)
-                if not target.exists():
-                    with tempfile.TemporaryDirectory(dir=home) as scratch:
-                        self._build(Path(scratch), progress).rename(target)
-        return target
+        target = cache() / "kernels" / f"{self.name}-{self._key}"
+        return made_once(target, f"kernel {self.name}", self._build)
 
     @property
     def _toolchain(self) -> Toolchain:
@@ -163,16 +106,11 @@ class KernelBuild:
         return sum(planned)
 
     def _unpack(self, scratch: Path, source: Path) -> None:
-        check(self.package)
-        archive = f"./usr/src/{self.package.name.partition('_')[0]}.tar.xz"
-        unpack(self.package, scratch, [archive])
-        source.mkdir()
         left_out = [f"--exclude={pattern}" for pattern in LEFT_OUT]
-        argv = ["tar", "-xf", str(scratch / archive), "--strip-components=1", *left_out]
-        _run(argv, source, f"{self.package.name} can't be unpacked")
+        unpack_source(self.package, scratch, source, "--strip-components=1", *left_out)
         for patch in self._patches:
             argv = ["patch", "-p1", "--fuzz=0", "--batch", "-i", str(patch)]
-            _run(argv, source, f"{patch.name} does not apply to {self.package.name}")
+            run(argv, source, f"{patch.name} does not apply to {self.package.name}")
 
     def _check_config(self, source: Path) -> None:
         """An option whose dependencies are not on is silently left out; that would be found late.
@@ -196,29 +134,14 @@ class KernelBuild:
         Raises:
             QapError: it failed, or there is no make.
         """
-        tools = self._toolchain
-        ccache = "ccache " if shutil.which("ccache") else ""
-        argv = [
-            *("setpriv", "--pdeathsig", "TERM", "--", "make"),
-            f"-j{os.cpu_count()}",
-            f"ARCH={tools.arch}",
-            f"CROSS_COMPILE={tools.prefix}",
-            f"CC={ccache}{tools.compiler}",
+        make(
+            source,
+            *self._toolchain.words,
             *words,
-        ]
-        settings = {"KCONFIG_ALLCONFIG": str(self.recipe / CONFIG), "LC_ALL": "C", **SETTINGS}
-        errors = []
-        with reading(argv, env={**os.environ, **settings}, cwd=source) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                each(line)
-                if ERROR.search(line):
-                    errors.append(line.rstrip("\n"))
-            status = process.wait()
-        if status:
-            raise QapError(
-                f"the kernel {self.name} does not build (make {words[-1]})", "\n".join(errors[:5])
-            )
+            failed=f"the kernel {self.name} does not build (make {words[-1]})",
+            settings={"KCONFIG_ALLCONFIG": str(self.recipe / CONFIG)},
+            each=each,
+        )
 
     def _keep(self, source: Path, root: Path) -> None:
         release = (source / "include/config/kernel.release").read_text().strip()
@@ -229,10 +152,3 @@ class KernelBuild:
         shutil.copy(source / ".config", root / "boot" / f"config-{release}")
         shutil.copy(source / "modules.builtin", modules)
         (modules / "modules.dep").touch()
-
-
-def _run(argv: list[str], cwd: Path, failed: str) -> None:
-    """Run a program; raises QapError, with `failed` as its message, if it fails."""
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise QapError(failed, (done.stderr + done.stdout).strip())
