@@ -12,14 +12,15 @@ from qap.host.debian.bundles import bundles
 from qap.host.debian.failure import Unavailable
 from qap.host.errors import QapError, unknown_name
 from qap.host.paths import Project
+from qap.lab import modules
 from qap.machine import catalog
 from qap.machine.guest import kernel
 
 
 def everything() -> list[Bundle]:
-    """All bundles: QEMU's source, the guests' kernels, and those of configs/archive.toml."""
+    """All bundles: QEMU's source, guests' kernels and modules, those of configs/archive.toml."""
     kernels = map(kernel.bundle, catalog.guests().values())
-    return [base.bundle(Project.here()), *kernels, *bundles()]
+    return [base.bundle(Project.here()), *kernels, *modules.bundles(), *bundles()]
 
 
 def chosen(names: Sequence[str]) -> list[Bundle]:

@@ -60,6 +60,7 @@ class Guest(Model):
         kernel: its package.
         recipe: a folder of configs/kernels/ if the package has the source, to be compiled as the
             folder says; "" if it has the kernel.
+        headers: the package of its headers, to compile modules for it; "" if that is not done.
         console: the kernel's name for its console.
         machine: the machine type that boots it unless a scenario names another.
         cpu: QEMU's CPU model.
@@ -75,6 +76,7 @@ class Guest(Model):
     suites: tuple[str, ...] = Field(min_length=1)
     kernel: str
     recipe: str = ""
+    headers: str = ""
     console: str
     machine: str
     cpu: str

@@ -159,5 +159,7 @@ def test_records_of_bundles_that_are_gone_go(configured: Project) -> None:
 
 def test_every_bundle_of_this_repository_has_a_place() -> None:
     assert (data() / "archive.toml").exists()
-    for bundle in archive.everything():
+    everything = archive.everything()
+    assert "modules:x86_64" in [bundle.name for bundle in everything]
+    for bundle in everything:
         assert bundle.packages and bundle.places, bundle.name

@@ -37,6 +37,11 @@ class Package(Model):
         file = Suite(self.suite, part).file(package)
         return file if file is not None and version(file) == self.version else None
 
+    def forget(self) -> None:
+        """Remove it from the cache."""
+        package, _, part = self.name.partition(":")
+        Suite(self.suite, part).forget(package)
+
 
 def version(file: Path) -> str:
     """A package's version, from the name that apt gives its file."""
@@ -76,6 +81,12 @@ class Taken(Model):
     def files(self) -> list[Path]:
         """The packages' files; fewer than packages if some are gone."""
         return [file for package in self.packages if (file := package.file)]
+
+    def forget(self, prefix: str) -> None:
+        """Remove the packages with such names from the cache, so that they are fetched again."""
+        for package in self.packages:
+            if package.name.startswith(prefix):
+                package.forget()
 
     @property
     def line(self) -> str:

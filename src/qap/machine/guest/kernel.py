@@ -65,6 +65,11 @@ class Kernel:
         listed = (self._modules / "modules.builtin").read_text().split()
         return {module_name(file) for file in listed}
 
+    @property
+    def names(self) -> set[str]:
+        """Names of all its modules, those that are built in among them."""
+        return {*self._dependencies, *self.builtin}
+
     def modules(self, names: tuple[str, ...]) -> list[Path]:
         """Files to load, dependencies first, for the modules that are not built in.
 
