@@ -125,12 +125,22 @@ def _received(worker: _Worker[Job]) -> tuple[News] | None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Block SIGINT. A process started here inherits that: its owner ends it, not Ctrl-C."""
+    """Hold SIGINT back until the context ends; for the main thread.
+
+    A process started here inherits that it is blocked: its owner ends it, not Ctrl-C. Blocking
+    it does not keep it from this process: another thread gets it then, and Python's handler
+    runs in the main thread all the same.
+    """
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _live(connection: Connection, work: Work[Job, News], parent: int, cpu: int) -> None:
