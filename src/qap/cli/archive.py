@@ -60,17 +60,18 @@ def take_each(
         yield bundle, failed
 
 
-def bring_for_guests(*, compiled: bool = False) -> None:
+def bring_for_guests(*, compiled: bool = False, lab: bool = False) -> None:
     """Fetch what guests and back-ends need before the work starts.
 
     Failures are only printed: whatever needs the bundle fails later, the rest can be done.
 
     Args:
         compiled: also bring the kernels that have to be compiled, which few trials need.
+        lab: also bring the modules that the kernel lab compiles.
     """
     guests = catalog.guests().values()
     ready = [guest for guest in guests if compiled or not guest.recipe]
-    wanted = [*map(kernel.bundle, ready), *bundles()]
+    wanted = [*map(kernel.bundle, ready), *bundles(), *(modules.bundles() if lab else [])]
     missing = [bundle for bundle in wanted if bundle.taken() is None]
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     for _, failed in take_each(missing):
@@ -78,11 +79,13 @@ def bring_for_guests(*, compiled: bool = False) -> None:
             console.print(f"qap: {escape(str(failed))}")
     forget_others()
     for guest in guests:
-        if compiled and guest.recipe and kernel.bundle(guest).taken() is not None:
-            try:
+        try:
+            if compiled and guest.recipe and kernel.bundle(guest).taken() is not None:
                 kernel.kernel(guest)
-            except QapError as exc:
-                console.print(f"qap: {escape(str(exc))}\n{escape(exc.detail)}")
+            if lab and guest.headers and modules.bundle(guest).taken() is not None:
+                modules.KernelModules(guest).bring()
+        except QapError as exc:
+            console.print(f"qap: {escape(str(exc))}\n{escape(exc.detail)}")
 
 
 def forget_others() -> None:

@@ -37,7 +37,7 @@ def lab_run(
 
     chosen = scenarios.chosen(names or [])
     build = Build(profile, base)
-    archive.bring_for_guests()
+    archive.bring_for_guests(lab=True)
     make(build)
     finish(scenarios.run(chosen, build), json, [build])
 

@@ -46,7 +46,7 @@ def test(
     fork, base = Build(profile), Build(profile, is_base=True)
     extra = upstream_suite.ninja_targets() if upstream else []
     if upstream or any(suite in test.NEED_BUILDS for suite in chosen):
-        archive.bring_for_guests(compiled=test.wants_nightly(tags or []))
+        archive.bring_for_guests(compiled=test.wants_nightly(tags or []), lab=test.LAB in chosen)
         make(base, *extra)
         make(fork, *extra)
     report = (
@@ -78,7 +78,7 @@ def prove(
 
         report = prefixes.each(fork.project, chosen, profile)
         finish(report, json)
-    archive.bring_for_guests()
+    archive.bring_for_guests(lab=True)
     make(base)
     make(fork)
     report = proving.prove(chosen, fork, base)

@@ -14,9 +14,13 @@ from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.lab.channel import Channels
 from qap.lab.l1_spec import l1_spec
+from qap.lab.modules import KernelModules
 from qap.lab.program import L1Program
+from qap.lab.settings import settings
+from qap.machine import catalog
 from qap.machine.device import Device
 from qap.machine.guest.console import Console, GuestPanic
+from qap.machine.guest.kernel import module_content, module_name
 from qap.machine.machine import Machine
 
 SCRIPT = Path(__file__).with_name("program.sh")
@@ -54,6 +58,7 @@ class L1:
     channels: Channels = field(init=False, repr=False)
     _owned: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
     _names: int = field(init=False, default=0)
+    _loaded: set[str] = field(init=False, default_factory=set)
 
     def __enter__(self) -> Self:
         try:
@@ -73,6 +78,7 @@ class L1:
 
     def _start(self) -> None:
         scratch = tempfile.TemporaryDirectory(prefix="qap-")
+        self._loaded.clear()
         self.folder = Path(self._owned.enter_context(scratch))
         shutil.copy(SCRIPT, self.program_script)
         binary = self.build.path("qemu-system-x86_64")
@@ -120,6 +126,23 @@ class L1:
             GuestCommandError: it ended with a non-zero status.
         """
         return self.console.check(script, timeout)
+
+    def load(self, *names: str) -> None:
+        """Load kernel modules and what they need, those that Debian does not build included.
+
+        Raises:
+            UsageError: there is no such module.
+            GuestCommandError: the kernel refused one.
+        """
+        guest = catalog.guest(settings().l1.guest)
+        for file in KernelModules(guest).files(names):
+            name = module_name(file.name)
+            if name not in self._loaded:
+                copy = self.folder / f"{name}.ko"
+                copy.write_bytes(module_content(file))
+                self.check(f"test -d /sys/module/{name} || insmod {copy}")
+                copy.unlink()
+                self._loaded.add(name)
 
     def keep(self, target: Path) -> list[Path]:
         """Copy what explains a failure: L1's kernel log and the logs of what ran in it."""

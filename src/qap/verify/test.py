@@ -24,17 +24,18 @@ def _lint() -> list[TestResult]:
 
 
 NIGHTLY = "nightly"
+LAB = "lab"
 # Each takes the build and the filters of avocado's tests.
 SUITES: dict[str, Callable[[Build, Sequence[str]], list[TestResult]]] = {
     "lint": lambda build, tags: _lint(),
     "unit": lambda build, tags: runners.pytest(["tests/unit"], build),
     "qtest-py": lambda build, tags: runners.pytest(["tests/qtest-py"], build),
-    "lab": lambda build, tags: runners.pytest(["tests/lab"], build),
+    LAB: lambda build, tags: runners.pytest(["tests/lab"], build),
     "avocado": lambda build, tags: runners.avocado(["tests/avocado"], build, tags=filters(tags)),
 }
 
 
-NEED_BUILDS = {"qtest-py", "lab", "avocado"}
+NEED_BUILDS = {"qtest-py", LAB, "avocado"}
 
 
 def filters(tags: Sequence[str]) -> list[str]:
