@@ -12,8 +12,12 @@ UNITS: dict[Measure, str] = {
     "instructions": "instructions a request",
     "rate": "requests a second",
 }
-LIMITS: dict[Measure, Limit] = {
-    "instructions": Limit(1.01, exact=True),
+FORK_TO_BASE: dict[Measure, Limit] = {
+    "instructions": Limit(1.005, exact=True),
+    "rate": Limit(0.95),
+}
+ON_TO_OFF: dict[Measure, Limit] = {
+    "instructions": Limit(1.003, exact=True),
     "rate": Limit(0.95),
 }
 
@@ -122,24 +126,23 @@ class WorkloadRow:
         if estimate is None:
             reason = "; ".join(self.refused[name] for name in (of, to) if name in self.refused)
             return Comparison(of, to, None, CostVerdict.NOTHING, reason)
-        return Comparison(of, to, estimate, *self._judged(estimate))
+        return Comparison(
+            of, to, estimate, *FORK_TO_BASE[self.measure].judge(estimate, self.others)
+        )
 
     def _on_to_off(self) -> Comparison:
         of, to = "fork on", "fork off"
         estimate = self._ratio(of, to)
         if of in self.refused:
             return Comparison(of, to, estimate, CostVerdict.WORSE, self.refused[of])
-        if estimate is None or self.measure == "instructions":
-            return Comparison(of, to, estimate, CostVerdict.NOTHING)
-        verdict, reason = self._judged(estimate)
-        stock = self._ratio("base on", "base off")
+        if estimate is None:
+            return Comparison(of, to, None, CostVerdict.NOTHING)
+        verdict, reason = ON_TO_OFF[self.measure].judge(estimate, self.others)
+        stock = self._ratio("base on", "base off") if self.measure == "rate" else None
         if verdict == CostVerdict.WORSE and stock is not None and stock.meets(estimate):
             reason = f"the property costs as much on the base: {stock.value:.3f}"
             return Comparison(of, to, estimate, CostVerdict.EXPLAINED, reason)
         return Comparison(of, to, estimate, verdict, reason)
-
-    def _judged(self, estimate: Estimate) -> tuple[CostVerdict, str]:
-        return LIMITS[self.measure].judge(estimate, self.others)
 
     def as_dict(self) -> dict[str, Any]:
         """For --json; docs/json.md has what is in it."""

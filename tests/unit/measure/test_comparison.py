@@ -33,19 +33,32 @@ ALIKE = {"fork_off": 100.0, "base_off": 100.0, "fork_on": 100.0, "base_on": 100.
 
 
 @pytest.mark.parametrize("state", ["off", "on"])
-@pytest.mark.parametrize(("instructions", "ok"), [(90, True), (101.0, True), (101.1, False)])
-def test_one_per_cent_more_instructions_is_all_that_is_allowed(
+@pytest.mark.parametrize(("instructions", "ok"), [(90, True), (100.5, True), (100.6, False)])
+def test_half_a_per_cent_more_instructions_than_the_base_is_all_that_is_allowed(
     instructions: float, ok: bool, state: str
 ) -> None:
-    made = row("instructions", **{**ALIKE, f"fork_{state}": instructions})
-    assert made.ok == ok
+    # As many with the property as without, so that nothing else is judged.
+    both = dict.fromkeys(("fork_off", "fork_on"), instructions)
+    kept = "base_on" if state == "off" else "base_off"
+    made = row("instructions", **{**ALIKE, **both, kept: instructions})
     result = verdict(made, f"fork {state}", f"base {state}")
     assert result == (CostVerdict.OK if ok else CostVerdict.WORSE)
+    assert made.ok == ok
 
 
-def test_instructions_are_not_asked_to_be_as_few_with_the_property_as_without() -> None:
-    made = row("instructions", fork_off=100, base_off=100, fork_on=120, base_on=120)
-    assert made.ok
+@pytest.mark.parametrize(("instructions", "ok"), [(90, True), (100.3, True), (100.4, False)])
+@pytest.mark.parametrize("base", [100.0, 120.0])
+def test_instructions_are_as_few_with_the_property_as_without(
+    instructions: float, ok: bool, base: float
+) -> None:
+    """Whatever the property costs on the base."""
+    made = row("instructions", fork_off=100, base_off=100, fork_on=instructions, base_on=base)
+    assert verdict(made, "fork on", "fork off") == (CostVerdict.OK if ok else CostVerdict.WORSE)
+    assert made.ok == ok
+
+
+def test_instructions_have_no_ratio_where_only_one_state_ran() -> None:
+    made = row("instructions", fork_off=100, base_off=100)
     assert verdict(made, "fork on", "fork off") == CostVerdict.NOTHING
 
 
