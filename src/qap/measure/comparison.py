@@ -108,6 +108,20 @@ class WorkloadRow:
         """Whether nothing is worse than is asked."""
         return all(comparison.verdict != CostVerdict.WORSE for comparison in self._comparisons())
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether what is worse than is asked may be so by chance: more rounds would tell."""
+        return any(
+            comparison.verdict == CostVerdict.WORSE
+            and comparison.ratio is not None
+            and self._limit(comparison).may_hold(comparison.ratio)
+            for comparison in self._comparisons()
+        )
+
+    def _limit(self, comparison: Comparison) -> Limit:
+        same_build = comparison.of.split()[0] == comparison.to.split()[0]
+        return (ON_TO_OFF if same_build else FORK_TO_BASE)[self.measure]
+
     def _comparisons(self) -> Iterator[Comparison]:
         for state in ("off", "on"):
             yield self._fork_to_base(f"fork {state}", f"base {state}")

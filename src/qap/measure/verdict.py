@@ -59,5 +59,9 @@ class Limit:
             return CostVerdict.UNSURE, f"{interval}; others kept {others:.0%} of the machine busy"
         return CostVerdict.UNSURE, interval
 
+    def may_hold(self, estimate: Estimate) -> bool:
+        """Whether some of the interval is within the limit."""
+        return self._within(estimate.low) or self._within(estimate.high)
+
     def _within(self, value: float) -> bool:
         return value <= self.value if self.value >= 1 else value >= self.value

@@ -57,6 +57,17 @@ def test_instructions_are_as_few_with_the_property_as_without(
     assert made.ok == ok
 
 
+@pytest.mark.parametrize(
+    ("instructions", "noise", "doubtful"),
+    [(100.2, 0.001, False), (100.4, 0.0, False), (100.4, 0.0001, False), (100.4, 0.001, True)],
+)
+def test_more_rounds_tell_only_where_the_limit_is_within_reach(
+    instructions: float, noise: float, doubtful: bool
+) -> None:
+    made = row("instructions", noise=noise, **{**ALIKE, "fork_on": instructions})
+    assert made.is_doubtful == doubtful
+
+
 def test_instructions_have_no_ratio_where_only_one_state_ran() -> None:
     made = row("instructions", fork_off=100, base_off=100)
     assert verdict(made, "fork on", "fork off") == CostVerdict.NOTHING
