@@ -7,15 +7,20 @@ from typing import Any, Literal
 from qap.measure.estimate import Estimate, median, ratio
 from qap.measure.verdict import CostVerdict, Limit
 
-Measure = Literal["instructions", "rate"]
+Measure = Literal["instructions", "rate", "config instructions", "config rate"]
 UNITS: dict[Measure, str] = {
     "instructions": "instructions a request",
     "rate": "requests a second",
+    "config instructions": "instructions a read",
+    "config rate": "reads a second",
 }
 FORK_TO_BASE: dict[Measure, Limit] = {
     "instructions": Limit(1.005, exact=True),
     "rate": Limit(0.95),
+    "config instructions": Limit(1.02, exact=True),
+    "config rate": Limit(0.98),
 }
+# What is not here is not compared.
 ON_TO_OFF: dict[Measure, Limit] = {
     "instructions": Limit(1.003, exact=True),
     "rate": Limit(0.95),
@@ -66,7 +71,8 @@ class WorkloadRow:
 
     Attributes:
         name: what is done.
-        measure: what is counted: instructions, of which less is better, or a rate.
+        measure: what is counted: instructions, of which less is better, or a rate; of requests,
+            or of reads of device configuration.
         samples: by variant, a value each round; all have as many.
         refused: why a variant did not run.
         others: share of the processors' time that other processes used, from 0 to 1.
@@ -149,8 +155,8 @@ class WorkloadRow:
         estimate = self._ratio(of, to)
         if of in self.refused:
             return Comparison(of, to, estimate, CostVerdict.WORSE, self.refused[of])
-        if estimate is None:
-            return Comparison(of, to, None, CostVerdict.NOTHING)
+        if estimate is None or self.measure not in ON_TO_OFF:
+            return Comparison(of, to, estimate, CostVerdict.NOTHING)
         verdict, reason = ON_TO_OFF[self.measure].judge(estimate, self.others)
         stock = self._ratio("base on", "base off") if self.measure == "rate" else None
         if verdict == CostVerdict.WORSE and stock is not None and stock.meets(estimate):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
@@ -17,8 +17,7 @@ from qap.machine.mapped_memory import MappedMemory
 from qap.machine.spec import Spec
 from qap.measure import requests
 from qap.measure.callgrind import Counted
-from qap.measure.comparison import VARIANTS, Variant, WorkloadRow
-from qap.measure.requests import Load
+from qap.measure.comparison import VARIANTS, Measure, Variant, WorkloadRow
 from qap.oracle.features import FeatureBit
 from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
@@ -38,6 +37,21 @@ DISPATCH = ("g_main_context_dispatch",)
 # of QTest commands, which costs several times as much.
 RELAY = ("memory_region_dispatch_write", "virtio_queue_guest_notifier_read")
 
+TITLES = {"pci": "PCI", "mmio": "MMIO", "ccw": "CCW"}
+
+
+class Work(Protocol):
+    """Work for devices, the same each time, such as a `qap.measure.requests.Load`.
+
+    Attributes:
+        requests: in a batch.
+    """
+
+    @property
+    def requests(self) -> int: ...
+    def batch(self) -> None:
+        """Do it once; raises QapError if it is not done."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -46,33 +60,34 @@ class Case:
     Attributes:
         kind: the devices' type without the transport.
         transport: a name of TRANSPORTS.
-        load: makes the work, of a driver for each device.
+        load: makes the work, of a driver for each device and of their back-ends.
         devices: properties of each.
         packed: the rings are packed rather than split.
         blockdevs, extra: as in Spec.
         vhost_user: a back-end serves the rings.
         always_modern: the type has no legacy interface, and no property to disable it.
+        measure: what is counted.
+        inside: the functions in which QEMU's instructions are counted.
     """
 
     kind: str
     transport: str
-    load: Callable[..., Load]
+    load: Callable[..., Work]
     devices: Sequence[Mapping[str, Any]]
     packed: bool = False
     blockdevs: Sequence[str] = ()
     extra: Sequence[str] = ()
     vhost_user: bool = False
     always_modern: bool = False
+    measure: Measure = "instructions"
+    inside: Sequence[str] = DISPATCH
 
     @property
     def name(self) -> str:
-        transport = "MMIO" if self.transport.startswith("mmio") else "PCI"
-        return f"{self.kind}, {transport}, {'packed' if self.packed else 'split'}"
-
-    @property
-    def inside(self) -> Sequence[str]:
-        """The functions in which QEMU's instructions are counted."""
-        return RELAY if self.vhost_user else DISPATCH
+        words = [self.kind, TITLES[self.transport.partition(" ")[0]]]
+        if self.measure == "instructions":
+            words.append("packed" if self.packed else "split")
+        return ", ".join(words)
 
     @property
     def reached(self) -> TransportVariant:
@@ -98,7 +113,7 @@ class Case:
         memory: MappedMemory,
         iommu_platform: bool,
         backends: Sequence[Backend] = (),
-    ) -> Load:
+    ) -> Work:
         """Negotiate with the devices; returns the work for them and their back-ends.
 
         Raises:
@@ -141,7 +156,15 @@ def _rng(packed: bool) -> Case:
 def _vhost_user(kind: str, queue: int, always_modern: bool = False) -> Case:
     work = partial(requests.relayed, index=queue)
     devices = [{"chardev": BACKEND, **device_types()[kind].properties}]
-    return Case(kind, "pci modern", work, devices, vhost_user=True, always_modern=always_modern)
+    return Case(
+        kind,
+        "pci modern",
+        work,
+        devices,
+        vhost_user=True,
+        always_modern=always_modern,
+        inside=RELAY,
+    )
 
 
 CASES = (
@@ -162,7 +185,7 @@ class _Counter:
     """A QEMU under callgrind with a case at work in it."""
 
     counted: Counted
-    load: Load
+    load: Work
 
     def sample(self) -> float:
         """Instructions a request.
@@ -201,7 +224,7 @@ def count(
         QapError: a QEMU ended, or negotiated something else than it was told to.
         TimeoutError: a device did not do its work.
     """
-    row = WorkloadRow(case.name, "instructions")
+    row = WorkloadRow(case.name, case.measure)
     with ExitStack() as owned:
         counters = {}
         for variant in variants:

@@ -19,6 +19,7 @@ from qap.measure.comparison import (
     Measure,
     WorkloadRow,
 )
+from qap.measure.config_reads import COUNTED, TIMED, config_rates
 from qap.measure.estimate import Estimate
 from qap.measure.instructions import CASES, count
 from qap.measure.throughput import READINGS, rates
@@ -29,13 +30,21 @@ PARTS: tuple[Part, ...] = ("counts", "rates")
 # As few as have an interval of 95 %.
 COUNT_ROUNDS = 6
 RATE_ROUNDS = 25
+CONFIG_ROUNDS = 100
 TURN_S = 0.25
 TITLES: dict[Measure, str] = {
     "instructions": "instructions a request",
+    "config instructions": "instructions a read of configuration",
     "rate": "requests a second, TCG guests",
+    "config rate": "reads of configuration a second, over QTest",
 }
 
-DECIMALS: dict[Measure, int] = {"instructions": 4, "rate": 2}
+DECIMALS: dict[Measure, int] = {
+    "instructions": 4,
+    "config instructions": 4,
+    "rate": 2,
+    "config rate": 3,
+}
 
 
 def bench(fork: Build, base: Build, parts: Sequence[Part], times: int) -> Report:
@@ -53,6 +62,7 @@ def bench(fork: Build, base: Build, parts: Sequence[Part], times: int) -> Report
         rows += _counts(builds, COUNT_ROUNDS * times)
     if "rates" in parts:
         rows += _rates(builds, RATE_ROUNDS * times)
+        rows += _config_rates(builds, CONFIG_ROUNDS * times)
     seconds = time.monotonic() - start
     for measure, title in TITLES.items():
         chosen = [row for row in rows if row.measure == measure]
@@ -78,8 +88,9 @@ class _Turns:
 
 def _counts(builds: Mapping[str, Build], rounds: int) -> list[WorkloadRow]:
     with bar("instructions") as progress:
-        turns = _Turns(progress, len(CASES) * len(VARIANTS) * rounds)
-        return [count(case, builds, rounds, turns) for case in CASES]
+        cases = [*CASES, *COUNTED]
+        turns = _Turns(progress, len(cases) * len(VARIANTS) * rounds)
+        return [count(case, builds, rounds, turns) for case in cases]
 
 
 def _rates(builds: Mapping[str, Build], rounds: int) -> list[WorkloadRow]:
@@ -87,6 +98,12 @@ def _rates(builds: Mapping[str, Build], rounds: int) -> list[WorkloadRow]:
     with bar("guests") as progress:
         turns = _Turns(progress, readings * len(VARIANTS) * (rounds + 1))
         return [row for device in READINGS for row in rates(device, builds, rounds, TURN_S, turns)]
+
+
+def _config_rates(builds: Mapping[str, Build], rounds: int) -> list[WorkloadRow]:
+    with bar("configuration") as progress:
+        turns = _Turns(progress, len(TIMED) * len(VARIANTS) * rounds)
+        return [config_rates(case, builds, rounds, turns) for case in TIMED]
 
 
 def _print(title: str, rows: Sequence[WorkloadRow]) -> None:

@@ -14,6 +14,7 @@ from qap.host.errors import QapError
 from qap.measure import instructions, throughput
 from qap.measure.callgrind import Counted
 from qap.measure.comparison import VARIANTS, Variant, WorkloadRow
+from qap.measure.config_reads import COUNTED, READS, TIMED, config_rates
 from qap.measure.instructions import CASES
 from qap.measure.verdict import CostVerdict
 
@@ -28,11 +29,14 @@ ON = [variant for variant in VARIANTS if variant.iommu_platform]
 # Code that runs for each request in a split ring.
 ENTRANCE = re.compile(r"(static void \*virtqueue_split_pop\([^{]*\{)")
 DAWDLE = "\\1\n    for (volatile int turn = 0; turn < 400; turn++) { }\n"
+# Code that runs for each read of a disk's configuration.
+SHOWN = re.compile(r"(static void virtio_blk_update_config\([^{]*\{)")
+LINGER = "\\1\n    for (volatile int turn = 0; turn < 20; turn++) { }\n"
 
 
 def counted(name: str, builds: Mapping[str, Build], variants: Sequence[Variant]) -> WorkloadRow:
     turns: list[str] = []
-    chosen = next(case for case in CASES if case.name == name)
+    chosen = next(case for case in (*CASES, *COUNTED) if case.name == name)
     row = instructions.count(chosen, builds, ROUNDS, turns.append, variants)
     assert len(turns) == len(variants) * ROUNDS
     assert all(len(values) == ROUNDS for values in row.samples.values())
@@ -64,6 +68,43 @@ def test_qemu_that_does_more_for_a_request_is_worse() -> None:
     assert 1.01 < comparison.ratio.value < 1.2
     for values in row.samples.values():
         assert max(values) < 1.005 * min(values)
+
+
+def test_qemu_that_does_more_for_a_read_of_configuration_is_worse() -> None:
+    """And what QTest does for it is not counted."""
+
+    def edit(source: str) -> str:
+        changed, times = SHOWN.subn(LINGER, source)
+        assert times == 1
+        return changed
+
+    with tempfile.TemporaryDirectory(prefix="qap-") as folder:
+        changed = mutant(BUILD, SYSTEM, "hw/block/virtio-blk.c", edit, Path(folder))
+        slow = StandIn(BUILD.profile, BUILD.is_base, tool=SYSTEM, program=changed)
+        row = counted("virtio-blk, PCI", {"fork": slow, "base": BUILD}, OFF)
+    assert not row.ok
+    comparison = row.compared("fork off", "base off")
+    assert comparison.ratio is not None
+    assert 1.02 < comparison.ratio.value < 1.2
+    assert len(set(row.samples["base off"])) == 1
+    assert 500 < row.samples["base off"][0] < 3_000
+
+
+def test_commands_of_channel_programs_are_counted_without_the_guests_code() -> None:
+    row = counted("virtio-blk, CCW", {"fork": BUILD, "base": BUILD}, OFF)
+    for values in row.samples.values():
+        assert 5_000 < min(values) <= max(values) < 100_000
+        assert max(values) < 1.02 * min(values)
+
+
+@pytest.mark.parametrize("case", TIMED, ids=lambda case: case.name)
+def test_reads_of_configuration_take_turns(case: instructions.Case) -> None:
+    turns: list[str] = []
+    row = config_rates(case, {"fork": BUILD, "base": BUILD}, ROUNDS, turns.append)
+    assert len(turns) == len(VARIANTS) * ROUNDS
+    assert {len(values) for values in row.samples.values()} == {ROUNDS}
+    assert min(map(min, row.samples.values())) > READS
+    assert 0 <= row.others <= 1
 
 
 def test_stripped_qemu_is_named(tmp_path: Path) -> None:

@@ -68,6 +68,29 @@ def test_more_rounds_tell_only_where_the_limit_is_within_reach(
     assert made.is_doubtful == doubtful
 
 
+@pytest.mark.parametrize(("instructions", "ok"), [(102.0, True), (102.1, False)])
+def test_two_per_cent_more_instructions_a_read_of_configuration_is_all_that_is_allowed(
+    instructions: float, ok: bool
+) -> None:
+    made = row("config instructions", others=1.0, **{**ALIKE, "fork_off": instructions})
+    assert made.ok == ok
+
+
+@pytest.mark.parametrize(("rate", "ok"), [(98.0, True), (97.9, False)])
+def test_two_per_cent_fewer_reads_of_configuration_is_all_that_is_allowed(
+    rate: float, ok: bool
+) -> None:
+    assert row("config rate", **{**ALIKE, "fork_off": rate}).ok == ok
+
+
+@pytest.mark.parametrize("measure", ["config instructions", "config rate"])
+def test_reads_of_configuration_with_the_property_may_cost_what_they_do(measure: Measure) -> None:
+    value = 120 if measure == "config instructions" else 80
+    made = row(measure, fork_off=100, base_off=100, fork_on=value, base_on=value)
+    assert made.ok
+    assert verdict(made, "fork on", "fork off") == CostVerdict.NOTHING
+
+
 def test_instructions_have_no_ratio_where_only_one_state_ran() -> None:
     made = row("instructions", fork_off=100, base_off=100)
     assert verdict(made, "fork on", "fork off") == CostVerdict.NOTHING
