@@ -70,6 +70,10 @@ def bad(text: str) -> str:
     return f"[red]{escape(text)}[/]"
 
 
+def unsure(text: str) -> str:
+    return f"[yellow]{escape(text)}[/]"
+
+
 def shortened(bits: Sequence[int]) -> str:
     """Feature bits in ranges, such as “28-29 32-33”."""
     runs: list[list[int]] = []

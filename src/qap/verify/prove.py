@@ -13,9 +13,9 @@ from qap.fork.build import Build
 from qap.fork.patch import Patch
 from qap.host.errors import QapError, unknown_name
 from qap.host.paths import Project
-from qap.host.report import Report, bad, good, table
+from qap.host.report import Report, bad, good, table, unsure
 from qap.verify import runners
-from qap.verify.runners import FAIL, PASS, TestResult
+from qap.verify.runners import FAIL, PASS, SKIP, TestResult
 
 MISSING = "missing"
 AVOCADO = "tests/avocado/"
@@ -45,9 +45,17 @@ class Proof:
     def proven(self) -> bool:
         return self.base == FAIL and self.fork == PASS
 
+    @property
+    def untried(self) -> bool:
+        """Whether it can't run here, such as for want of a build, and says why."""
+        return self.base == self.fork == SKIP
+
 
 def prove(patches: Sequence[Patch], fork: Build, base: Build) -> Report:
     """Run the `Test:` trailers of patches on both builds.
+
+    The report is good if each test proves its patch or can't run here, and each patch is proven
+    by at least one.
 
     Raises:
         QapError: a patch names no test.
@@ -73,7 +81,8 @@ def prove(patches: Sequence[Patch], fork: Build, base: Build) -> Report:
     ]
     seconds = time.monotonic() - start
     _print(proofs, seconds)
-    ok = all(proof.proven for proof in proofs)
+    ok = all(proof.proven or proof.untried for proof in proofs)
+    ok &= {proof.patch for proof in proofs} == {proof.patch for proof in proofs if proof.proven}
     results = [{**asdict(proof), "proven": proof.proven} for proof in proofs]
     return Report("prove", ok, seconds, results)
 
@@ -123,8 +132,9 @@ def _print(proofs: Sequence[Proof], seconds: float) -> None:
     for proof in proofs:
         title = proof.patch if proof.patch != last else ""
         last = proof.patch
-        base = good(proof.base) if proof.base == FAIL else bad(proof.base)
-        fork = good(proof.fork) if proof.fork == PASS else bad(proof.fork)
+        wrong = unsure if proof.untried else bad
+        base = good(proof.base) if proof.base == FAIL else wrong(proof.base)
+        fork = good(proof.fork) if proof.fork == PASS else wrong(proof.fork)
         rows.append([escape(_numbered(title)), escape(_short(proof.test)), base, fork])
     columns = ["patch", "test", "base", "fork"]
     table(f"each test must fail on base and pass on the fork ({seconds:.0f} s)", columns, rows)
@@ -135,7 +145,10 @@ def _print(proofs: Sequence[Proof], seconds: float) -> None:
 
 def _unproven(proof: Proof) -> str:
     """Why a test does not prove its patch, with the messages of both builds."""
-    lines = [bad(f"not proven: {proof.patch}: {proof.test}")]
+    if proof.untried:
+        lines = [unsure(f"not tried: {proof.patch}: {proof.test}")]
+    else:
+        lines = [bad(f"not proven: {proof.patch}: {proof.test}")]
     for build, status, wanted, messages in (
         ("base", proof.base, FAIL, proof.messages),
         ("fork", proof.fork, PASS, proof.fork_messages),

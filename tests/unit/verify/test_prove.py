@@ -9,7 +9,7 @@ from qap.fork.patch import Patch
 from qap.host.errors import UsageError
 from qap.verify import runners
 from qap.verify.prove import chosen, prove
-from qap.verify.runners import ERROR, FAIL, PASS, TestResult
+from qap.verify.runners import ERROR, FAIL, PASS, SKIP, TestResult
 
 from ..project import Project
 
@@ -56,6 +56,56 @@ def test_what_is_not_proven_stands_at_the_end_with_its_reason(
         "fork: mixed instead of pass",
         "status 4",
     ]
+
+
+def test_test_that_can_not_run_here_is_named_with_its_reason(
+    patch: Patch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It counts neither for the patch nor against it."""
+
+    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+        good, other = tests
+        left_out = TestResult(other, SKIP, 0.1, f"the {build.name} is not built")
+        return [TestResult(good, FAIL if build.is_base else PASS, 0.1), left_out]
+
+    monkeypatch.setattr(runners, "pytest", run)
+
+    report = prove([patch], fork=Build("lab"), base=Build("lab", is_base=True))
+
+    assert report.ok
+    assert [result["proven"] for result in report.results] == [True, False]
+    said = capsys.readouterr().out
+    end = said[said.index("not tried:") :].splitlines()
+    assert [line.strip() for line in end] == [
+        "not tried: fence/0001-ask.patch: tests/test_bad.py::test_it",
+        "base: skip instead of fail",
+        "the base is not built",
+        "fork: skip instead of pass",
+        "the fork is not built",
+    ]
+
+
+def test_patch_whose_tests_can_not_run_here_is_not_proven(
+    patch: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+        return [TestResult(test, SKIP, 0.1) for test in tests]
+
+    monkeypatch.setattr(runners, "pytest", run)
+    assert not prove([patch], fork=Build("lab"), base=Build("lab", is_base=True)).ok
+
+
+def test_test_that_only_one_build_can_not_run_proves_nothing(
+    patch: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+        good, other = tests
+        if build.is_base:
+            return [TestResult(good, FAIL, 0.1), TestResult(other, SKIP, 0.1)]
+        return [TestResult(good, PASS, 0.1), TestResult(other, PASS, 0.1)]
+
+    monkeypatch.setattr(runners, "pytest", run)
+    assert not prove([patch], fork=Build("lab"), base=Build("lab", is_base=True)).ok
 
 
 @pytest.mark.parametrize("name", ["fence", "fence/0001", "fence/0001-ask.patch"])
