@@ -11,6 +11,7 @@ import pytest
 
 from qap.fork.build import Build
 from qap.host.errors import MissingError
+from qap.verify.kit.big_endian import BigEndian
 from qap.verify.kit.lab import SECTORS, Lab
 
 
@@ -37,6 +38,27 @@ def other(lab: Lab) -> Build:
     except MissingError as missing:
         pytest.skip(str(missing))
     return build
+
+
+@pytest.fixture
+def big_endian(lab: Lab) -> BigEndian:
+    """Starts machines of the profile big-endian; skips the test if that is not built."""
+    machines = BigEndian(lab)
+    try:
+        machines.build()
+    except MissingError as missing:
+        pytest.skip(str(missing))
+    return machines
+
+
+@pytest.fixture
+def both(big_endian: BigEndian) -> BigEndian:
+    """The same, with stock QEMU beside the fork; skips the test if one of them is not built."""
+    try:
+        big_endian.build(other=True)
+    except MissingError as missing:
+        pytest.skip(str(missing))
+    return big_endian
 
 
 @pytest.fixture

@@ -110,11 +110,7 @@ class ZpciNegotiation:
 
     def config_read(self, offset: int, size: int) -> bytes:
         """A range of device configuration (2.5), with accesses of at most 4 bytes."""
-        bar, start = (
-            (LEGACY_BAR, pci_legacy.CONFIG_WITHOUT_MSI_X)
-            if self.legacy
-            else self._regions.places[pci_modern.DEVICE_CFG]
-        )
+        bar, start = self._config
         widths = list(natural(offset, size))
         loads = [ZpciAccess(bar, start + at, width) for at, width in widths]
         values = self.function.run_all(loads)
@@ -122,3 +118,21 @@ class ZpciNegotiation:
             value.to_bytes(width, "little")
             for value, (_, width) in zip(values, widths, strict=True)
         )
+
+    def config_write(self, offset: int, data: bytes) -> None:
+        """Write a range of device configuration; see `config_read`."""
+        bar, start = self._config
+        stores = [
+            ZpciAccess(
+                bar, start + at, width, int.from_bytes(data[at - offset :][:width], "little")
+            )
+            for at, width in natural(offset, len(data))
+        ]
+        self.function.run_all(stores)
+
+    @property
+    def _config(self) -> tuple[int, int]:
+        """The BAR, and the offset in it, of device configuration."""
+        if self.legacy:
+            return LEGACY_BAR, pci_legacy.CONFIG_WITHOUT_MSI_X
+        return self._regions.places[pci_modern.DEVICE_CFG]
