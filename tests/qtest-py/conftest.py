@@ -11,6 +11,7 @@ import pytest
 
 from qap.fork.build import Build
 from qap.host.errors import MissingError
+from qap.verify.kit.bi_endian import BiEndian
 from qap.verify.kit.big_endian import BigEndian
 from qap.verify.kit.lab import SECTORS, Lab
 
@@ -44,6 +45,17 @@ def other(lab: Lab) -> Build:
 def big_endian(lab: Lab) -> BigEndian:
     """Starts machines of the profile big-endian; skips the test if that is not built."""
     machines = BigEndian(lab)
+    try:
+        machines.build()
+    except MissingError as missing:
+        pytest.skip(str(missing))
+    return machines
+
+
+@pytest.fixture
+def bi_endian(lab: Lab) -> BiEndian:
+    """Starts machines of the profile bi-endian; skips the test if that is not built."""
+    machines = BiEndian(lab)
     try:
         machines.build()
     except MissingError as missing:

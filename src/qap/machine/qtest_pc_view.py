@@ -1,4 +1,4 @@
-"""A big-endian machine, driven as if it were a PC.
+"""A machine of another kind, driven as if it were a PC.
 
 Registers of virtio and PCI are little-endian on any machine, but QTest gives words in the
 target's order, and only a PC has I/O ports and configuration mechanism #1.
@@ -40,13 +40,15 @@ class PcView(Qtest):
     Bytes (`read`, `b64write` and so on) are as they are.
 
     Args:
-        session: with a big-endian machine; the caller closes it.
+        session: with the machine; the caller closes it.
         bridge: of its PCI bus.
+        swapped: the session gives words of a big-endian machine.
     """
 
-    def __init__(self, session: Qtest, bridge: HostBridge) -> None:
+    def __init__(self, session: Qtest, bridge: HostBridge, *, swapped: bool = True) -> None:
         self.session = session
         self.bridge = bridge
+        self._swap = _swap if swapped else _same
         self._selected = 0
 
     def run_all(self, commands: Sequence[QtestCommand[T]]) -> list[T]:
@@ -72,8 +74,8 @@ class PcView(Qtest):
             address = self._in_memory(address)
         if access in ("read", "in"):
             line = f"read{verb[-1]} {address:#x}"
-            return QtestCommand(line, partial(_swapped, command.parse, width))
-        value = _swap(int(words[1], 16), width)
+            return QtestCommand(line, partial(_swapped, command.parse, self._swap, width))
+        value = self._swap(int(words[1], 16), width)
         return QtestCommand(f"write{verb[-1]} {address:#x} {value:#x}", command.parse)
 
     def _in_memory(self, port: int) -> int:
@@ -87,8 +89,14 @@ def _swap(value: int, width: int) -> int:
     return int.from_bytes(value.to_bytes(width, "little"), "big")
 
 
-def _swapped(parse: Callable[[str], T], width: int, said: str) -> T:
-    return parse(hex(_swap(int(said, 16), width)))
+def _same(value: int, width: int) -> int:
+    return value
+
+
+def _swapped(
+    parse: Callable[[str], T], swap: Callable[[int, int], int], width: int, said: str
+) -> T:
+    return parse(hex(swap(int(said, 16), width)))
 
 
 def _done(parse: Callable[[str], T], said: str) -> T:

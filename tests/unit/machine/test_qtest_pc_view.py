@@ -1,4 +1,4 @@
-"""What a driver of a PC sends to a big-endian machine."""
+"""What a driver of a PC sends to a machine of another kind."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -49,6 +49,14 @@ def test_word_is_read_in_little_endian_order() -> None:
     session = Answering()
     assert PcView(session, BRIDGE).run(command.readl(0x100)) == 0x44332211
     assert session.sent == ["readl 0x100"]
+
+
+def test_words_of_a_little_endian_machine_stay_as_they_are() -> None:
+    session = Answering()
+    view = PcView(session, BRIDGE, swapped=False)
+    assert view.run(command.readl(0x100)) == 0x11223344
+    view.run(command.outw(0x20, 0x1122))
+    assert session.sent == ["readl 0x100", "writew 0x9f000020 0x1122"]
 
 
 def test_configuration_is_selected_by_its_port() -> None:
