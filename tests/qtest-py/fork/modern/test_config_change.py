@@ -11,6 +11,7 @@ from qap.virtio.driver import Driver
 from qap.virtio.transports import TRANSPORTS
 
 SIZE = 8
+DISK = "vhost-user-blk"
 EARLY = [Status(0), *UP_TO_FEATURES_OK]
 # They read again at the back-end's word for it, or each time.
 AWARE = [f"vhost-user-{name}" for name in ("gpio", "input", "snd", "vsock")]
@@ -18,7 +19,7 @@ AWARE = [f"vhost-user-{name}" for name in ("gpio", "input", "snd", "vsock")]
 
 @pytest.mark.parametrize("status", EARLY)
 def test_early_driver_of_a_disk_sees_a_change(lab: Lab, status: Status) -> None:
-    sees_a_change(lab, "vhost-user-blk", status)
+    sees_a_change(lab, DISK, status)
 
 
 @pytest.mark.parametrize("kind", AWARE)
@@ -47,6 +48,15 @@ def sees_a_change(lab: Lab, kind: str, status: Status) -> None:
 @pytest.mark.parametrize("kind", AWARE)
 def test_change_after_the_stop_ends_nothing(lab: Lab, kind: str) -> None:
     """A driver that resets the device has stopped it."""
+    lives_on(lab, kind)
+
+
+def test_change_after_the_stop_of_a_disk_ends_nothing(lab: Lab) -> None:
+    lives_on(lab, DISK)
+
+
+def lives_on(lab: Lab, kind: str) -> None:
+    """Check that QEMU lives if a device's back-end changes its configuration after the stop."""
     backend = lab.backend(kind)
     machine = lab.cold_plugged(kind, backend, "pci modern")
     device = TRANSPORTS["pci modern"].connect(machine)
