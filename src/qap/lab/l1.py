@@ -7,12 +7,15 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
+from qap.lab import files
 from qap.lab.channel import Channels
+from qap.lab.files import L1Files
 from qap.lab.l1_spec import l1_spec
 from qap.lab.modules import KernelModules
 from qap.lab.program import L1Program
@@ -27,6 +30,7 @@ SCRIPT = Path(__file__).with_name("program.sh")
 LOG = "l1.log"
 DMESG = "l1-dmesg.log"
 USR = Path("/usr")
+PERL = "/usr/bin/perl"
 
 
 @dataclass
@@ -108,6 +112,15 @@ class L1:
                 program = self.programs.get(name)
                 if program is not None:
                     program.over(int(status))
+
+    @cached_property
+    def files(self) -> L1Files:
+        """Its files, for a quick look."""
+        (channel,) = self._owned.enter_context(self.channels.open(1))
+        script = Path(shutil.copy(files.SCRIPT, self.folder))
+        program = self._owned.enter_context(self.program(PERL, script, channel.device))
+        program.ended = lambda: channel.sock.shutdown(socket.SHUT_RDWR)
+        return L1Files(channel.sock)
 
     def name(self, kind: str) -> str:
         """A new name for a program or a file."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from qap.lab.l1 import L1
 from qap.lab.program import L1Program
+from qap.machine.held import Held, described, resident
 from qap.machine.machine import Machine
 
 
@@ -33,6 +34,18 @@ class L2(Machine):
         if not program.alive:
             _shut(ours)
         self._connect(*[sock.dup() for sock in ours])
+
+    def held(self) -> Held:
+        """What L1's kernel holds for it.
+
+        Raises:
+            QapError: it has ended.
+        """
+        of = f"/proc/{self.process.pid}"
+        fds, threads, status = self.l1.files.ask(
+            f"links {of}/fd", f"names {of}/task", f"read {of}/status"
+        )
+        return Held(described(fds.splitlines()), len(threads.splitlines()), resident(status))
 
 
 def _shut(socks: list[socket.socket]) -> None:

@@ -13,6 +13,7 @@ from qap.host.errors import QapError
 from qap.host.process import Process, RunningProgram
 from qap.machine.device import Device
 from qap.machine.guest.console import Console, GuestLost
+from qap.machine.held import Held, held
 from qap.machine.qmp import Qmp, QmpRefused
 from qap.machine.qtest import Qtest
 from qap.machine.spec import Spec
@@ -212,13 +213,18 @@ class Machine:
         status: str = self.qmp.execute("query-status")["status"]
         return status in ("running", "prelaunch")
 
-    def resident(self) -> int:
-        """QEMU's private resident memory in bytes (RssAnon of /proc/PID/status)."""
+    def held(self) -> Held:
+        """What the kernel holds for QEMU.
+
+        Raises:
+            OSError, QapError: it has ended.
+        """
         # setpriv execs QEMU, so that the process's pid is QEMU's.
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-        raise QapError("/proc has no RssAnon for QEMU")
+        return held(self.process.pid)
+
+    def resident(self) -> int:
+        """QEMU's private resident memory in bytes."""
+        return self.held().resident
 
     def __exit__(self, *_: object) -> None:
         self._owned.close()

@@ -1,10 +1,8 @@
 """The resources that a QEMU holds, and what it has got since an earlier look."""
 
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qap.machine.machine import Machine
@@ -13,7 +11,6 @@ from qap.machine.machine import Machine
 PARENTS = ("/machine/peripheral", "/machine/peripheral-anon", "/machine/unattached", "/chardevs")
 # Each look is a turn of QEMU's main loop.
 LOOKS = 20
-NUMBERED = re.compile(r":\[\d+\]$")
 ADDRESS_SPACE = re.compile(r"^address-space: (.*)$", re.MULTILINE)
 
 
@@ -46,19 +43,14 @@ class Footprint:
             QmpLost, OSError: QEMU has ended.
         """
         qmp = machine.qmp
-        process = Path(f"/proc/{machine.process.pid}")
         objects = Counter(
             f"{parent} {qom['type']}"
             for parent in PARENTS
             for qom in qmp.execute("qom-list", path=parent)
         )
-        return cls(
-            Counter(_described(path) for path in (process / "fd").iterdir()),
-            len(list((process / "task").iterdir())),
-            Counter(ADDRESS_SPACE.findall(qmp.hmp("info mtree"))),
-            objects,
-            machine.resident(),
-        )
+        spaces = Counter(ADDRESS_SPACE.findall(qmp.hmp("info mtree")))
+        held = machine.held()
+        return cls(held.fds, held.threads, spaces, objects, held.resident)
 
     @classmethod
     def settled(cls, machine: Machine, before: "Footprint") -> "Footprint":
@@ -93,11 +85,3 @@ class Footprint:
             name: value.total() if isinstance(value, Counter) else value
             for name, value in vars(self).items()
         }
-
-
-def _described(fd: Path) -> str:
-    """What an open file descriptor refers to, without its inode number."""
-    try:
-        return NUMBERED.sub("", os.readlink(fd))  # noqa: PTH115 # no file to make a Path of
-    except FileNotFoundError:
-        return "closed meanwhile"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from qap.host.errors import QapError
+from qap.lab.files import NoFile
 from qap.lab.l1 import L1
 from qap.lab.l2 import L2
 from qap.machine.machine import QemuDied
@@ -80,3 +81,31 @@ def test_logs_are_kept(l1: L1, tmp_path: Path) -> None:
 def test_there_is_an_end_to_channels(l1: L1) -> None:
     with pytest.raises(QapError, match="no more than 30 channels"), l1.channels.open(31):
         pass
+
+
+def test_files_of_l1_are_seen_without_a_shell(l1: L1) -> None:
+    l1.check("mkdir /run/seen && echo text >/run/seen/file && ln -s /there /run/seen/link")
+    content, names, links = l1.files.ask(
+        "read /run/seen/file", "names /run/seen", "links /run/seen"
+    )
+    assert content == "text\n"
+    assert sorted(names.splitlines()) == ["file", "link"]
+    assert sorted(links.splitlines()) == ["/there", "gone"]
+    assert l1.files.ask("clear /run/seen/file", "read /run/seen/file") == ["", ""]
+
+
+def test_file_that_is_not_there_is_an_error_and_the_next_is_read(l1: L1) -> None:
+    with pytest.raises(NoFile, match="/run/no: No such file"):
+        l1.files.read("/run/no")
+    assert "Linux" in l1.files.read("/proc/version")
+
+
+def test_what_a_qemu_in_l1_holds_is_seen(l1: L1) -> None:
+    with l2(l1) as machine:
+        before = machine.held()
+        to_file = {"type": "file", "data": {"out": "/run/more"}}
+        machine.qmp.execute("chardev-add", id="more", backend=to_file)
+        after = machine.held()
+    assert before.threads > 1
+    assert before.resident > 1 << 20
+    assert after.fds - before.fds == {"/run/more": 1}
