@@ -45,6 +45,9 @@ def matrix(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was interrupted.")
     ] = False,
+    lab: Annotated[
+        bool, typer.Option("--lab", help="Also the cells that need the kernel lab.")
+    ] = False,
     profile: Profile = "lab",
     base: Base = False,
     json: Json = None,
@@ -53,6 +56,7 @@ def matrix(
     ] = None,
 ) -> None:
     """What must happen beside what did, for every machine, transport, device and driver."""
+    from qap.cli import archive
     from qap.cli.finish import finish, save
     from qap.fork.build import Build, make
     from qap.matrix import cell
@@ -63,8 +67,10 @@ def matrix(
     if shard:
         chosen = cell.shard(chosen, shard)
     build = Build(profile, base)
+    if lab:
+        archive.bring_for_guests()
     make(build)
-    done = running.matrix(chosen, build, jobs=jobs, resume=resume)
+    done = running.matrix(chosen, build, jobs=jobs, resume=resume, lab=lab)
     save(done.report, json, [build])
     if html:
         write_page(html, build, done.results, done.seconds)
@@ -122,6 +128,7 @@ def repro(
     json: Json = None,
 ) -> None:
     """Reproduce one case and explain it in one screen, with the commands to repeat it."""
+    from qap.cli import archive
     from qap.cli.finish import finish
     from qap.fork.build import Build, make
     from qap.scenario import repro as reproducing
@@ -133,6 +140,8 @@ def repro(
         from qap.matrix.run import alone
 
         chosen = named(cell)
+        if chosen.config.in_lab:
+            archive.bring_for_guests()
         make(build)
         report = alone(chosen, build)
         finish(report, json, [build])

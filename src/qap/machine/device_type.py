@@ -74,6 +74,20 @@ class VhostUser(Model):
     plain: bool = True
 
 
+class Kernel(Model):
+    """What the host's kernel has behind a device.
+
+    Attributes:
+        access_platform: it offers ACCESS_PLATFORM.
+        tap: the network device that its frames go to, made in the kernel lab.
+        scsi_target: the name of a target for it, made there.
+    """
+
+    access_platform: bool = False
+    tap: str = ""
+    scsi_target: str = ""
+
+
 class GuestCheck(Model):
     """What a guest does to prove service.
 
@@ -104,11 +118,11 @@ class DeviceType(Model):
         config_layout: fields of device configuration that stay the same until it is driven
             (qap.oracle.config.arranged).
         vhost_user: what is asked of its back-end, if it is a vhost-user device.
-        kernel: the host's kernel serves it.
+        kernel: what the host's kernel has behind it, if that serves it.
         iommu: it is the IOMMU of its bus.
         hotplug: why it is never hot-plugged; "" if it can be.
         alone: why it can't be on a machine with a vIOMMU.
-        needs: what the host lacks for it; "" if nothing.
+        needs: what the host lacks for it; "" if nothing. The kernel lab has it if there is a probe.
         probe: a buffer that proves service, for a driver in Python.
         guest: how a guest proves service; None if none of ours does.
     """
@@ -126,7 +140,7 @@ class DeviceType(Model):
     accepts: tuple[int, ...] = ()
     config_layout: str = ""
     vhost_user: VhostUser | None = None
-    kernel: bool = False
+    kernel: Kernel | None = None
     iommu: bool = False
     hotplug: str = ""
     alone: str = ""
@@ -141,7 +155,12 @@ class DeviceType(Model):
     @property
     def served_by(self) -> Literal["in-qemu", "python", "kernel"]:
         """The kind of back-end that it takes."""
-        return "kernel" if self.kernel else "python" if self.vhost_user else "in-qemu"
+        return "kernel" if self.kernel is not None else "python" if self.vhost_user else "in-qemu"
+
+    @property
+    def in_lab(self) -> bool:
+        """Whether it runs in the kernel lab alone."""
+        return bool(self.needs) and self.probe is not None
 
     @property
     def program(self) -> str:

@@ -53,6 +53,7 @@ class Cell:
             self.driver_row.conduct,
             exempt=self.config.is_exempt,
             demanded=self.config.fence_row.here,
+            foreign=self.config.is_foreign,
         )
         return plugged, service
 
@@ -190,7 +191,8 @@ def _drivers(plan: Plan, config: Setup) -> list[str]:
         ):
             continue
         fitting.append(name)
-    if config.plugging.outcome is oracle.Outcome.REFUSED or config.skip:
+    never = config.skip and not config.in_lab
+    if config.plugging.outcome is oracle.Outcome.REFUSED or never:
         return fitting[:1]
     return fitting
 

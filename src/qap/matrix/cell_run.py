@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from qap.lab.vhost_told import VhostTold
 from qap.matrix.cell import Cell
 from qap.matrix.config_reading import ConfigReader
 from qap.matrix.migration import Migration
@@ -55,6 +56,8 @@ class CellRun:
             finally:
                 if backend:
                     self._ask(backend, observation)
+                if self.testbed.lab and self.cell.config.device_row.kernel:
+                    self._ask_kernel(self.testbed.lab.told, observation)
             self._go_on(driving, observation)
         finally:
             transport.reset()
@@ -151,3 +154,13 @@ class CellRun:
         spaces = {touched.space for touched in backend.touched}
         if spaces:
             observation.addresses = "iova" if "iova" in spaces else "gpa"
+
+    def _ask_kernel(self, told: VhostTold, observation: CellObservation) -> None:
+        """What the kernel was told since the driver began."""
+        heard = told.take()
+        if heard.features is not None:
+            observation.backend_features = bits(heard.features)
+            kernel = told.offered(self.cell.config.device)
+            observation.backend_unoffered = bits(heard.features & ~kernel)
+        observation.ring_started = heard.ring
+        observation.iotlb = heard.iotlb

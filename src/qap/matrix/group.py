@@ -14,6 +14,7 @@ from qap.machine.machine import OUTPUT_LINES, QemuDied
 from qap.matrix.cell import Cell
 from qap.matrix.cell_run import CellRun
 from qap.matrix.judge import ProblemKind, judge
+from qap.matrix.lab import CellLab
 from qap.matrix.observation import CellObservation
 from qap.matrix.result import CellResult
 from qap.matrix.setup import Setup
@@ -53,6 +54,7 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
                 config.viommu,
                 config.interface_row.args,
                 config.destination is not None,
+                config.in_lab,
             )
         )
         bins = shared.setdefault(key, [[]])
@@ -69,12 +71,14 @@ class Group:
     Args:
         report: gets each result as soon as it is there.
         debug: if QEMU crashed in a cell, rerun that cell under a debugger.
+        lab: for cells that need the kernel lab; they are skipped if None.
     """
 
     build: Build
     cells: Sequence[Cell]
     report: Report
     debug: bool = True
+    lab: CellLab | None = None
     _testbed: Testbed | None = None
     _crashes: dict[str, Cell] = field(default_factory=dict)
     _owned: ExitStack = field(default_factory=ExitStack)
@@ -83,11 +87,15 @@ class Group:
         """Carry out every cell. A failure is in that cell's result, and the next one still runs."""
         with self._owned:
             for config, members in groupby(self.cells, lambda cell: cell.config):
-                if config.skip:
+                if self._skips(config):
                     for cell in members:
                         self.report(self._result(cell, CellObservation()))
                 else:
                     self._config(config, list(members))
+
+    def _skips(self, config: Setup) -> bool:
+        """Whether it is not carried out."""
+        return bool(config.skip) and not (self.lab and config.in_lab)
 
     def _config(self, config: Setup, cells: Sequence[Cell]) -> None:
         left = list(cells)
@@ -179,7 +187,8 @@ class Group:
         seconds: float = 0.0,
         fresh: bool = False,
     ) -> CellResult:
-        return CellResult(cell, observation, lines, detail, seconds, fresh, self.build.is_base)
+        is_base, in_lab = self.build.is_base, self.lab is not None
+        return CellResult(cell, observation, lines, detail, seconds, fresh, is_base, in_lab)
 
     def _broken(
         self, cell: Cell, exc: Exception, observation: CellObservation, start: float
@@ -196,7 +205,7 @@ class Group:
             observation.error = self._testbed.nameless(observation.error)
         if failed := self._end():
             observation.error += f"; {failed}"
-        if self.debug and isinstance(exc, QemuDied) and exc.status < 0:
+        if self.debug and not self.lab and isinstance(exc, QemuDied) and exc.status < 0:
             detail = f"{detail}\n{self._traced(cell, exc)}"
         return self._result(cell, observation, lines, detail, time.monotonic() - start, True)
 
@@ -229,10 +238,9 @@ class Group:
 
     def _ready(self) -> Testbed:
         if self._testbed is None:
-            configs = list(
-                dict.fromkeys(cell.config for cell in self.cells if not cell.config.skip)
-            )
-            self._testbed = Testbed(self.build, configs)
+            configs = list(dict.fromkeys(cell.config for cell in self.cells))
+            wanted = [config for config in configs if not self._skips(config)]
+            self._testbed = Testbed(self.build, wanted, lab=self.lab)
             self._owned.enter_context(self._testbed)
         return self._testbed
 

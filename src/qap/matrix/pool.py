@@ -1,5 +1,7 @@
 """Groups of cells spread over processes."""
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,29 +10,47 @@ from qap.host import workers
 from qap.host.errors import QapError
 from qap.matrix.cell import Cell
 from qap.matrix.group import Group, groups
+from qap.matrix.lab import cell_lab
 from qap.matrix.result import CellResult
 
 
 @dataclass(frozen=True)
 class GroupJob:
-    """A group of cells that a process carries out."""
+    """Groups of cells that a process carries out.
+
+    Attributes:
+        cpus: the lab that they need may run on; no lab if None.
+    """
 
     build: Build
-    cells: Sequence[Cell]
+    groups: Sequence[Sequence[Cell]]
+    cpus: frozenset[int] | None = None
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for group in self.groups for cell in group]
 
 
 def carry_out(
-    build: Build, cells: Sequence[Cell], jobs: int, finished: Callable[[CellResult], None]
+    build: Build,
+    cells: Sequence[Cell],
+    jobs: int,
+    finished: Callable[[CellResult], None],
+    *,
+    lab: bool = False,
 ) -> None:
     """Carry out cells in `jobs` processes.
 
     Args:
         finished: gets each result when it is there.
+        lab: carry out those that need the kernel lab.
     Raises:
         QapError: a process ended without having been told to.
     """
     # The longest first, so that all processes end at about the same time.
-    work = [GroupJob(build, group) for group in sorted(groups(cells), key=len, reverse=True)]
+    work = [GroupJob(build, [group]) for group in sorted(groups(cells), key=len, reverse=True)]
+    if lab:
+        work = [*_in_lab(build, work), *(job for job in work if not job.cells[0].config.in_lab)]
     done: set[str] = set()
 
     def heard(number: int, result: CellResult) -> None:
@@ -38,12 +58,32 @@ def carry_out(
         finished(result)
 
     try:
-        workers.carry_out(_group, work, jobs, heard)
+        workers.carry_out(_work, work, jobs, heard)
     except workers.WorkerEnded as ended:
         left = [cell.name for cell in work[ended.number].cells if cell.name not in done]
         where = left[0] if left else "nothing"
         raise QapError(f"a process ended while it carried out {where}: see above") from None
 
 
-def _group(job: GroupJob, report: Callable[[CellResult], None]) -> None:
-    Group(job.build, job.cells, report).run()
+def _in_lab(build: Build, work: Sequence[GroupJob]) -> list[GroupJob]:
+    """Jobs that need the lab put together: a lab for each two processors."""
+    mine = [job.cells for job in work if job.cells[0].config.in_lab]
+    cpus = frozenset(os.sched_getaffinity(0))
+    labs = max(1, len(cpus) // 2)
+    parts = [mine[number::labs] for number in range(labs)]
+    return [GroupJob(build, part, cpus) for part in parts if part]
+
+
+def _work(job: GroupJob, report: Callable[[CellResult], None]) -> None:
+    if job.cpus is None:
+        for group in job.groups:
+            Group(job.build, group, report).run()
+        return
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, job.cpus)
+    with cell_lab(job.build, job.cells) as lab:
+        if lab.l1.restarted:
+            print(f"L1 had to be started again: {lab.l1.restarted}", file=sys.stderr)
+        for group in job.groups:
+            Group(job.build, group, report, lab=lab).run()
+    os.sched_setaffinity(0, own)

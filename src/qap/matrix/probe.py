@@ -99,7 +99,7 @@ class ProbeDriver:
             gone = (NoAnswer, Disconnected) if later.returns or later.leaves else ()
             with suppress(*gone):
                 self.testbed.backend.settle()
-        elif self.config.device_row.vhost_user:
+        elif self.config.device_row.vhost_user or self.config.in_lab:
             looks = PROGRAM_PATIENCE
         for _ in range(looks * self.patience):
             used = self._queue.take_used()

@@ -34,6 +34,7 @@ class CellResult:
         seconds: how long it took, its part of starting QEMU included.
         fresh: a QEMU was started for it.
         is_base: it was on stock QEMU, where no gap excuses anything.
+        in_lab: the kernel lab was there.
     """
 
     cell: Cell
@@ -43,10 +44,17 @@ class CellResult:
     seconds: float = 0.0
     fresh: bool = False
     is_base: bool = False
+    in_lab: bool = False
+
+    @property
+    def skip(self) -> str:
+        """Why it was skipped; "" if it was carried out."""
+        config = self.cell.config
+        return "" if self.in_lab and config.in_lab else config.skip
 
     @cached_property
     def problems(self) -> list[Problem]:
-        return [] if self.cell.config.skip else judge(self.cell, self.seen)
+        return [] if self.skip else judge(self.cell, self.seen)
 
     @cached_property
     def _explained(self) -> list[Gap | None]:
@@ -60,7 +68,7 @@ class CellResult:
     @property
     def verdict(self) -> Verdict:
         """The verdict, from problems and gaps."""
-        if self.cell.config.skip:
+        if self.skip:
             return Verdict.SKIP
         if not self.problems:
             return Verdict.MATCH
@@ -95,7 +103,7 @@ class CellResult:
             "cell": self.cell.name,
             "axes": self.cell.axes,
             "verdict": self.verdict,
-            "skip": self.cell.config.skip,
+            "skip": self.skip,
             "expected": self.expected,
             "seen": asdict(self.seen),
             "problems": [{"kind": problem.kind, "text": problem.text} for problem in self.problems],
@@ -133,12 +141,14 @@ def restored(line: dict[str, Any], *, is_base: bool) -> CellResult:
     """
     seen = dict(line["seen"])
     seen["config"] = [ConfigReading(**reading) for reading in seen["config"]]
+    cell = named(line["cell"])
     return CellResult(
-        named(line["cell"]),
+        cell,
         CellObservation(**seen),
         line["qemu"],
         line["detail"],
         line["seconds"],
         line["fresh"],
         is_base,
+        in_lab=cell.config.in_lab and not line["skip"],
     )

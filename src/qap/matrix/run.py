@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from qap.matrix.cell import Cell, cells, matches_axes
 from qap.matrix.gaps import Gap, gaps
 from qap.matrix.group import Group
 from qap.matrix.journal import Journal
+from qap.matrix.lab import cell_lab
 from qap.matrix.result import CellResult
 from qap.matrix.summary import explain, summary
 
@@ -58,6 +60,7 @@ def matrix(
     *,
     jobs: int | None,
     resume: bool,
+    lab: bool = False,
     folder: Path | None = None,
 ) -> MatrixRun:
     """Carry out cells and print the summary.
@@ -65,12 +68,15 @@ def matrix(
     Args:
         jobs: processes; three for each processor if None.
         resume: go on with a run that was interrupted.
+        lab: carry out the cells that need the kernel lab, too.
         folder: of its journal; see Journal.
     """
     start = time.monotonic()
-    _check_devices(chosen, build)
+    _check_devices(chosen, build, lab=lab)
     journal = Journal(build, folder)
     results = journal.resume(chosen) if resume else []
+    if lab:
+        results = [result for result in results if not (result.skip and result.cell.config.in_lab)]
     if not resume:
         journal.begin()
     done = {result.cell for result in results}
@@ -84,7 +90,8 @@ def matrix(
                 progress(len(results), len(chosen), result.cell.config.device)
 
             progress(len(results), len(chosen), "")
-            pool.carry_out(build, left, jobs or JOBS_EACH * (os.cpu_count() or 1), finished)
+            processes = jobs or JOBS_EACH * (os.cpu_count() or 1)
+            pool.carry_out(build, left, processes, finished, lab=lab)
     except KeyboardInterrupt:
         Console(stderr=True).print(
             f"{len(results)} of {len(chosen)} cells done: go on with --resume"
@@ -98,11 +105,11 @@ def matrix(
     return MatrixRun(results, stale, seconds)
 
 
-def _check_devices(chosen: Sequence[Cell], build: Build) -> None:
+def _check_devices(chosen: Sequence[Cell], build: Build, *, lab: bool) -> None:
     """Raises MissingError where the build lacks a device that a cell needs."""
     needed: dict[str, set[str]] = defaultdict(set)
     for cell in chosen:
-        if not cell.config.skip:
+        if not cell.config.skip or (lab and cell.config.in_lab):
             needed[cell.config.machine_row.qemu].add(cell.config.device_type)
     for system, types in needed.items():
         program = build.path(f"qemu-system-{system}")
@@ -120,9 +127,11 @@ def _check_devices(chosen: Sequence[Cell], build: Build) -> None:
 def alone(cell: Cell, build: Build) -> Report:
     """Carry out one cell in a QEMU of its own and explain it in one screen."""
     start = time.monotonic()
-    _check_devices([cell], build)
+    _check_devices([cell], build, lab=True)
     results: list[CellResult] = []
-    Group(build, [cell], results.append).run()
+    with ExitStack() as owned:
+        lab = owned.enter_context(cell_lab(build, [cell])) if cell.config.in_lab else None
+        Group(build, [cell], results.append, lab=lab).run()
     (result,) = results
     seconds = time.monotonic() - start
     explain(result, build, seconds)

@@ -22,6 +22,8 @@ from qap.matrix.tables import (
 from qap.oracle import fence as oracle
 
 NO_ORDER = "any"
+# The byte order of the kernel lab.
+LAB_ORDER = "little"
 
 
 @dataclass(frozen=True)
@@ -116,19 +118,35 @@ class Setup:
         return self.machine_row.transport == "ccw"
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether a kernel serves it whose byte order is not the guest's."""
+        return self.device_row.kernel is not None and self.machine_row.order != LAB_ORDER
+
+    @property
     def plugging(self) -> oracle.Expectation:
         """What plugging it must lead to."""
         legacy = self.interface_row.legacy
         return oracle.plug(
             requested=self.requested,
             translated=self.translated,
-            backend_can=self.backend_row.can_translate,
+            backend_can=self.can_translate,
             legacy="" if legacy == "by-driver" else legacy,
             version_1=self.backend_row.version_1,
             is_iommu=self.device_row.iommu,
         )
 
     @property
+    def can_translate(self) -> bool:
+        """Whether what is behind it can serve it behind a vIOMMU."""
+        kernel = self.device_row.kernel
+        return kernel.access_platform if kernel else self.backend_row.can_translate
+
+    @property
+    def in_lab(self) -> bool:
+        """Whether it can be carried out in the kernel lab alone."""
+        return self.device_row.in_lab
+
+    @property
     def skip(self) -> str:
-        """Why it can't be carried out here; "" if it can."""
+        """Why it can't be carried out without the kernel lab; "" if it can."""
         return self.device_row.needs

@@ -12,6 +12,7 @@ from rich.table import Table
 from qap.fork import series
 from qap.fork.build import Build
 from qap.host.report import bad, good, table
+from qap.matrix.cell import Cell
 from qap.matrix.gaps import Gap, gaps
 from qap.matrix.html.page import render
 from qap.matrix.journal import Journal
@@ -36,8 +37,8 @@ def explain(result: CellResult, build: Build, seconds: float) -> None:
         rows = [f"{key}: {value}" for key, value in said.items() if value not in EMPTY]
         for number, text in enumerate(rows):
             grid.add_row(side if number == 0 else "", escape(text))
-    if result.cell.config.skip:
-        grid.add_row("skipped", escape(result.cell.config.skip))
+    if result.skip:
+        grid.add_row("skipped", escape(result.skip))
     for problem in result.problems:
         grid.add_row("problem", bad(problem.text))
     for gap in gaps():
@@ -110,11 +111,21 @@ def summary(
     for text, cells in _unexplained(results).items():
         console.print(f"{bad(str(len(cells)))} {escape(text)}")
         console.print(f"  {escape(cells[0])}", soft_wrap=True, highlight=False)
-    skipped = Counter(result.cell.config.skip for result in results if result.cell.config.skip)
-    for reason, count in skipped.items():
-        console.print(f"{count} skipped: {escape(reason)}")
+    _skipped([result.cell for result in results if result.skip], console)
     for gap in stale:
         console.print(bad(f"configs/gaps.toml: {gap.name} no longer occurs: take its reason out"))
+
+
+def _skipped(cells: Sequence[Cell], console: Console) -> None:
+    """Say why cells were skipped, and what runs them."""
+    lab = [cell.config.device for cell in cells if cell.config.in_lab]
+    if lab:
+        devices = "|".join(sorted(set(lab)))
+        text = f"they need the kernel lab: ./qap matrix --lab --select 'device={devices}'"
+        console.print(f"{len(lab)} skipped: {text}", soft_wrap=True, highlight=False)
+    others = Counter(cell.config.skip for cell in cells if not cell.config.in_lab)
+    for reason, count in others.items():
+        console.print(f"{count} skipped: {escape(reason)}")
 
 
 def _unexplained(results: Sequence[CellResult]) -> dict[str, list[str]]:

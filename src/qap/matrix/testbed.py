@@ -16,12 +16,14 @@ from qap.host.errors import QapError
 from qap.hw.acpi_hotplug import BASES, AcpiHotplug
 from qap.iommu.driver import Iommu
 from qap.iommu.find import find_iommu
+from qap.lab.l2 import L2
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.machine.qtest_follow import MovingQtest
 from qap.machine.resources import Footprint
+from qap.machine.spec import Spec
 from qap.matrix.chardev import Chardev
 from qap.matrix.command_line import (
     DUT,
@@ -31,6 +33,7 @@ from qap.matrix.command_line import (
     in_slot,
     machine_spec,
 )
+from qap.matrix.lab import CellLab
 from qap.matrix.programs import real_backend
 from qap.matrix.setup import Setup
 from qap.matrix.slot import Slot, slot_for
@@ -66,6 +69,7 @@ class Testbed:
         wrapper: a command that QEMU is run by, such as a debugger.
         census: count before each plug what QEMU holds, for `leftovers`.
         args: what else is on QEMU's command line.
+        lab: where QEMU runs, if not here.
     Attributes:
         misbehaviour: what the next Python back-end does wrong.
         spoilt: properties that make QEMU refuse the next device.
@@ -81,6 +85,7 @@ class Testbed:
     wrapper: Sequence[str] = ()
     census: bool = True
     args: Sequence[str] = ()
+    lab: CellLab | None = None
     misbehaviour: Sequence[Misbehaviour] = field(init=False, default=())
     spoilt: Mapping[str, object] = field(init=False, default_factory=dict)
     said: str = field(init=False, default="")
@@ -119,7 +124,9 @@ class Testbed:
 
     @cached_property
     def folder(self) -> Path:
-        return Path(self._owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
+        parent = self.lab.l1.folder if self.lab else None
+        scratch = tempfile.TemporaryDirectory(prefix="qap-", dir=parent)
+        return Path(self._owned.enter_context(scratch))
 
     def _start(self) -> None:
         # The folder first: it has to be there when the log is read.
@@ -131,8 +138,7 @@ class Testbed:
         spec = machine_spec(self.configs, self.folder, device, [*self.args, *args])
         binary = self.build.path(f"qemu-system-{self.first.machine_row.qemu}")
         self._say(shlex.join([binary.name, *spec.argv()]))
-        machine = Machine(binary, spec, log=self.folder / LOG, wrapper=self.wrapper)
-        self.machine = self._owned.enter_context(machine)
+        machine = self.machine = self._owned.enter_context(self._machine(binary, spec))
         qtest = self.session = MovingQtest(machine.qtest)
         self.slot = slot_for(self.first, qtest, machine)
         self.memory = GuestMemory(qtest, RING_BASE, RING_SIZE)
@@ -143,6 +149,13 @@ class Testbed:
             self.mapped = GuestMemory(qtest, RING_BASE, RING_SIZE, iova=IOVA)
         if self.first.viommu_row.device and not cold:
             self._warm_up()
+
+    def _machine(self, binary: Path, spec: Spec) -> Machine:
+        """The QEMU that the devices are plugged into, not started yet."""
+        log = self.folder / LOG
+        if self.lab:
+            return L2(binary, spec, log=log, l1=self.lab.l1)
+        return Machine(binary, spec, log=log, wrapper=self.wrapper)
 
     def _keep_log(self, log: Path) -> None:
         self.said = log.read_text(errors="replace") if log.exists() else ""

@@ -225,7 +225,12 @@ class ExpectedService:
 
 
 def service(
-    plugged: Expectation, conduct: Conduct, *, exempt: bool = False, demanded: bool = True
+    plugged: Expectation,
+    conduct: Conduct,
+    *,
+    exempt: bool = False,
+    demanded: bool = True,
+    foreign: bool = False,
 ) -> ExpectedService:
     """What a driver must get from a device that plugged as expected.
 
@@ -234,6 +239,7 @@ def service(
             (CCW revision 0).
         demanded: the device requires ACCESS_PLATFORM if it offers it. False for
             x-require-iommu-platform=off, so that a guest which never accepted it may go on.
+        foreign: a kernel serves the device whose byte order is not the guest's.
     """
     accepts = conduct.accepts(plugged)
     if plugged.offered and not accepts:
@@ -261,22 +267,8 @@ def service(
             "the driver did not accept ACCESS_PLATFORM, which was offered: it is never served",
             "virtio 1.3, 6.1 ACCESS_PLATFORM, 3.1.1 steps 5 and 6, 2.2.2",
         )
-    if conduct.kicks == "first":
-        return ExpectedService(
-            None,
-            None,
-            False,
-            "nothing was asked of the driver; a legacy one may notify before DRIVER_OK",
-            "virtio 1.3, 2.1.2 and 3.1.2 (legacy)",
-        )
-    if not conduct.modern and not conduct.legacy:
-        return ExpectedService(
-            None,
-            None,
-            False,
-            "a driver without VERSION_1 on the modern interface may be refused or served",
-            "virtio 1.3, 6.1 VERSION_1",
-        )
+    if undecided := _undecided(conduct, foreign=foreign):
+        return ExpectedService(None, None, False, *undecided)
     return ExpectedService(
         True if conduct.features_ok == "alone" and not conduct.legacy else None,
         True if conduct.starts else None,
@@ -285,3 +277,24 @@ def service(
         + (", at I/O virtual addresses" if plugged.translating and accepts else ""),
         "virtio 1.3, 3.1.1; vhost-user, IOMMU support",
     )
+
+
+def _undecided(conduct: Conduct, *, foreign: bool) -> tuple[str, str] | None:
+    """Why a driver may be served or not, and where that is said; None where it is decided."""
+    if conduct.kicks == "first":
+        return (
+            "nothing was asked of the driver; a legacy one may notify before DRIVER_OK",
+            "virtio 1.3, 2.1.2 and 3.1.2 (legacy)",
+        )
+    if not conduct.modern and not conduct.legacy:
+        return (
+            "a driver without VERSION_1 on the modern interface may be refused or served",
+            "virtio 1.3, 6.1 VERSION_1",
+        )
+    if conduct.legacy and foreign:
+        return (
+            "a kernel serves rings in the other byte order only if it was built for that "
+            "(CONFIG_VHOST_CROSS_ENDIAN_LEGACY)",
+            "virtio 1.3, 2.7.3 (legacy); <linux/vhost.h>, VHOST_SET_VRING_ENDIAN",
+        )
+    return None

@@ -11,7 +11,7 @@ from qap.host.errors import UsageError
 from qap.machine.catalog import device_types, machine_types
 from qap.matrix.cell import Cell, cells, named, selected, shard
 from qap.matrix.group import MOST_CONFIGS, groups
-from qap.matrix.result import CellResult
+from qap.matrix.result import CellResult, Verdict
 from qap.matrix.tables import STAYS, tables
 from qap.oracle.fence import Outcome
 
@@ -261,10 +261,46 @@ def test_skipped_cell_says_why() -> None:
         assert result["skip"] == device_types()[cell.config.device].needs
 
 
+def test_cell_of_a_kernels_device_is_skipped_only_without_the_lab() -> None:
+    concerned = [cell for cell in cells() if cell.config.in_lab]
+    assert {cell.config.device for cell in concerned} >= {"vhost-net", "vhost-scsi", "vhost-vsock"}
+    for cell in concerned:
+        assert CellResult(cell).verdict is Verdict.SKIP
+        assert CellResult(cell, in_lab=True).as_dict()["skip"] == ""
+        assert CellResult(cell, in_lab=True).verdict is not Verdict.SKIP
+
+
+def test_cell_that_the_lab_can_not_serve_is_skipped_there_too() -> None:
+    assert {
+        CellResult(cell, in_lab=True).verdict
+        for cell in cells()
+        if cell.config.skip and not cell.config.in_lab
+    } == {Verdict.SKIP}
+
+
+def test_kernels_device_is_behind_an_iommu_only_if_its_vhost_can_translate() -> None:
+    """vhost-scsi of Linux does not offer ACCESS_PLATFORM (tests/lab/vhost asks it)."""
+    outcomes = {
+        device: named(f"q35/modern/{device}/kernel/intel-on/any/on/hot/accepts").expected[0].outcome
+        for device in ("vhost-net", "vhost-vsock", "vhost-scsi")
+    }
+    assert outcomes == {
+        "vhost-net": Outcome.WORKS,
+        "vhost-vsock": Outcome.WORKS,
+        "vhost-scsi": Outcome.REFUSED,
+    }
+
+
+def test_cells_in_the_lab_share_no_qemu_with_others() -> None:
+    for group in groups(cells()):
+        assert len({cell.config.in_lab for cell in group}) == 1
+
+
 def test_one_driver_is_enough_where_there_is_nothing_to_drive() -> None:
     drivers = Counter(cell.config for cell in cells())
     for config, count in drivers.items():
-        if config.skip or config.plugging.outcome is Outcome.REFUSED:
+        never = config.skip and not config.in_lab
+        if never or config.plugging.outcome is Outcome.REFUSED:
             assert count == 1
 
 
@@ -309,10 +345,10 @@ def test_hot_plugged_devices_share_what_qemu_is_started_with() -> None:
     assert len(short) <= len({started_with(cell) for group in hot for cell in group})
 
 
-def started_with(cell: Cell) -> tuple[str, str, tuple[str, ...], bool]:
+def started_with(cell: Cell) -> tuple[object, ...]:
     config = cell.config
-    args = config.interface_row.args
-    return config.machine_type, config.viommu, args, config.destination is not None
+    moves = config.destination is not None
+    return config.machine_type, config.viommu, config.interface_row.args, moves, config.in_lab
 
 
 def configs_of(group: list[Cell]) -> list[object]:

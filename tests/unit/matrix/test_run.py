@@ -26,6 +26,7 @@ kinds = ["unserved"]
 cells = [{ machine = "q35", device = "virtio-rng", viommu = "none", plug = "hot" }]
 """
 ALL = selected(["machine=q35,device=virtio-rng,viommu=none,plug=hot"])
+IN_LAB = selected(["machine=q35,device=vhost-vsock,viommu=none,plug=hot"])
 DEVICES = "echo 'name \"virtio-rng-pci\", bus PCI'"
 
 
@@ -66,14 +67,22 @@ class Pool:
     most: int | None = None
 
     def carry_out(
-        self, build: Build, cells: Sequence[Cell], jobs: int, finished: Callable[[CellResult], None]
+        self,
+        build: Build,
+        cells: Sequence[Cell],
+        jobs: int,
+        finished: Callable[[CellResult], None],
+        *,
+        lab: bool,
     ) -> None:
         for number, cell in enumerate(cells):
             if number == self.most:
                 raise KeyboardInterrupt
             self.done.append(cell)
             seen = self.seen.get(cell, matching(cell))
-            finished(CellResult(cell, seen, ["qemu"], "a\nb", 0.001, is_base=build.is_base))
+            finished(
+                CellResult(cell, seen, ["qemu"], "a\nb", 0.001, is_base=build.is_base, in_lab=lab)
+            )
 
 
 @pytest.fixture
@@ -193,6 +202,31 @@ def test_resumed_run_fails_for_what_was_wrong_before(without_gaps: Pool) -> None
     interrupt(without_gaps, after=3)
     without_gaps.seen.clear()
     assert not run.matrix(ALL, fork(), jobs=1, resume=True).ok
+
+
+@pytest.fixture
+def in_lab(without_gaps: Pool) -> Pool:
+    """A QEMU that has the device of IN_LAB."""
+    Programs(fork().folder).add("qemu-system-x86_64", "echo 'name \"vhost-vsock-pci\", bus PCI'")
+    return without_gaps
+
+
+def test_summary_says_what_runs_the_cells_that_need_the_lab(
+    in_lab: Pool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = run.matrix(IN_LAB, fork(), jobs=1, resume=False)
+    assert report.ok
+    assert {result.verdict for result in report.results} == {Verdict.SKIP}
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{len(IN_LAB)} skipped: they need the kernel lab: ./qap matrix --lab" in said
+
+
+@pytest.mark.usefixtures("in_lab")
+def test_cells_that_were_skipped_are_run_when_a_run_goes_on_in_the_lab() -> None:
+    run.matrix(IN_LAB, fork(), jobs=1, resume=False)
+    report = run.matrix(IN_LAB, fork(), jobs=1, resume=True, lab=True)
+    assert {result.verdict for result in report.results} == {Verdict.MATCH}
+    assert len(report.results) == len(IN_LAB)
 
 
 @pytest.mark.usefixtures("without_gaps")

@@ -201,6 +201,18 @@ def test_exempt_legacy_driver_may_be_served_untranslated(plugged: Expectation) -
     assert (answer.features_ok, answer.served, answer.translating) == (None, None, False)
 
 
+def test_legacy_driver_may_be_served_by_a_kernel_of_another_byte_order() -> None:
+    answer = service(NOT_ASKED, LEGACY, foreign=True)
+    assert (answer.features_ok, answer.served, answer.translating) == (None, None, False)
+
+
+@pytest.mark.parametrize("plugged", [NOT_ASKED, FLAT, BEHIND])
+@pytest.mark.parametrize("conduct", [ACCEPTS, REFUSES, INSISTS, ONE_WRITE, SKIPS, NOTHING, EARLY])
+def test_byte_order_concerns_legacy_drivers_alone(plugged: Expectation, conduct: Conduct) -> None:
+    """A modern driver's rings are little-endian everywhere (2.7.3)."""
+    assert service(plugged, conduct, foreign=True) == service(plugged, conduct)
+
+
 fence = st.builds(
     plug,
     requested=st.booleans(),

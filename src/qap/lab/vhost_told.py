@@ -1,0 +1,97 @@
+"""What QEMUs in L1 tell its kernel's vhost, seen from the kernel's side."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from qap.lab.l1 import L1, PERL
+
+TRACING = "/sys/kernel/tracing"
+# The functions behind ioctl(2), by the name of the device in /dev.
+IOCTL: Mapping[str, str] = {
+    "vhost-net": "vhost_net:vhost_net_ioctl",
+    "vhost-vsock": "vhost_vsock:vhost_vsock_dev_ioctl",
+    "vhost-scsi": "vhost_scsi:vhost_scsi_ioctl",
+}
+# The one behind write(2), which takes IOTLB messages.
+WRITE = "vhost:vhost_chr_write_iter"
+# <linux/vhost.h>.
+GET_FEATURES = 0x8008AF00
+SET_FEATURES = 0x4008AF00
+SET_VRING_ADDR = 0x4028AF11
+EVENT = re.compile(r": (\w+): \(.*?\)(?: cmd=(\w+) arg=(\w+))?$", re.MULTILINE)
+ASK = (
+    'open F, "+<", $ARGV[0] or die "$!\\n"; $word = pack "Q", 0; '
+    f'ioctl F, {GET_FEATURES}, $word or die "$!\\n"; print unpack "Q", $word'
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the kernel was told, by whichever QEMU.
+
+    Attributes:
+        features: the last feature word; None if there was none.
+        ring: it was told where a ring is.
+        iotlb: how many IOTLB messages it got.
+    """
+
+    features: int | None
+    ring: bool
+    iotlb: int
+
+
+@dataclass(frozen=True)
+class VhostTold:
+    """Listens to what L1's kernel is told; see `vhost_told`."""
+
+    l1: L1
+    _offered: dict[str, int] = field(default_factory=dict)
+
+    def offered(self, device: str) -> int:
+        """The feature word that a vhost device offers, such as "vhost-net".
+
+        Raises:
+            GuestCommandError: it can't be opened.
+        """
+        if device not in self._offered:
+            said = self.l1.check(f"{PERL} -e '{ASK}' /dev/{device}")
+            self._offered[device] = int(said)
+        return self._offered[device]
+
+    def take(self) -> Told:
+        """What it was told since the last call."""
+        said, _ = self.l1.files.ask(f"read {TRACING}/trace", f"clear {TRACING}/trace")
+        events = [event.groups() for event in EVENT.finditer(said)]
+        calls = [(int(cmd, 0), int(arg, 0)) for _, cmd, arg in events if cmd]
+        features = [arg for cmd, arg in calls if cmd == SET_FEATURES]
+        return Told(
+            features[-1] if features else None,
+            any(cmd == SET_VRING_ADDR for cmd, _ in calls),
+            sum(not cmd for _, cmd, _ in events),
+        )
+
+
+@contextmanager
+def vhost_told(l1: L1) -> Iterator[VhostTold]:
+    """Probe the kernel's functions until the context ends.
+
+    Raises:
+        GuestCommandError: L1 is probed already.
+    """
+    probes = [
+        f"echo 'p:{probe.partition(':')[0]} {probe} cmd=%si:x32 arg=+u0(%dx):x64' >>kprobe_events; "
+        f"echo 'cmd == {SET_FEATURES} || cmd == {SET_VRING_ADDR}' "
+        f">events/kprobes/{probe.partition(':')[0]}/filter"
+        for probe in IOCTL.values()
+    ]
+    l1.check(
+        f"set -e; test -e {TRACING}/trace || mount -t tracefs tracing {TRACING}; cd {TRACING}; "
+        f"! test -d events/kprobes; {'; '.join(probes)}; echo p:iotlb {WRITE} >>kprobe_events; "
+        "echo 1 >events/kprobes/enable; echo >trace"
+    )
+    try:
+        yield VhostTold(l1)
+    finally:
+        l1.check(f"cd {TRACING}; echo 0 >events/kprobes/enable; echo >kprobe_events")
