@@ -13,6 +13,11 @@ from qap.matrix.group import Group, groups
 from qap.matrix.lab import cell_lab
 from qap.matrix.result import CellResult
 
+# In the lab, starting a QEMU takes as long as so many cells, and one with a CPU that is emulated
+# in an emulated one as long as so many others.
+START = 20
+EMULATED = 4
+
 
 @dataclass(frozen=True)
 class GroupJob:
@@ -50,7 +55,10 @@ def carry_out(
     # The longest first, so that all processes end at about the same time.
     work = [GroupJob(build, [group]) for group in sorted(groups(cells), key=len, reverse=True)]
     if lab:
-        work = [*_in_lab(build, work), *(job for job in work if not job.cells[0].config.in_lab)]
+        work = [
+            *_in_lab(build, work, jobs),
+            *(job for job in work if not job.cells[0].config.in_lab),
+        ]
     done: set[str] = set()
 
     def heard(number: int, result: CellResult) -> None:
@@ -65,13 +73,20 @@ def carry_out(
         raise QapError(f"a process ended while it carried out {where}: see above") from None
 
 
-def _in_lab(build: Build, work: Sequence[GroupJob]) -> list[GroupJob]:
-    """Jobs that need the lab put together: a lab for each two processors."""
+def _in_lab(build: Build, work: Sequence[GroupJob], most: int) -> list[GroupJob]:
+    """Jobs that need the lab, put together for a lab on each processor, but at most so many."""
     mine = [job.cells for job in work if job.cells[0].config.in_lab]
     cpus = frozenset(os.sched_getaffinity(0))
-    labs = max(1, len(cpus) // 2)
-    parts = [mine[number::labs] for number in range(labs)]
+    parts: list[list[Sequence[Cell]]] = [[] for _ in range(min(most, len(cpus)))]
+    for group in sorted(mine, key=_cost, reverse=True):
+        min(parts, key=lambda part: sum(map(_cost, part))).append(group)
     return [GroupJob(build, part, cpus) for part in parts if part]
+
+
+def _cost(group: Sequence[Cell]) -> int:
+    """What a group takes in the lab, in cells of a machine whose CPUs do nothing."""
+    emulated = group[0].config.machine_row.accel == "tcg"
+    return START + len(group) * (EMULATED if emulated else 1)
 
 
 def _work(job: GroupJob, report: Callable[[CellResult], None]) -> None:
@@ -80,10 +95,13 @@ def _work(job: GroupJob, report: Callable[[CellResult], None]) -> None:
             Group(job.build, group, report).run()
         return
     own = os.sched_getaffinity(0)
+    # A lab has several processors.
     os.sched_setaffinity(0, job.cpus)
-    with cell_lab(job.build, job.cells) as lab:
-        if lab.l1.restarted:
-            print(f"L1 had to be started again: {lab.l1.restarted}", file=sys.stderr)
-        for group in job.groups:
-            Group(job.build, group, report, lab=lab).run()
-    os.sched_setaffinity(0, own)
+    try:
+        with cell_lab(job.build, job.cells) as lab:
+            if lab.l1.restarted:
+                print(f"L1 had to be started again: {lab.l1.restarted}", file=sys.stderr)
+            for group in job.groups:
+                Group(job.build, group, report, lab=lab).run()
+    finally:
+        os.sched_setaffinity(0, own)
