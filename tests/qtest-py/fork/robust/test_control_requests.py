@@ -1,5 +1,6 @@
 """Control requests that name what is not there, or say too little."""
 
+import resource
 import struct
 from collections.abc import Callable
 
@@ -22,6 +23,11 @@ Start = Callable[..., tuple[Machine, Transport]]
 # 5.9.7: a header of opcode, algorithm, flag and queue, and what belongs to the opcode.
 CRYPTO_CONTROL = struct.Struct("<IIII56x")
 CIPHER_DESTROY_SESSION = 0x3
+AKCIPHER_CREATE_SESSION = 0x404
+RSA, PUBLIC_KEY = 1, 1
+CRYPTO_ERR = 1
+# What a QEMU has at start fits in, and a key of 4 GiB does not.
+ADDRESS_SPACE = 4 << 30
 FAR = 0x7FFF_FFF0
 # 5.14.6.1
 SND_S_BAD_MSG = 0x8001
@@ -65,3 +71,23 @@ def test_sound_command_that_is_short(start: Start, name: str, packed: bool) -> N
         command = [Buffer(driver.memory.take(4), size), Buffer(answer, 4, writable=True)]
         assert driver.serve(queue, command).length == 4
         assert struct.unpack("<I", driver.memory.read(answer, 4)) == (SND_S_BAD_MSG,)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+@pytest.mark.parametrize("name", ["pci modern", "mmio 2"])
+def test_crypto_key_that_is_longer_than_memory(start: Start, name: str, packed: bool) -> None:
+    """5.9.7.2.1.4: a session of RSA. The length is the driver's; there is no such key."""
+    words = ("-object", "cryptodev-backend-builtin,id=crypto0")
+    machine, transport = start(name, "virtio-crypto", (), words, cryptodev="crypto0", packed=packed)
+    supports = MODERN | mask([FeatureBit.RING_PACKED])
+    driver = Driver(transport, GuestMemory(transport.qtest), Behaviour(supports))
+    driver.negotiate()
+    _, control = driver.queue(0), driver.queue(1)
+    driver.start()
+    resource.prlimit(machine.process.pid, resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    session = (AKCIPHER_CREATE_SESSION, RSA, 0, 0, RSA, PUBLIC_KEY, 0xFFFF_FFFF)
+    request = driver.memory.put(struct.pack("<7I44x", *session))
+    answer = driver.memory.take(16)
+    buffers = [Buffer(request, CRYPTO_CONTROL.size), Buffer(answer, 16, writable=True)]
+    driver.serve(control, buffers)
+    assert struct.unpack("<8xI", driver.memory.read(answer, 12)) == (CRYPTO_ERR,)
