@@ -1,7 +1,7 @@
 """Byte streams between this computer and L1."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,3 +87,10 @@ class Channels:
     def _forget(self, name: str) -> None:
         with suppress(QapError):
             self.machine.qmp.execute("chardev-remove", id=name)
+
+
+def shut(socks: Iterable[socket.socket]) -> None:
+    """Let those who read from sockets see an end; one that is closed already is left alone."""
+    for sock in socks:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)

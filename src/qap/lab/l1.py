@@ -14,7 +14,7 @@ from typing import Self
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.lab import files
-from qap.lab.channel import Channels
+from qap.lab.channel import Channels, shut
 from qap.lab.files import L1Files
 from qap.lab.l1_spec import l1_spec
 from qap.lab.modules import KernelModules
@@ -119,7 +119,7 @@ class L1:
         (channel,) = self._owned.enter_context(self.channels.open(1))
         script = Path(shutil.copy(files.SCRIPT, self.folder))
         program = self._owned.enter_context(self.program(PERL, script, channel.device))
-        program.ended = lambda: channel.sock.shutdown(socket.SHUT_RDWR)
+        program.ended = lambda: shut([channel.sock])
         return L1Files(channel.sock)
 
     def name(self, kind: str) -> str:

@@ -1,8 +1,8 @@
 """L2: a QEMU that runs in L1."""
 
-import socket
 from dataclasses import dataclass, field
 
+from qap.lab.channel import shut
 from qap.lab.l1 import L1
 from qap.lab.program import L1Program
 from qap.machine.held import Held, described, resident
@@ -30,9 +30,9 @@ class L2(Machine):
         program = L1Program(self.l1, argv, name, self.log or self.l1.folder / f"{name}.log")
         self.process = self._owned.enter_context(program)
         # The ports stay when QEMU ends; its sessions are to see an end.
-        program.ended = lambda: _shut(ours)
+        program.ended = lambda: shut(ours)
         if not program.alive:
-            _shut(ours)
+            shut(ours)
         self._connect(*[sock.dup() for sock in ours])
 
     def held(self) -> Held:
@@ -46,8 +46,3 @@ class L2(Machine):
             f"links {of}/fd", f"names {of}/task", f"read {of}/status"
         )
         return Held(described(fds.splitlines()), len(threads.splitlines()), resident(status))
-
-
-def _shut(socks: list[socket.socket]) -> None:
-    for sock in socks:
-        sock.shutdown(socket.SHUT_RDWR)

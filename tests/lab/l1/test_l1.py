@@ -51,6 +51,12 @@ def test_a_qemu_that_is_killed_is_told_from_one_that_hangs(l1: L1) -> None:
     assert died.value.status == -9
 
 
+def test_the_end_of_a_qemu_is_heard_when_its_sessions_are_closed(l1: L1) -> None:
+    with l2(l1):
+        (program,) = [one for name, one in l1.programs.items() if name.startswith("l2-")]
+    program.ended()
+
+
 def test_channels_are_given_back(l1: L1) -> None:
     for _ in range(12):
         with l2(l1):
