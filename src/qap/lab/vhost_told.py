@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from qap.host.errors import QapError
 from qap.lab.l1 import L1, PERL
 
 TRACING = "/sys/kernel/tracing"
@@ -20,7 +21,8 @@ WRITE = "vhost:vhost_chr_write_iter"
 GET_FEATURES = 0x8008AF00
 SET_FEATURES = 0x4008AF00
 SET_VRING_ADDR = 0x4028AF11
-EVENT = re.compile(r": (\w+): \(.*?\)(?: cmd=(\w+) arg=(\w+))?$", re.MULTILINE)
+EVENT = re.compile(r": (\w+): \(.*?\)(?: cmd=(\w+) arg=(\S+))?$", re.MULTILINE)
+FAULT = "(fault)"
 ASK = (
     'open F, "+<", $ARGV[0] or die "$!\\n"; $word = pack "Q", 0; '
     f'ioctl F, {GET_FEATURES}, $word or die "$!\\n"; print unpack "Q", $word'
@@ -61,9 +63,15 @@ class VhostTold:
         return self._offered[device]
 
     def take(self) -> Told:
-        """What it was told since the last call."""
+        """What it was told since the last call.
+
+        Raises:
+            QapError: it could not see what an ioctl's argument points at.
+        """
         said, _ = self.l1.files.ask(f"read {TRACING}/trace", f"clear {TRACING}/trace")
         events = [event.groups() for event in EVENT.finditer(said)]
+        if any(arg == FAULT for _, _, arg in events):
+            raise QapError("L1's probes could not read the argument of an ioctl")
         calls = [(int(cmd, 0), int(arg, 0)) for _, cmd, arg in events if cmd]
         features = [arg for cmd, arg in calls if cmd == SET_FEATURES]
         return Told(
