@@ -1,0 +1,203 @@
+"""The vDPA devices of the tests by name, and L2s in front of them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+
+from qap.hw.pci_bus import PciBus
+from qap.iommu.find import find_iommu
+from qap.lab.l1 import L1
+from qap.lab.l2 import L2
+from qap.lab.vdpa import VDPA, Vdpa, VduseDisk, passed_through, simulated
+from qap.lab.vdpa_calls import Calls, calls
+from qap.machine.device import Device
+from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.spec import Spec
+from qap.oracle.features import mask
+from qap.virtio.blk import SECTOR, Blk
+from qap.virtio.driver import MODERN, Behaviour, Driver
+from qap.virtio.net import FEATURE_MAC, Net
+from qap.virtio.pci_legacy import PciLegacy
+from qap.virtio.pci_modern import MODERN_DEVICE_ID, VENDOR_ID, PciModern
+from qap.virtio.transport import Transport
+
+# L1's NICs, in these slots, for vp_vdpa. BARE does not offer ACCESS_PLATFORM.
+BARE, FULL = 0x10, 0x11
+SECTORS = 64
+CONTENT = b"".join(number.to_bytes(4, "little") * (SECTOR // 4) for number in range(SECTORS))
+MAC = bytes.fromhex("5254001234aa")
+BROADCAST = b"\xff" * 6
+# vhost-vdpa has to be told of each mapping: VT-d does that in caching mode.
+VIOMMUS: Mapping[str, Device | None] = {
+    "none": None,
+    "intel-iommu": {"driver": "intel-iommu", "caching-mode": True},
+    "virtio-iommu": {"driver": "virtio-iommu-pci", "id": "viommu", "addr": "0x1e"},
+}
+# Network cards and disks: a vIOMMU may be a virtio device, too.
+DEVICE_IDS = (0x1000, 0x1001, MODERN_DEVICE_ID + 1, MODERN_DEVICE_ID + 2)
+TABLES, RINGS = 16 * MIB, 32 * MIB
+RINGS_IOVA = 1 << 30
+# Devices that offer ACCESS_PLATFORM; "NAME nic" has virtio-net in front, the others the generic
+# device.
+OFFERING = ("vduse", "sim", "sim nic", "vp", "vp nic")
+NOT_OFFERING = ("bare", "bare nic")
+DISKS = ("vduse",)
+
+
+def nic(slot: int, **properties: object) -> Device:
+    """A NIC of L1 that receives nothing."""
+    return {"driver": "virtio-net-pci", "addr": hex(slot), "disable-legacy": "on", **properties}
+
+
+def make(l1: L1, name: str) -> AbstractContextManager[Vdpa]:
+    """A vDPA device in L1, other than a vduse disk."""
+    if name == "sim":
+        return simulated(l1, "net", "mac", MAC.hex(":"))
+    return passed_through(l1, f"0000:00:{BARE if name == 'bare' else FULL:02x}.0")
+
+
+@dataclass
+class Site:
+    """A vDPA device in L1, for L2s; use as a context manager, which ends all.
+
+    Args:
+        name: one of OFFERING or NOT_OFFERING.
+
+    Attributes:
+        vdpa: the device.
+        asked: what the device's driver in L1's kernel is asked.
+        disk: the vduse disk, if it is one.
+    """
+
+    l1: L1
+    name: str
+    vdpa: Vdpa = field(init=False)
+    asked: Calls = field(init=False)
+    disk: VduseDisk | None = field(init=False, default=None)
+    _owned: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
+
+    def __enter__(self) -> "Site":
+        with ExitStack() as owned:
+            if self.name in DISKS:
+                self.disk = owned.enter_context(VduseDisk(self.l1, CONTENT))
+                self.vdpa = self.disk.device
+            else:
+                self.vdpa = owned.enter_context(make(self.l1, self.name.split()[0]))
+            self.asked = owned.enter_context(calls(self.l1, self.vdpa))
+            self._owned = owned.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._owned.close()
+
+    @property
+    def is_nic(self) -> bool:
+        """Whether virtio-net is in front of it."""
+        return self.name.endswith(" nic")
+
+    @property
+    def device(self) -> Device:
+        """What QEMU has in front of the vDPA device."""
+        if self.is_nic:
+            return {"driver": "virtio-net-pci", "id": "dut", "netdev": "net0"}
+        return {"driver": "vhost-vdpa-device-pci", "id": "dut", "vhostdev": self.vdpa.node}
+
+    def configuration(self) -> bytes:
+        """How the device's configuration begins: a disk's capacity, a network card's address."""
+        if self.disk:
+            return SECTORS.to_bytes(8, "little")
+        config = json.loads(self.l1.check(f"{VDPA} -j dev config show {self.vdpa.name}"))
+        return bytes.fromhex(config["config"][self.vdpa.name]["mac"].replace(":", ""))
+
+    def l2(
+        self,
+        *devices: Device,
+        viommu: str = "none",
+        machine: str = "q35",
+        extra: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
+    ) -> L2:
+        """An L2 with these devices and a root port, "port0"; it ends with this site.
+
+        Raises:
+            QemuDied: QEMU refused its command line.
+        """
+        listed: list[Device] = [*devices]
+        if machine.startswith(("q35", "pc-q35")):
+            port = {"driver": "pcie-root-port", "id": "port0", "chassis": 1, "slot": 1}
+            listed = [port, *devices]
+        if iommu := VIOMMUS[viommu]:
+            listed.insert(0, iommu)
+        netdev = ("-netdev", f"vhost-vdpa,id=net0,vhostdev={self.vdpa.node}")
+        spec = Spec(
+            machine=machine,
+            accel="qtest",
+            memory=128,
+            qtest=True,
+            devices=listed,
+            extra=[*(netdev if self.is_nic else ()), *extra],
+        )
+        emulator = self.l1.build.path("qemu-system-x86_64")
+        return self._owned.enter_context(L2(emulator, spec, wrapper=wrapper, l1=self.l1))
+
+    def plugged(
+        self, *, viommu: str = "none", iommu_platform: bool = False, **properties: object
+    ) -> "Plugged":
+        """An L2 with the device on its command line, driven through the modern interface.
+
+        What does not request ACCESS_PLATFORM is not translated, whatever the bus does.
+        """
+        device = {**self.device, "addr": "0x5", "iommu_platform": iommu_platform}
+        named = {name.replace("_", "-"): value for name, value in properties.items()}
+        machine = self.l2({**device, **named}, viommu=viommu)
+        return plugged(machine, translated=iommu_platform and viommu != "none")
+
+
+@dataclass
+class Plugged:
+    """An L2 and the device in it.
+
+    Attributes:
+        memory: for the device's rings and buffers.
+    """
+
+    machine: L2
+    transport: Transport
+    memory: GuestMemory
+
+    def serves(self, behaviour: Behaviour | None = None) -> Driver:
+        """Use the device, which must work; returns its driver.
+
+        A disk is read and written, and a NIC sends a frame.
+        """
+        behaviour = behaviour or Behaviour(MODERN | mask([FEATURE_MAC]))
+        driver = Driver(self.transport, self.memory, behaviour)
+        driver.negotiate()
+        if self.transport.device_type == 2:
+            disk = Blk(driver)
+            assert disk.read(3) == CONTENT[3 * SECTOR : 4 * SECTOR]
+            disk.write(4, b"written!" * (SECTOR // 8))
+            assert disk.read(4) == b"written!" * (SECTOR // 8)
+        else:
+            Net(driver).send(BROADCAST + MAC + b"\x88\xb5" + bytes(46))
+        return driver
+
+
+def plugged(machine: L2, *, translated: bool = False, legacy: bool = False) -> Plugged:
+    """The device of an L2; `translated` maps its memory for it in the machine's IOMMU."""
+    bus = PciBus(machine.qtest)
+    function = bus.find(VENDOR_ID, *DEVICE_IDS)
+    memory = GuestMemory(machine.qtest, RINGS, 4 * MIB)
+    if translated:
+        iommu = find_iommu(bus, GuestMemory(machine.qtest, TABLES, 4 * MIB))
+        iommu.enable()
+        memory = GuestMemory(machine.qtest, RINGS, 4 * MIB, RINGS_IOVA)
+        iommu.attach(function.bdf)
+        iommu.map_memory(function.bdf, memory)
+    transport = PciLegacy(function) if legacy else PciModern(function)
+    return Plugged(machine, transport, memory)
+
+
+# Makes a site.
+Start = Callable[[str], Site]
