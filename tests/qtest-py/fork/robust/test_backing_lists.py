@@ -18,7 +18,8 @@ from qap.virtio.pci_modern import MODERN_DEVICE_ID, VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.transports import TRANSPORTS
 
-CREATE_2D, UNREF, ATTACH_BACKING, DETACH_BACKING = 0x101, 0x102, 0x106, 0x107
+CREATE_2D, UNREF, TRANSFER_TO_HOST_2D = 0x101, 0x102, 0x105
+ATTACH_BACKING, DETACH_BACKING = 0x106, 0x107
 OK, UNSPEC = 0x1100, 0x1200
 B8G8R8A8 = 1
 HEAD = 24
@@ -31,6 +32,11 @@ FITS = 2
 # An image of 4 GiB would have so many.
 LARGE = 64 * MIB
 LARGE_ENTRIES = 64
+# An image of two pixels a row, and a list that covers it and ends before BEYOND. QEMU hangs for
+# minutes where it looks for each row from the list's start.
+TALL, PIECE = 8_000_000, 4 * PAGE
+BEYOND = 0xF000_0000
+WALKED_S = 20.0
 # What an IOMMU shows the adapter: pages in an order that no two of them can be mapped at once.
 SHOWN, SHOWN_RAM, PAGES = 1 << 32, 24 * MIB, 8
 
@@ -53,8 +59,8 @@ class Adapter:
         assert isinstance(result, int)
         return result
 
-    def create(self, image: int) -> None:
-        assert self.ask(CREATE_2D, image, B8G8R8A8, 1, 1) == OK
+    def create(self, image: int, width: int = 1, height: int = 1) -> None:
+        assert self.ask(CREATE_2D, image, B8G8R8A8, width, height) == OK
 
     def attach(self, image: int, address: int, length: int, count: int) -> int:
         entries = struct.pack("<QII", address, length, 0) * count
@@ -118,3 +124,16 @@ def test_an_entry_has_as_many_pieces_as_pages(lab: Lab, viommu: str) -> None:
     entries = ENTRIES // PAGES
     assert ours.attach(1, SHOWN, PAGES * PAGE, (FITS + 1) * entries) == UNSPEC
     assert ours.attach(1, SHOWN, PAGES * PAGE, FITS * entries) == OK
+
+
+@pytest.mark.parametrize("offset", [0, BEYOND], ids=["in the list", "beyond its end"])
+def test_list_is_walked_once_for_all_rows(lab: Lab, offset: int) -> None:
+    way = TRANSPORTS["pci modern"]
+    machine = lab.start(way.emulator, way.spec("virtio-gpu"))
+    ours = adapter(Driver(way.connect(machine), GuestMemory(machine.qtest)))
+    ours.create(1, 2, TALL)
+    piece = ours.driver.memory.take(PIECE)
+    assert ours.attach(1, piece, PIECE, ENTRIES) == OK
+    machine.qtest.timeout = WALKED_S
+    # The second pixel of each row.
+    assert ours.ask(TRANSFER_TO_HOST_2D, 1, 0, 1, TALL, offset, 0, 1, 0) == OK

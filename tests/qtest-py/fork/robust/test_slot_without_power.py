@@ -1,6 +1,7 @@
 """A guest takes the power from a slot with a card in it that QEMU can't unplug.
 
-A port does what the guest tells it to (PCIe 6.7.1.5) only where ACPI hot-plug is off.
+A PCIe port does what the guest tells it to (PCIe 6.7.1.5) only where ACPI hot-plug is off. A PCI
+bridge has a Standard Hot-Plug Controller (SHPC 1.0) for its slots.
 """
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from qap.hw.pci import Function
 from qap.hw.pci_bus import PciBus
 from qap.machine.catalog import device_types
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
+from qap.machine.machine import Machine
 from qap.verify.kit.checks import assert_lives, reset_machine
 from qap.verify.kit.lab import Lab
 from qap.virtio.driver import Driver
@@ -20,41 +23,79 @@ PORT_VENDOR, PORT_DEVICE = 0x1B36, 0x000C
 # PCIe 7.5.3.10: Slot Control, with its power indicator and power controller.
 CAPABILITY_EXPRESS, SLOT_CONTROL = 0x10, 0x18
 INDICATOR_ON, INDICATOR_OFF, POWER_OFF = 1 << 8, 3 << 8, 1 << 10
+# pci-bridge, and SHPC 4.8 and 4.9: its capability, which shows its registers by number, and a
+# command: what becomes of a slot and of its power indicator, and which slot.
+BRIDGE_DEVICE = 0x0001
+CAPABILITY_SHPC, SELECT, DATA = 0x0C, 2, 4
+COMMAND = 0x14
+ENABLED, DISABLED, LED_ON, LED_OFF = 2, 3, 1 << 2, 3 << 2
+SLOT = 1 << 8
+KINDS = ["virtio-gpu", "virtio-vga", "vhost-user-gpu", "vhost-user-vga"]
 
 
 def switch(port: Function, value: int) -> None:
     port.config_write(port.capability(CAPABILITY_EXPRESS).offset + SLOT_CONTROL, 2, value)
 
 
-@pytest.mark.parametrize("kind", ["virtio-gpu", "virtio-vga", "vhost-user-gpu", "vhost-user-vga"])
+def command(bridge: Function, code: int) -> None:
+    at = bridge.capability(CAPABILITY_SHPC).offset
+    bridge.config_write(at + SELECT, 1, COMMAND // 4)
+    bridge.config_write(at + DATA, 2, SLOT | code)
+
+
+def card(lab: Lab, kind: str, **place: object) -> Device:
+    row = device_types()[kind]
+    device = {"driver": row.driver("pci"), **row.properties, "id": "dut", **place}
+    return {**device, "chardev": lab.backend(kind).path.stem} if row.vhost_user else device
+
+
+def drive(machine: Machine) -> None:
+    function = PciBus(machine.qtest).find(VENDOR_ID)
+    driver = Driver(PciModern(function), GuestMemory(machine.qtest, 16 * MIB))
+    driver.negotiate()
+    driver.queue(0)
+    driver.start()
+    driver.transport.notify(0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_card_that_is_not_hot_pluggable_stays(lab: Lab, kind: str) -> None:
     """It works again once the slot has power."""
-    row = device_types()[kind]
-    card: dict[str, object] = {
-        "driver": row.driver("pci"),
-        **row.properties,
-        "id": "dut",
-        "bus": "port0",
-    }
-    if row.vhost_user:
-        card["chardev"] = lab.backend(kind).path.stem
-    machine = lab.machine(card, extra=NATIVE, qtest=True)
-
-    def drive() -> None:
-        bus = PciBus(machine.qtest)
-        function = bus.find(VENDOR_ID)
-        driver = Driver(PciModern(function), GuestMemory(machine.qtest, 16 * MIB))
-        driver.negotiate()
-        driver.queue(0)
-        driver.start()
-        driver.transport.notify(0)
-
-    drive()
+    machine = lab.machine(card(lab, kind, bus="port0"), extra=NATIVE, qtest=True)
+    drive(machine)
     port = PciBus(machine.qtest).find(PORT_VENDOR, PORT_DEVICE)
     switch(port, INDICATOR_ON)
     switch(port, POWER_OFF | INDICATOR_OFF)
     assert_lives(machine)
     switch(port, INDICATOR_ON)
-    drive()
+    drive(machine)
+    reset_machine(machine)
+    assert_lives(machine)
+
+
+def test_nothing_leaves_a_slot_with_a_card_that_stays(lab: Lab) -> None:
+    """Without its function 0, no guest finds the other one again."""
+    slot = {"bus": "port0", "addr": "0.0", "multifunction": True}
+    other = {"driver": "virtio-rng-pci", "id": "other", **slot}
+    stays = card(lab, "virtio-gpu", bus="port0", addr="0.1")
+    machine = lab.machine(other, stays, extra=NATIVE, qtest=True)
+    functions = len(PciBus(machine.qtest).scan())
+    port = PciBus(machine.qtest).find(PORT_VENDOR, PORT_DEVICE)
+    switch(port, INDICATOR_ON)
+    switch(port, POWER_OFF | INDICATOR_OFF)
+    switch(port, INDICATOR_ON)
+    assert len(PciBus(machine.qtest).scan()) == functions
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_card_behind_a_bridge_stays(lab: Lab, kind: str) -> None:
+    bridge: Device = {"driver": "pci-bridge", "id": "bridge", "chassis_nr": 1, "shpc": True}
+    machine = lab.machine(bridge, card(lab, kind, bus="bridge", addr="1"), qtest=True)
+    drive(machine)
+    found = PciBus(machine.qtest).find(PORT_VENDOR, BRIDGE_DEVICE)
+    command(found, DISABLED | LED_OFF)
+    assert_lives(machine)
+    command(found, ENABLED | LED_ON)
+    drive(machine)
     reset_machine(machine)
     assert_lives(machine)
