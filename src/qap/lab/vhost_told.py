@@ -9,6 +9,9 @@ from qap.host.errors import QapError
 from qap.lab.l1 import L1, PERL
 
 TRACING = "/sys/kernel/tracing"
+# Of the probes; they have a buffer of their own.
+GROUP = "qap_vhost"
+BUFFER = f"{TRACING}/instances/{GROUP}"
 # The functions behind ioctl(2), by the name of the device in /dev.
 IOCTL: Mapping[str, str] = {
     "vhost-net": "vhost_net:vhost_net_ioctl",
@@ -68,7 +71,7 @@ class VhostTold:
         Raises:
             QapError: it could not see what an ioctl's argument points at.
         """
-        said, _ = self.l1.files.ask(f"read {TRACING}/trace", f"clear {TRACING}/trace")
+        said, _ = self.l1.files.ask(f"read {BUFFER}/trace", f"clear {BUFFER}/trace")
         events = [event.groups() for event in EVENT.finditer(said)]
         if any(arg == FAULT for _, _, arg in events):
             raise QapError("L1's probes could not read the argument of an ioctl")
@@ -86,20 +89,23 @@ def vhost_told(l1: L1) -> Iterator[VhostTold]:
     """Probe the kernel's functions until the context ends.
 
     Raises:
-        GuestCommandError: L1 is probed already.
+        GuestCommandError: L1 is probed in this way already.
     """
-    probes = [
-        f"echo 'p:{probe.partition(':')[0]} {probe} cmd=%si:x32 arg=+u0(%dx):x64' >>kprobe_events; "
-        f"echo 'cmd == {SET_FEATURES} || cmd == {SET_VRING_ADDR}' "
-        f">events/kprobes/{probe.partition(':')[0]}/filter"
-        for probe in IOCTL.values()
+    probes = {device.replace("-", "_"): function for device, function in IOCTL.items()}
+    asked = [
+        f"echo 'p:{GROUP}/{name} {function} cmd=%si:x32 arg=+u0(%dx):x64' >>kprobe_events"
+        for name, function in probes.items()
     ]
+    wanted = f"cmd == {SET_FEATURES} || cmd == {SET_VRING_ADDR}"
+    filters = [f"echo '{wanted}' >{BUFFER}/events/{GROUP}/{name}/filter" for name in probes]
+    enable = f"{BUFFER}/events/{GROUP}/enable"
     l1.check(
         f"set -e; test -e {TRACING}/trace || mount -t tracefs tracing {TRACING}; cd {TRACING}; "
-        f"! test -d events/kprobes; {'; '.join(probes)}; echo p:iotlb {WRITE} >>kprobe_events; "
-        "echo 1 >events/kprobes/enable; echo >trace"
+        f"{'; '.join(asked)}; echo 'p:{GROUP}/iotlb {WRITE}' >>kprobe_events; "
+        f"mkdir {BUFFER}; {'; '.join(filters)}; echo 1 >{enable}"
     )
     try:
         yield VhostTold(l1)
     finally:
-        l1.check(f"cd {TRACING}; echo 0 >events/kprobes/enable; echo >kprobe_events")
+        gone = [f"echo -:{GROUP}/{name} >>{TRACING}/kprobe_events" for name in [*probes, "iotlb"]]
+        l1.check(f"set -e; echo 0 >{enable}; rmdir {BUFFER}; {'; '.join(gone)}")

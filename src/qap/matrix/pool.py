@@ -13,10 +13,8 @@ from qap.matrix.group import Group, groups
 from qap.matrix.lab import cell_lab
 from qap.matrix.result import CellResult
 
-# In the lab, starting a QEMU takes as long as so many cells, and one with a CPU that is emulated
-# in an emulated one as long as so many others.
-START = 20
-EMULATED = 4
+# In the lab, starting a QEMU takes as long as so many cells.
+START = 5
 
 
 @dataclass(frozen=True)
@@ -84,9 +82,8 @@ def _in_lab(build: Build, work: Sequence[GroupJob], most: int) -> list[GroupJob]
 
 
 def _cost(group: Sequence[Cell]) -> int:
-    """What a group takes in the lab, in cells of a machine whose CPUs do nothing."""
-    emulated = group[0].config.machine_row.accel == "tcg"
-    return START + len(group) * (EMULATED if emulated else 1)
+    """What a group takes in the lab, in cells."""
+    return START + len(group)
 
 
 def _work(job: GroupJob, report: Callable[[CellResult], None]) -> None:

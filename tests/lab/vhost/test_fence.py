@@ -16,6 +16,8 @@ from qap.oracle.fence import REFUSAL_PHRASE, Expectation, Outcome
 from qap.verify.kit.l2_bench import KINDS, L2Bench, at_start, bench_spec
 from qap.virtio.pci_modern import PciModern
 
+TRANSLATED = [name for name, row in viommus().items() if row.device]
+
 
 def expected(kind: str, viommu: str, *, requested: bool, legacy: bool = False) -> Expectation:
     """The row of the fence table for a device on a q35."""
@@ -59,24 +61,36 @@ def test_hot_plug_is_as_the_table_says(
         assert legacy or REFUSAL_PHRASE in refused.said
 
 
-CASES = [(viommu, late) for viommu, late in product(viommus(), (False, True))]
+def outcomes(viommu: str) -> dict[str, Outcome]:
+    """How a cold plug with iommu_platform=on must end, by the type."""
+    return {kind: expected(kind, viommu, requested=True).outcome for kind in KINDS}
+
+
+def start(l1: L1, viommu: str, kinds: list[str], *, late: bool) -> L2:
+    """A machine with these devices, not started yet; the vIOMMU comes first, or late."""
+    devices = [at_start(kind, iommu_platform=True) for kind in kinds]
+    spec = bench_spec(kinds, viommu, devices, late=late)
+    return L2(l1.build.path("qemu-system-x86_64"), spec, l1=l1)
 
 
 @pytest.mark.parametrize(
     ("viommu", "late"),
-    [(name, late) for name, late in CASES if viommus()[name].device or not late],
+    [("none", False), *product(TRANSLATED, (False, True))],
     ids=lambda value: value if isinstance(value, str) else "after" if value else "before",
 )
-def test_cold_plug_is_as_the_table_says(kernel: L1, viommu: str, late: bool) -> None:
-    """All that must plug do so beside each other; what must be refused is, alone."""
-    binary = kernel.build.path("qemu-system-x86_64")
-    rows = {kind: expected(kind, viommu, requested=True) for kind in KINDS}
-    good = [kind for kind, row in rows.items() if row.outcome is Outcome.WORKS]
-    devices = [at_start(kind, iommu_platform=True) for kind in good]
-    with L2(binary, bench_spec(good, viommu, devices, late=late), l1=kernel) as machine:
+def test_all_that_must_plug_do_so_beside_each_other(kernel: L1, viommu: str, late: bool) -> None:
+    good = [kind for kind, outcome in outcomes(viommu).items() if outcome is Outcome.WORKS]
+    assert good
+    with start(kernel, viommu, good, late=late) as machine:
         assert machine.alive
-    for kind in set(KINDS) - set(good):
-        spec = bench_spec([kind], viommu, [at_start(kind, iommu_platform=True)], late=late)
-        with pytest.raises(QemuDied) as died, L2(binary, spec, l1=kernel):
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("viommu", TRANSLATED)
+def test_what_must_be_refused_is_whatever_the_order(kernel: L1, viommu: str, late: bool) -> None:
+    bad = [kind for kind, outcome in outcomes(viommu).items() if outcome is Outcome.REFUSED]
+    assert bad
+    for kind in bad:
+        with pytest.raises(QemuDied) as died, start(kernel, viommu, [kind], late=late):
             pass
         assert died.value.fenced, died.value.said
