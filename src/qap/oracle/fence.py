@@ -120,6 +120,28 @@ def plug(
     )
 
 
+def plug_vdpa(*, requested: bool, translated: bool, offers: bool) -> Expectation:
+    """What plugging a device in front of a vDPA device must lead to.
+
+    The kernel maps the VM's memory for a vDPA device by IOTLB messages alone, so its addresses
+    are always I/O virtual ones, and it always has to be told so.
+
+    Args:
+        offers: the vDPA device offers ACCESS_PLATFORM.
+    """
+    if not offers:
+        return Expectation(
+            Outcome.REFUSED,
+            False,
+            False,
+            "a vDPA device that does not offer the bit takes addresses for physical ones, and "
+            "gets I/O virtual ones: refused, on every bus",
+            "virtio 1.3, 6.1 ACCESS_PLATFORM; linux/vhost.h, VHOST_IOTLB_MSG_V2",
+        )
+    expected = plug(requested=requested, translated=translated, backend_can=True)
+    return replace(expected, translating=True)
+
+
 def _refused(legacy: Legacy, is_iommu: bool) -> Expectation | None:
     """The row for a device that can't have the bit anywhere."""
     if legacy:

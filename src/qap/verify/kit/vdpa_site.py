@@ -43,6 +43,8 @@ RINGS_IOVA = 1 << 30
 OFFERING = ("vduse", "sim", "sim nic", "vp", "vp nic")
 NOT_OFFERING = ("bare", "bare nic")
 DISKS = ("vduse",)
+# One for each of QEMU's devices.
+FRONTS = ("vduse", "sim nic")
 
 
 def nic(slot: int, **properties: object) -> Device:

@@ -33,6 +33,8 @@ NETDEVS = {
 }
 # What only a transport can do; QEMU's do none of it for a vhost device.
 TRANSPORTS_OWN = (F.SR_IOV, F.NOTIF_CONFIG_DATA, F.RING_RESET, F.ADMIN_VQ)
+# A vDPA device without the second one is refused.
+ALWAYS = (F.VERSION_1, F.ACCESS_PLATFORM)
 SWITCHED = (F.INDIRECT_DESC, F.EVENT_IDX)
 
 
@@ -44,7 +46,7 @@ def offered(
     machine_type: str | None = None,
     **properties: bool,
 ) -> int:
-    """What a device in front of the kernel's offers if that has VERSION_1 and these bits."""
+    """What a device in front of the kernel's offers if that has ALWAYS and these bits."""
     way = TRANSPORTS["pci modern"]
     if netdev := NETDEVS.get(kind):
         beside = Beside(extra=("-netdev", netdev))
@@ -58,7 +60,7 @@ def offered(
         spec,
         log=lab.folder / "qemu.log",
         wrapper=fake_vhost(
-            lab.folder, mask([F.VERSION_1, *has]), NETWORK if kind in NETDEVS else BLOCK
+            lab.folder, mask([*ALWAYS, *has]), NETWORK if kind in NETDEVS else BLOCK
         ),
     )
     return way.connect(lab.owned.enter_context(machine)).device_features
