@@ -99,9 +99,10 @@ def test_device_forgets_what_it_was_told_when_the_driver_resets_it(site: Start, 
     for _ in range(2):
         transport.config_read(0, 4)
         transport.reset()
-    operations = [call.operation for call in here.asked.all() if call.operation != READ]
-    assert features(here) == [TOLD.values[0]] * 2
-    assert operations.count("reset") == 2
+    told = [call for call in here.asked.all() if call.operation != READ]
+    # vdpa_sim has another operation for a reset, after which QEMU is its driver again.
+    again = Call("set_status", (Status.ACKNOWLEDGE | Status.DRIVER,))
+    assert [call for call in told if call.operation != "reset"] == [TOLD, again] * 2
 
 
 @each
