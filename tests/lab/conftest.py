@@ -10,6 +10,7 @@ import pytest
 
 from qap.fork.build import Build
 from qap.host.paths import shown
+from qap.lab.assigned import Assigned
 from qap.lab.l1 import L1
 
 if TYPE_CHECKING:
@@ -25,6 +26,20 @@ def l1() -> Iterator[L1]:
         if running.restarted:
             warnings.warn(f"L1 had to be started again: {running.restarted}", stacklevel=1)
         yield running
+
+
+@pytest.fixture(scope="session")
+def bound(l1: L1) -> Assigned:
+    """A device behind a root port of L1, bound to vfio-pci."""
+    return Assigned.behind(l1, "aer", "1c.0")
+
+
+@pytest.fixture
+def assigned(bound: Assigned) -> Iterator[Assigned]:
+    """That device, without errors of an earlier test."""
+    bound.forget_errors()
+    yield bound
+    bound.forget_errors()
 
 
 @pytest.hookimpl(wrapper=True)

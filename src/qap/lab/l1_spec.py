@@ -29,7 +29,7 @@ def l1_spec(
         build: whose project's qemu/ it sees, read-only, beside /usr and qap's cache; all under
             the same paths as here.
         shared: a folder that it sees, too, and can write to.
-        devices: what it has besides.
+        devices: what it has besides, after those of configs/lab.toml.
         modules, append: kernel modules and parameters, besides.
         extra: more words of the command line.
     """
@@ -46,7 +46,7 @@ def l1_spec(
         machine=guest.machine,
         cpu=guest.cpu,
         memory=asked.memory,
-        devices=[{"driver": "virtio-serial-pci", "id": BUS}, *devices],
+        devices=[{"driver": "virtio-serial-pci", "id": BUS}, *asked.devices, *devices],
         extra=[*words, *extra],
         boot=Boot(guest, (*asked.modules, *modules), f"{asked.append} {append} qap.9p={mounts}"),
     )
