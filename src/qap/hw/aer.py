@@ -98,6 +98,10 @@ class AerFunction:
         control = self.device_control & ~REPORT_ALL | kinds
         self.function.config_write(self.express + DEVICE_CONTROL, 2, control)
 
+    def mask_all(self) -> None:
+        """Report no uncorrectable error (PCIe 7.8.4.3)."""
+        self.write(UNCORRECTABLE_MASK, 0xFFFF_FFFF)
+
     def clear(self) -> None:
         """Clear what Uncorrectable Error Status and Device Status have (write 1 to clear)."""
         self.write(UNCORRECTABLE_STATUS, self.status)

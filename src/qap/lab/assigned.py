@@ -10,6 +10,8 @@ DRIVERS = "/sys/bus/pci/drivers"
 BOUND_S = 20.0
 # QEMU's virtio-pci devices and root ports have AER first in extended configuration space.
 AER_STATUS = 0x104
+# And virtio-pci devices have the PCI Express capability first of all.
+DEVICE_CONTROL = 0x48
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,10 @@ class Assigned:
         """The id of its root port in L1's machine."""
         return f"{self.device_id}-port"
 
-    def device(self, bus: str, **properties: object) -> Device:
-        """The vfio-pci device for a QEMU in L1.
-
-        Args:
-            properties: more properties, with underscores instead of dashes.
-        """
-        named = {name.replace("_", "-"): value for name, value in properties.items()}
-        return {"driver": "vfio-pci", "id": "dut", "bus": bus, "host": self.address, **named}
+    def device(self, bus: str, properties: Device | None = None) -> Device:
+        """The vfio-pci device for a QEMU in L1, with more properties."""
+        device = {"driver": "vfio-pci", "id": "dut", "bus": bus, "host": self.address}
+        return {**device, **(properties or {})}
 
     def inject(self, error: str, *, port: bool = False) -> None:
         """Let the device report an error, or its port, and name it as QEMU does.
@@ -70,6 +68,14 @@ class Assigned:
         said = self.l1.machine.qmp.hmp(f"pcie_aer_inject_error {source} {error}")
         if not said.startswith("OK"):
             raise QapError(f"pcie_aer_inject_error {source} {error}: {said.strip()}")
+
+    def settings(self) -> str:
+        """What the host has set of the device: Device Control, and AER's mask and severity."""
+        return self.l1.check(
+            f"cd /sys/bus/pci/devices/{self.address} && "
+            f"od -A n -t x2 -j {DEVICE_CONTROL} -N 2 config && "
+            f"od -A n -t x4 -j {AER_STATUS + 4} -N 8 config"
+        )
 
     def forget_errors(self) -> None:
         """Clear Uncorrectable Error Status of the device and its port, where fatal ones stay."""

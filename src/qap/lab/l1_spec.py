@@ -41,6 +41,8 @@ def l1_spec(
         words += ["-fsdev", fsdev if tag == "shared" else f"{fsdev},readonly=on"]
         words += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
     mounts = ",".join(f"{tag}:{path}" for tag, path in shares.items())
+    for netdev in asked.netdevs:
+        words += ["-netdev", netdev]
     guest = catalog.guest(asked.guest)
     return Spec(
         machine=guest.machine,

@@ -19,6 +19,7 @@ class L1Settings(toml.Model):
         processors: how many.
         append: kernel parameters beside the guest's own.
         modules: kernel modules to load at every boot.
+        netdevs: values of -netdev, for devices that name one.
         devices: what its machine has beside channels and shares, in the command line's order.
         up: seconds that it may take from its start to the first command.
     """
@@ -28,6 +29,7 @@ class L1Settings(toml.Model):
     processors: int = Field(gt=0)
     append: str = ""
     modules: tuple[str, ...]
+    netdevs: tuple[str, ...] = ()
     devices: tuple[dict[str, str | bool | int], ...] = ()
     up: float = Field(gt=0)
 

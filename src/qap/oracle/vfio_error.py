@@ -13,6 +13,9 @@ from enum import StrEnum
 from typing import Literal
 
 ALL_ONES = 0xFFFF_FFFF
+# PCIe 7.8.4.4: data link protocol, surprise down, flow control, receiver overflow, malformed
+# TLP and uncorrectable internal error.
+DEFAULT_SEVERITY = 1 << 4 | 1 << 5 | 1 << 13 | 1 << 17 | 1 << 18 | 1 << 22
 Asked = Literal["on", "off", "auto"]
 
 
@@ -63,13 +66,15 @@ class Reading:
 
     Attributes:
         status: Uncorrectable Error Status; None if it could not be read.
-        severity: Uncorrectable Error Severity, a bit set where that error is fatal.
-        waited: the access had to wait, as those during a reset of the link do.
+        severity: Uncorrectable Error Severity, a bit set where that error is fatal; 0 for a
+            virtual function, which has the register of its physical function (PCIe 9.4.2.4).
+        reset: an access had to wait, as those during a reset of the link do, or Device Control
+            has lost what the host had enabled, as after one (PCIe 7.5.3.4: it is 0 then).
     """
 
     status: int | None
     severity: int
-    waited: bool = False
+    reset: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,13 +173,13 @@ def severity(reading: Reading) -> Severity:
     """What a reading of configuration space says of an error that was not corrected.
 
     A status of 0 is that of an error that the host has dealt with, or of one that a port above
-    met. The host resets the link of a fatal one, and accesses wait for that.
+    met. The host resets the link of a fatal one.
     """
     if reading.status is None or reading.status == ALL_ONES:
         return Severity.UNCLEAR
-    if reading.status & reading.severity:
+    if reading.status & (reading.severity or DEFAULT_SEVERITY):
         return Severity.FATAL
-    return Severity.UNCLEAR if reading.waited else Severity.NON_FATAL
+    return Severity.UNCLEAR if reading.reset else Severity.NON_FATAL
 
 
 def outcome(
