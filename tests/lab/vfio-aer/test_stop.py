@@ -2,6 +2,7 @@
 
 import pytest
 
+from qap.hw.pci_bus import Slot
 from qap.lab.assigned import Assigned
 from qap.lab.l1 import L1
 from qap.machine.machine import Machine
@@ -96,3 +97,16 @@ def test_a_device_that_does_not_forward_stops_it(assigned: Assigned) -> None:
         assigned.inject("COMP_TIME")
         vm.wait("stop")
         assert vm.port.received == 0
+
+
+@pytest.mark.parametrize("error", ["COMP_TIME", "DLP"])
+def test_a_device_that_is_unplugged_meanwhile_is_forgotten(assigned: Assigned, error: str) -> None:
+    """QEMU reads for a tenth of a second and more. It must have no use for the device then."""
+    with assigned_machine(assigned) as vm:
+        vm.listen()
+        assigned.inject(error)
+        vm.machine.qmp.execute("device_del", id="dut")
+        Slot(vm.port.function).power(False)
+        vm.machine.qmp.wait_event("DEVICE_DELETED", lambda data: "device" in data, TOLD_S)
+        vm.machine.plug(assigned.device("port0"))
+        assert vm.machine.process.alive

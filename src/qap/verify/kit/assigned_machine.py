@@ -17,6 +17,8 @@ from qap.machine.spec import Spec
 # An error is read twice, with a tenth of a second between, in a guest that is emulated.
 TOLD_S = 20.0
 EVENT = "VFIO_PCI_ERROR"
+# The root port's own hot-plug, without ACPI.
+NATIVE = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
 VIRTIO, REDHAT, ROOT_PORT = 0x1AF4, 0x1B36, 0x000C
 PORT: Device = {"driver": "pcie-root-port", "id": "port0", "chassis": 1}
 
@@ -90,7 +92,7 @@ def assigned_l2(
         accel="qtest",
         memory=64,
         devices=devices,
-        extra=["-trace", "vfio_pci_error*"],
+        extra=["-trace", "vfio_pci_error*", "-global", NATIVE],
         qtest=True,
     )
     binary = assigned.l1.build.path("qemu-system-x86_64")
