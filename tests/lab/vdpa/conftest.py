@@ -1,4 +1,4 @@
-"""Fixtures for vDPA devices: an L1 with an IOMMU, which vp_vdpa needs, and two NICs for it."""
+"""Fixtures for vDPA devices: an L1 with two NICs for vp_vdpa."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,13 +13,8 @@ from qap.verify.kit.vdpa_site import BARE, FULL, Site, Start, nic
 @pytest.fixture(scope="session")
 def l1() -> Iterator[L1]:
     """L1, for the build under test."""
-    devices = [
-        # vhost-vdpa takes an IOMMU only if it keeps caches coherent.
-        {"driver": "intel-iommu", "snoop-control": True},
-        nic(BARE),
-        nic(FULL, iommu_platform=True),
-    ]
-    with L1(Build.under_test(), devices=devices, append="intel_iommu=on") as running:
+    devices = [nic(BARE), nic(FULL, iommu_platform=True)]
+    with L1(Build.under_test(), devices=devices) as running:
         # vhost-vdpa keeps each run of adjacent pages by itself, up to 2048 of them by default.
         running.check("rmmod vhost_vdpa; insmod /modules/vhost_vdpa.ko max_iotlb_entries=65536")
         yield running
