@@ -8,6 +8,7 @@ from qap.host.errors import QapError
 from qap.lab.files import NoFile
 from qap.lab.l1 import L1
 from qap.lab.l2 import L2
+from qap.lab.program import L1Program
 from qap.machine.machine import QemuDied
 from qap.machine.spec import Spec
 
@@ -52,8 +53,9 @@ def test_a_qemu_that_is_killed_is_told_from_one_that_hangs(l1: L1) -> None:
 
 
 def test_the_end_of_a_qemu_is_heard_when_its_sessions_are_closed(l1: L1) -> None:
-    with l2(l1):
-        (program,) = [one for name, one in l1.programs.items() if name.startswith("l2-")]
+    with l2(l1) as machine:
+        program = machine.process
+    assert isinstance(program, L1Program)
     program.ended()
 
 
