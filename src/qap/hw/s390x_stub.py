@@ -11,8 +11,16 @@ no public manual; its blocks are those of include/hw/s390x/sclp.h and event-faci
 
 import os
 import struct
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from qap.hw.s390x_assembler import (
+    PSW_64_BIT,
+    PSW_EXTERNAL,
+    PSW_WAIT,
+    SHORT_PSW,
+    SHORT_PSW_31_BIT,
+    Assembler,
+)
 
 # PoP chapter 3: real addresses of the lowcore. The rest of its first page is free.
 IPL_PSW = 0x000
@@ -24,13 +32,6 @@ SUPERVISOR_CALL_NEW_PSW = 0x1C0
 PROGRAM_NEW_PSW = 0x1D0
 MACHINE_CHECK_NEW_PSW = 0x1E0
 IO_NEW_PSW = 0x1F0
-
-# PoP chapter 4: bits of the PSW, counted from the right.
-PSW_EXTERNAL = 1 << 56
-PSW_WAIT = 1 << 49
-PSW_64_BIT = 1 << 32 | 1 << 31
-SHORT_PSW = 0x0008_0000
-SHORT_PSW_31_BIT = 0x8000_0000
 
 # PoP chapter 4, control register 0: as after a reset, and the service-signal subclass.
 CONTROL_0 = 0xE0 | 0x200
@@ -79,65 +80,19 @@ ALWAYS = 15
 ZERO = 8
 
 
-@dataclass
-class _Assembler:
-    """Machine code with labels, one method a format (PoP chapter 5, "Instruction Formats").
-
-    A displacement `d` is added to base register `b`; 0 means that there is none.
-    """
-
-    code: bytearray = field(default_factory=bytearray)
-    labels: dict[str, int] = field(default_factory=dict)
-    branches: dict[int, str] = field(default_factory=dict)
-
-    def label(self, name: str) -> None:
-        self.labels[name] = len(self.code)
-
-    def rr_extended(self, opcode: int, r1: int, r2: int = 0) -> None:
-        self.code += struct.pack(">HBB", opcode, 0, r1 << 4 | r2)
-
-    def rx(self, opcode: int, r1: int, d: int, b: int) -> None:
-        self.code += struct.pack(">BBH", opcode, r1 << 4, b << 12 | d)
-
-    def rsy(self, opcode: int, r1: int, r3: int, d: int, b: int = 0) -> None:
-        self.code += struct.pack(">BBHBB", opcode >> 8, r1 << 4 | r3, b << 12 | d, 0, opcode & 0xFF)
-
-    def ri(self, opcode: int, r1: int, value: int) -> None:
-        self.code += struct.pack(">BBh", opcode >> 4, r1 << 4 | opcode & 0xF, value)
-
-    def ril(self, opcode: int, r1: int, value: int) -> None:
-        self.code += struct.pack(">BBI", opcode >> 4, r1 << 4 | opcode & 0xF, value)
-
-    def s(self, opcode: int, d: int, b: int = 0) -> None:
-        self.code += struct.pack(">HH", opcode, b << 12 | d)
-
-    def si(self, opcode: int, d: int, value: int) -> None:
-        self.code += struct.pack(">BBH", opcode, value, d)
-
-    def ss(self, opcode: int, size: int, d1: int, b1: int, d2: int) -> None:
-        self.code += struct.pack(">BBHH", opcode, size - 1, b1 << 12 | d1, d2)
-
-    def branch(self, opcode: int, mask_or_r1: int, label: str) -> None:
-        self.branches[len(self.code)] = label
-        self.ri(opcode, mask_or_r1, 0)
-
-    def service_call(self, command: int, block: int | None = None) -> None:
-        self.ril(0xC0F, COMMAND, command)  # LLILF
-        if block is not None:
-            self.ril(0xC0F, BLOCK, block)  # LLILF
-        self.rr_extended(0xB220, COMMAND, BASE if block is None else BLOCK)  # SERVC
-
-    def finish(self) -> bytes:
-        for at, label in self.branches.items():
-            struct.pack_into(">h", self.code, at + 2, (self.labels[label] - at) // 2)
-        return bytes(self.code)
+def _service_call(a: Assembler, command: int, block: int | None = None) -> None:
+    """To the block that BASE points to, unless another is given."""
+    a.ril(0xC0F, COMMAND, command)  # LLILF
+    if block is not None:
+        a.ril(0xC0F, BLOCK, block)  # LLILF
+    a.rr_extended(0xB220, COMMAND, BASE if block is None else BLOCK)  # SERVC
 
 
-def _assemble() -> _Assembler:
-    a = _Assembler()
+def _assemble() -> Assembler:
+    a = Assembler()
     a.label("start")
     a.rsy(0xEB2F, 0, 0, CONTROL_VALUE)  # LCTLG
-    a.service_call(WRITE_EVENT_MASK, MASK_SCCB)
+    _service_call(a, WRITE_EVENT_MASK, MASK_SCCB)
 
     a.label("sleep")
     a.s(0xB2B2, WAIT_PSW)  # LPSWE
@@ -148,7 +103,7 @@ def _assemble() -> _Assembler:
     a.branch(0xA74, ZERO, "sleep")  # BRC
     a.ril(0xC0F, BASE, SCCB)  # LLILF
     a.ss(0xD2, 8, 0, BASE, READ_HEADER)  # MVC
-    a.service_call(READ_EVENT_DATA)
+    _service_call(a, READ_EVENT_DATA)
 
     a.rsy(0xE391, LEFT, 0, COUNT - SCCB, BASE)  # LLGH, of the same shape as RSY
     a.rsy(0xE391, ENTRY, 0, FIRST - SCCB, BASE)  # LLGH
@@ -169,7 +124,7 @@ def _assemble() -> _Assembler:
     a.ri(0xA7A, COMMAND, 8)  # AHI
     a.ss(0xD2, 8, 0, BASE, WRITE_HEADER)  # MVC
     a.rx(0x40, COMMAND, 0, BASE)  # STH
-    a.service_call(WRITE_EVENT_DATA)
+    _service_call(a, WRITE_EVENT_DATA)
     a.branch(0xA74, ALWAYS, "sleep")  # BRC
 
     # What follows the instruction that was checked is not executed.

@@ -22,8 +22,8 @@ from qap.hw.channel_program import (
     Sense,
     SubchannelStatus,
 )
+from qap.hw.s390x_assembler import PSW_WAIT
 from qap.hw.s390x_cpu import Cpu, CpuLost, Instruction, ProgramCheck
-from qap.hw.s390x_stub import PSW_WAIT
 from qap.hw.subchannel import ChannelSubsystem, Subchannel
 from qap.machine.device import Device
 from qap.machine.machine import Machine, QemuDied
