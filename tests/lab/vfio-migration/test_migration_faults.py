@@ -96,7 +96,7 @@ def test_nothing_for_now_is_an_error_once_the_device_has_stopped(
     machine.take(ports[0])
     whole = saved_whole(State.STOP_COPY, errno.errorcode[number])
     assert machine.migrate() == ("completed" if whole else "failed")
-    assert machine.status == "running"
+    machine.wait_for("running")
     assert last_state(layer.calls()) == State.RUNNING
 
 
@@ -110,7 +110,7 @@ def test_read_that_fails_ends_the_migration(
     layer.rule(ports[0], rules)
     machine.take(ports[0])
     assert machine.migrate() == "failed"
-    assert machine.status == "running"
+    machine.wait_for("running")
     assert last_state(layer.calls()) == State.RUNNING
     assert not resets(layer.calls())
 
@@ -123,7 +123,7 @@ def test_session_without_a_descriptor_ends_the_migration(
     layer.rule(ports[0], Rules(flags=flags, no_data_fd=begins))
     machine.take(ports[0])
     assert machine.migrate() == "failed"
-    assert machine.status == "running"
+    machine.wait_for("running")
     assert last_state(layer.calls()) == State.RUNNING
     layer.rule(ports[0], Rules(flags=flags))
     assert machine.migrate() == "completed"
@@ -160,7 +160,7 @@ def test_state_that_is_refused_ends_the_migration(
     layer.rule(ports[0], Rules(flags=flags, refuse=state, errno=errno.EBUSY))
     machine.take(ports[0])
     assert machine.migrate() == "failed"
-    assert machine.status == "running"
+    machine.wait_for("running")
     assert last_state(layer.calls()) == State.RUNNING
     assert State.ERROR not in {asked for _, asked in layer.asked()}
     layer.rule(ports[0], Rules(flags=flags))
@@ -175,7 +175,7 @@ def test_device_in_error_is_reset(
     layer.rule(ports[0], rules)
     machine.take(ports[0])
     assert machine.migrate() == "failed"
-    assert machine.status == "running"
+    machine.wait_for("running")
     assert way_back(State.ERROR) in {call.what for call in layer.calls()}
     assert State.ERROR not in {asked for _, asked in layer.asked()}
     assert last_state(layer.calls()) == State.RUNNING
