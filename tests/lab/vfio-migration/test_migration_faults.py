@@ -277,7 +277,7 @@ def test_device_of_a_paused_vm_stays_stopped_when_a_migration_fails(
     machine.take(ports[0])
     machine.qmp.execute("stop")
     assert machine.migrate() == "failed"
-    assert machine.status == "paused"
+    machine.wait_for("paused")
     assert last_state(layer.calls()) == State.STOP
     assert State.RUNNING not in [asked for _, asked in layer.asked()]
     machine.qmp.execute("cont")
