@@ -32,10 +32,12 @@ class EarlyConfig(GuestTest):
                 memory=128,
                 blockdevs=["driver=null-co,node-name=disk,size=1048576"],
                 devices=[{**disk, "physical_block_size": SECTOR}],
-                extra=["-kernel", str(program), "-action", "panic=pause"],
+                # An event that comes before the monitor is ready would be lost.
+                extra=["-S", "-kernel", str(program), "-action", "panic=pause"],
             )
             try:
                 with Machine(Build.under_test().path("qemu-system-s390x"), spec) as machine:
+                    machine.qmp.execute("cont")
                     told = machine.qmp.wait_event("GUEST_PANICKED", lambda data: True, STOPPED_S)
             except (QapError, TimeoutError) as exc:
                 self.fail("\n".join([str(exc), getattr(exc, "detail", "")]))
