@@ -34,7 +34,7 @@ LARGE = 64 * MIB
 LARGE_ENTRIES = 64
 # An image of two pixels a row, and a list that covers it and ends before BEYOND. QEMU hangs for
 # minutes where it looks for each row from the list's start.
-TALL, PIECE = 8_000_000, 4 * PAGE
+TALL, PIECE = 32_000_000, 4 * PAGE
 BEYOND = 0xF000_0000
 WALKED_S = 20.0
 # What an IOMMU shows the adapter: pages in an order that no two of them can be mapped at once.

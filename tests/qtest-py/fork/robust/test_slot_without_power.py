@@ -23,10 +23,9 @@ PORT_VENDOR, PORT_DEVICE = 0x1B36, 0x000C
 # PCIe 7.5.3.10: Slot Control, with its power indicator and power controller.
 CAPABILITY_EXPRESS, SLOT_CONTROL = 0x10, 0x18
 INDICATOR_ON, INDICATOR_OFF, POWER_OFF = 1 << 8, 3 << 8, 1 << 10
-# pci-bridge, and SHPC 4.8 and 4.9: its capability, which shows its registers by number, and a
-# command: what becomes of a slot and of its power indicator, and which slot.
+# pci-bridge, and SHPC 4.9: in the registers of its first BAR, a command, which says what becomes of
+# a slot and of its power indicator, and of which slot.
 BRIDGE_DEVICE = 0x0001
-CAPABILITY_SHPC, SELECT, DATA = 0x0C, 2, 4
 COMMAND = 0x14
 ENABLED, DISABLED, LED_ON, LED_OFF = 2, 3, 1 << 2, 3 << 2
 SLOT = 1 << 8
@@ -37,10 +36,8 @@ def switch(port: Function, value: int) -> None:
     port.config_write(port.capability(CAPABILITY_EXPRESS).offset + SLOT_CONTROL, 2, value)
 
 
-def command(bridge: Function, code: int) -> None:
-    at = bridge.capability(CAPABILITY_SHPC).offset
-    bridge.config_write(at + SELECT, 1, COMMAND // 4)
-    bridge.config_write(at + DATA, 2, SLOT | code)
+def command(machine: Machine, registers: int, code: int) -> None:
+    machine.qtest.writew(registers + COMMAND, SLOT | code)
 
 
 def card(lab: Lab, kind: str, **place: object) -> Device:
@@ -92,10 +89,10 @@ def test_card_behind_a_bridge_stays(lab: Lab, kind: str) -> None:
     bridge: Device = {"driver": "pci-bridge", "id": "bridge", "chassis_nr": 1, "shpc": True}
     machine = lab.machine(bridge, card(lab, kind, bus="bridge", addr="1"), qtest=True)
     drive(machine)
-    found = PciBus(machine.qtest).find(PORT_VENDOR, BRIDGE_DEVICE)
-    command(found, DISABLED | LED_OFF)
+    registers = PciBus(machine.qtest).find(PORT_VENDOR, BRIDGE_DEVICE).map_bars()[0].address
+    command(machine, registers, DISABLED | LED_OFF)
     assert_lives(machine)
-    command(found, ENABLED | LED_ON)
+    command(machine, registers, ENABLED | LED_ON)
     drive(machine)
     reset_machine(machine)
     assert_lives(machine)
