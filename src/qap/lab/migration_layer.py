@@ -5,20 +5,18 @@ unless a rule says otherwise.
 """
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from qap.host.errors import MissingError
+from qap.host.compiler import LIBRARY, compile_c
 from qap.lab.l1 import L1
 from qap.lab.mtty import Mtty
 from qap.oracle.vfio_migration import State
 
 SOURCE = Path(__file__).with_name("migration_layer.c")
-COMPILED_S = 60.0
 RECORD = "record"
 UNSIGNED = (1 << 64) - 1
 
@@ -121,11 +119,7 @@ class MigrationLayer:
         self.folder = self.l1.folder / self.l1.name("layer")
         self.folder.mkdir()
         (self.folder / RECORD).touch()
-        compiled = ["cc", "-shared", "-fPIC", "-O1", "-o", str(self._library), str(SOURCE)]
-        try:
-            subprocess.run(compiled, check=True, timeout=COMPILED_S)
-        except FileNotFoundError as exc:
-            raise MissingError("cc is missing: install gcc") from exc
+        compile_c(SOURCE, self._library, *LIBRARY, "-O1")
         return self
 
     @property

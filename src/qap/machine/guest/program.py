@@ -1,11 +1,11 @@
 """Our own programs for guests: one C file each, linked statically."""
 
 import hashlib
-import subprocess
 import tempfile
 from pathlib import Path
 
-from qap.host.errors import MissingError, QapError, UsageError
+from qap.host.compiler import compile_c
+from qap.host.errors import UsageError
 from qap.host.lock import locked
 from qap.host.paths import cache
 
@@ -36,16 +36,6 @@ def program(name: str, architecture: str) -> Path:
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=home) as scratch:
                 fresh = Path(scratch) / name
-                _compile(source, fresh)
+                compile_c(source, fresh, *FLAGS)
                 fresh.rename(target)
     return target
-
-
-def _compile(source: Path, target: Path) -> None:
-    argv = ["gcc", *FLAGS, "-o", str(target), str(source)]
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    except FileNotFoundError as exc:
-        raise MissingError("gcc is missing: install gcc") from exc
-    if done.returncode:
-        raise QapError(f"{source.name} does not compile", done.stderr.strip())

@@ -1,16 +1,15 @@
 """A kernel's recovery from errors of a PCI device that is a shared library below QEMU's ioctl."""
 
-import subprocess
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from qap.host.compiler import LIBRARY, compile_c
 from qap.lab.l1 import L1
 
 SOURCE = Path(__file__).with_name("fake_recovery.c")
 # The patched tree's: the interface's number and layout are nowhere else.
 HEADERS = "hw/vfio"
-COMPILED_S = 60
 ANSWERED_S = 10.0
 FROZEN = 1 << 8
 
@@ -45,8 +44,7 @@ class FakeRecovery:
         name = l1.name("recovery")
         library = l1.folder / f"{name}.so"
         headers = l1.build.project.tree / HEADERS
-        compiled = ["cc", "-shared", "-fPIC", "-pthread", "-o", str(library), f"-I{headers}"]
-        subprocess.run([*compiled, str(SOURCE)], check=True, timeout=COMPILED_S)
+        compile_c(SOURCE, library, *LIBRARY, "-pthread", f"-I{headers}")
         l1.check(f"mkfifo /run/{name} && : >/run/{name}.log")
         return cls(l1, f"/run/{name}", library)
 

@@ -1,13 +1,12 @@
 """A kernel's vhost devices that are a shared library: they accept everything and serve nothing."""
 
 import os
-import subprocess
 from pathlib import Path
 
+from qap.host.compiler import LIBRARY, compile_c
 from qap.oracle.features import FeatureBit, mask
 
 SOURCE = Path(__file__).with_name("fake_vhost.c")
-COMPILED_S = 60
 # File descriptors of QEMU, for properties that name one: so high that nothing else has them.
 VHOST_FD = 98
 TAP_FD = 99
@@ -27,8 +26,7 @@ def fake_vhost(folder: Path, features: int = MODERN, vdpa_type: int = BLOCK) -> 
         vdpa_type: the virtio device ID of a vDPA device.
     """
     library, silent = folder / "fake_vhost.so", folder / "tap"
-    compiled = ["cc", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
-    subprocess.run(compiled, check=True, timeout=COMPILED_S)
+    compile_c(SOURCE, library, *LIBRARY)
     os.mkfifo(silent)
     opens = f'exec "$0" "$@" {VHOST_FD}<>{DEVICE} {TAP_FD}<>{silent}'
     told = [f"FAKE_VHOST_FEATURES={features:#x}", f"FAKE_VDPA_TYPE={vdpa_type}"]
