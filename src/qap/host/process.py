@@ -50,6 +50,12 @@ class RunningProgram(Protocol):
     def kill(self) -> None: ...
 
 
+def last_lines(log: Path, lines: int) -> str:
+    """The end of what a program printed into its log; "" if it has none yet."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
 class Process:
     """A running program, its output in a log file.
 
@@ -112,8 +118,7 @@ class Process:
 
     def tail(self, lines: int = 12) -> str:
         """The last lines that the program printed."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return last_lines(self.log, lines)
 
     def wait(self, timeout: float) -> int:
         """Wait for the program to end by itself; returns its exit status.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from qap.host.errors import QapError
+from qap.host.process import last_lines
 
 if TYPE_CHECKING:
     from qap.lab.l1 import L1
@@ -62,8 +63,7 @@ class L1Program:
 
     def tail(self, lines: int = 12) -> str:
         """The last lines that the program printed."""
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return last_lines(self.log, lines)
 
     def wait(self, timeout: float) -> int:
         """Wait for the program to end by itself; returns its exit status, negative for a signal.
