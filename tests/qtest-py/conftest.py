@@ -4,7 +4,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,14 +30,21 @@ def lab() -> Iterator[Lab]:
         yield Lab(Build.under_test(), Path(folder), owned)
 
 
+@contextmanager
+def built_or_skipped() -> Iterator[None]:
+    """Skip the test if a build that it asks for is not there."""
+    try:
+        yield
+    except MissingError as missing:
+        pytest.skip(str(missing))
+
+
 @pytest.fixture
 def other(lab: Lab) -> Build:
     """Stock QEMU if the fork is under test, and vice versa."""
     build = Build(lab.build.profile, is_base=not lab.build.is_base)
-    try:
+    with built_or_skipped():
         build.path("qemu-system-x86_64")
-    except MissingError as missing:
-        pytest.skip(str(missing))
     return build
 
 
@@ -45,10 +52,8 @@ def other(lab: Lab) -> Build:
 def big_endian(lab: Lab) -> BigEndian:
     """Starts machines of the profile big-endian; skips the test if that is not built."""
     machines = BigEndian(lab)
-    try:
+    with built_or_skipped():
         machines.build()
-    except MissingError as missing:
-        pytest.skip(str(missing))
     return machines
 
 
@@ -56,20 +61,16 @@ def big_endian(lab: Lab) -> BigEndian:
 def bi_endian(lab: Lab) -> BiEndian:
     """Starts machines of the profile bi-endian; skips the test if that is not built."""
     machines = BiEndian(lab)
-    try:
+    with built_or_skipped():
         machines.build()
-    except MissingError as missing:
-        pytest.skip(str(missing))
     return machines
 
 
 @pytest.fixture
 def both(big_endian: BigEndian) -> BigEndian:
     """The same, with stock QEMU beside the fork; skips the test if one of them is not built."""
-    try:
+    with built_or_skipped():
         big_endian.build(other=True)
-    except MissingError as missing:
-        pytest.skip(str(missing))
     return big_endian
 
 
