@@ -11,6 +11,7 @@ from qap.lab.l1 import L1
 from qap.lab.l2 import L2
 from qap.lab.vdpa import VDPA, Vdpa, VduseDisk, passed_through, simulated
 from qap.lab.vdpa_calls import Calls, calls
+from qap.machine.catalog import machine_types, viommus
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.spec import Spec
@@ -28,12 +29,9 @@ SECTORS = 64
 CONTENT = b"".join(number.to_bytes(4, "little") * (SECTOR // 4) for number in range(SECTORS))
 MAC = bytes.fromhex("5254001234aa")
 BROADCAST = b"\xff" * 6
+VIOMMUS = ("none", "intel-iommu", "virtio-iommu")
 # vhost-vdpa has to be told of each mapping: VT-d does that in caching mode.
-VIOMMUS: Mapping[str, Device | None] = {
-    "none": None,
-    "intel-iommu": {"driver": "intel-iommu", "caching-mode": True},
-    "virtio-iommu": {"driver": "virtio-iommu-pci", "id": "viommu", "addr": "0x1e"},
-}
+TELLS: Mapping[str, Device] = {"intel-iommu": {"caching-mode": True}}
 # Network cards and disks: a vIOMMU may be a virtio device, too.
 DEVICE_IDS = (0x1000, 0x1001, MODERN_DEVICE_ID + 1, MODERN_DEVICE_ID + 2)
 TABLES, RINGS = 16 * MIB, 32 * MIB
@@ -127,10 +125,9 @@ class Site:
         """
         listed: list[Device] = [*devices]
         if machine.startswith(("q35", "pc-q35")):
-            port = {"driver": "pcie-root-port", "id": "port0", "chassis": 1, "slot": 1}
-            listed = [port, *devices]
-        if iommu := VIOMMUS[viommu]:
-            listed.insert(0, iommu)
+            listed = [*machine_types()["q35"].ports, *devices]
+        if iommu := viommus()[viommu].device:
+            listed.insert(0, {**iommu, **TELLS.get(viommu, {})})
         netdev = ("-netdev", f"vhost-vdpa,id=net0,vhostdev={self.vdpa.node}")
         spec = Spec(
             machine=machine,
