@@ -63,6 +63,18 @@ class AssignedMachine:
         held = f"grep -q vfio_pci_error_held {self.machine.log}"
         self.machine.l1.check(f'timeout {TOLD_S:g} await "{held}"')
 
+    def wait_unplugged(self) -> None:
+        """Wait until the device is gone and QEMU has closed its IOMMU group.
+
+        The group is closed after DEVICE_DELETED, when nothing refers to the device any more.
+
+        Raises:
+            TimeoutError, GuestCommandError: it isn't.
+        """
+        self.machine.qmp.wait_event("DEVICE_DELETED", lambda data: "device" in data, TOLD_S)
+        opened = f"ls -l /proc/{self.machine.process.pid}/fd | grep -q /dev/vfio/[0-9]"
+        self.machine.l1.check(f'timeout {TOLD_S:g} await "! {opened}"')
+
     @property
     def status(self) -> str:
         """The VM's state, as query-status says it."""
