@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from qap.machine.device import Device, device_option
 from qap.machine.guest.boot import Boot, Images
 
+# Guest memory that vhost-user back-ends can map.
+SHARED = "memory-backend-memfd,share=on"
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -14,7 +17,8 @@ class Spec:
     Attributes:
         machine: the machine type with its properties, as -machine takes it.
         accel: "tcg", "qtest", or "kvm" if asked for by name.
-        memory: RAM in MiB, in a memfd that vhost-user back-ends can map.
+        memory: RAM in MiB.
+        memory_backend: type and options of its memory backend, or "" for the machine's own.
         objects, chardevs: values of -object and -chardev.
         devices: properties of each -device in the order of the command line; "driver"
             is the type.
@@ -26,6 +30,7 @@ class Spec:
     accel: str = "tcg"
     cpu: str | None = None
     memory: int = 512
+    memory_backend: str = SHARED
     chardevs: Sequence[str] = ()
     devices: Sequence[Device] = ()
     blockdevs: Sequence[str] = ()
@@ -43,10 +48,12 @@ class Spec:
         Args:
             images: what the guest boots from, if there is one.
         """
-        memory = f"memory-backend-memfd,id=ram,size={self.memory}M,share=on"
         words = ["-nodefaults", "-no-user-config", "-display", "none"]
-        words += ["-object", memory, "-machine", f"{self.machine},memory-backend=ram"]
-        words += ["-accel", self.accel, "-m", str(self.memory)]
+        machine = self.machine
+        if self.memory_backend:
+            words += ["-object", f"{self.memory_backend},id=ram,size={self.memory}M"]
+            machine = f"{machine},memory-backend=ram"
+        words += ["-machine", machine, "-accel", self.accel, "-m", str(self.memory)]
         if self.cpu:
             words += ["-cpu", self.cpu]
         for option, values in (("-chardev", self.chardevs), ("-blockdev", self.blockdevs)):

@@ -12,7 +12,7 @@ from qap.hw.s390x_stub import kernel_option
 from qap.machine.catalog import device_types, machine_types, vhost_user_types, viommus
 from qap.machine.device import Device
 from qap.machine.machine import Machine, QemuDied
-from qap.machine.spec import Spec
+from qap.machine.spec import SHARED, Spec
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
 from qap.vhost_user.misbehave import Misbehaviour
@@ -29,8 +29,8 @@ class MachineOptions(TypedDict, total=False):
         viommu: a name of configs/viommus.toml.
         order: the vIOMMU's place, seen from the devices: before or after.
         bypass: the root bus bypasses it.
-        accel, memory, blockdevs, extra, qtest: as in Spec; the defaults are accelerator
-            qtest and 128 MiB.
+        accel, memory, memory_backend, blockdevs, extra, qtest: as in Spec; the defaults are
+            accelerator qtest and 128 MiB.
     """
 
     viommu: str
@@ -38,6 +38,7 @@ class MachineOptions(TypedDict, total=False):
     bypass: bool
     accel: str
     memory: int
+    memory_backend: str
     blockdevs: Sequence[str]
     extra: Sequence[str]
     qtest: bool
@@ -110,6 +111,7 @@ class Lab:
             machine="q35,default-bus-bypass-iommu=on" if options.get("bypass") else "q35",
             accel=options.get("accel", "qtest"),
             memory=options.get("memory", 128),
+            memory_backend=options.get("memory_backend", SHARED),
             blockdevs=options.get("blockdevs", ()),
             extra=options.get("extra", ()),
             qtest=options.get("qtest", False),
@@ -172,6 +174,7 @@ class Lab:
         properties: Mapping[str, object] | None = None,
         machine_type: str | None = None,
         chardev: str = "",
+        memory_backend: str = SHARED,
     ) -> Machine:
         """A machine with nothing but a vhost-user device in front of a back-end.
 
@@ -180,6 +183,7 @@ class Lab:
             properties: of the device, with dashes.
             machine_type: another one than the variant's.
             chardev: more options of the chardev, each after a comma.
+            memory_backend: as in Spec.
         Raises:
             QemuDied: QEMU refused its command line.
         """
@@ -193,6 +197,7 @@ class Lab:
             machine=machine_type or way.machine,
             accel=way.accel,
             memory=RAM_MIB,
+            memory_backend=memory_backend,
             chardevs=[f"socket,id={behind.path.stem},path={behind.path}{chardev}"],
             devices=[{**device, **(properties or {})}],
             extra=[*way.extra, *words],

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,15 @@ def test_snapshot_is_refused(start: Start) -> None:
     guest = start()
     assert "can't be migrated" in guest.machine.qmp.hmp("savevm one")
     assert "can't be used with x-confidential-sim" in guest.machine.qmp.hmp("loadvm one")
+
+
+@pytest.mark.parametrize("command", ["xen-save-devices-state", "xen-load-devices-state"])
+def test_file_of_states_is_refused(start: Start, tmp_path: Path, command: str) -> None:
+    guest = start()
+    guest.machine.qmp.execute("stop")
+    with pytest.raises(QmpRefused, match="can't be used with x-confidential-sim"):
+        guest.machine.qmp.execute(command, filename=str(tmp_path / "states"))
+    assert not (tmp_path / "states").exists()
 
 
 def test_kernel_vhost_is_refused(refused: Callable[..., str]) -> None:

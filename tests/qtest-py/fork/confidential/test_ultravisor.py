@@ -38,10 +38,12 @@ def test_query_lists_query_and_share_and_unshare(start: Start) -> None:
     assert guest.ultravisor.query() == {0, 8, 9}
 
 
-def test_query_leaves_the_rest_of_a_larger_block(start: Start) -> None:
+@pytest.mark.parametrize("more", [8, 16, 13, 0x400])
+def test_query_fills_a_longer_block_and_no_more(start: Start, more: int) -> None:
     guest = start()
-    block = query(QUERY_SIZE + 16)[:-16] + b"\xa5" * 16
-    assert guest.ultravisor.call(block).block[QUERY_SIZE:] == b"\xa5" * 16
+    block = query(QUERY_SIZE + more)[:QUERY_SIZE] + b"\xa5" * (more + 8)
+    answer = guest.ultravisor.call(block)
+    assert answer.block[QUERY_SIZE:] == bytes(more) + b"\xa5" * 8
 
 
 @pytest.mark.parametrize(
