@@ -1,5 +1,6 @@
 """Unmodified kernels as AMD SEV guests, simulated under TCG, and their virtio devices."""
 
+import re
 from typing import Unpack
 
 from qap.fork.build import Build
@@ -7,8 +8,13 @@ from qap.machine.elf_core import segments
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.fence import REFUSAL_PHRASE
+from qap.scenario.confidential import Shared
 from qap.verify.kit.confidential_machine import GuestOptions
 from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
+
+PAGE = 1 << 12
+# Pages: for atomic allocations three pools of 128 KiB, and rings.
+POOLS = 256
 
 
 class ConfidentialSevCpu(ConfidentialTest):
@@ -89,6 +95,20 @@ class ConfidentialSev(ConfidentialTest):
     def test_virtiofs_comes_and_goes(self) -> None:
         """:avocado: tags=device:vhost-user-fs-pci,hotplug"""
         self.prove_virtiofs_comes_and_goes()
+
+    def test_bounce_buffers_that_were_never_used_are_counted(self) -> None:
+        """All of SWIOTLB is shared, and beside it only rings and pools for such (some 130 pages).
+
+        :avocado: tags=device:virtio-blk-pci
+        """
+        disk, blockdevs = self.disk
+        with self.booted([disk], BLOCK_MODULES, blockdevs=blockdevs) as machine:
+            self.prove_disk(machine)
+            said = machine.console.check("dmesg | grep -F 'software IO TLB: mapped'")
+            first, last = (int(end, 16) for end in re.findall(r"0x([0-9a-f]+)", said))
+            shared = Shared.of(machine)
+            self.assertTrue(shared.holds(first, last - first))
+            self.assertLess(shared.shared, (last - first) // PAGE + POOLS)
 
     def test_reboots(self) -> None:
         """:avocado: tags=device:virtio-blk-pci"""

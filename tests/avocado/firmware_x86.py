@@ -13,9 +13,10 @@ from functools import cached_property
 from pathlib import Path
 
 from qap.fork.build import Build
-from qap.host.errors import QapError
+from qap.host.errors import MissingError, QapError
 from qap.host.wait import poll_until
 from qap.machine.device import Device
+from qap.machine.guest import ovmf
 from qap.machine.guest.boot_sector import boot_sector
 from qap.machine.machine import OUTPUT_LINES, Machine
 from qap.machine.spec import Spec
@@ -243,19 +244,11 @@ class Ovmf(Firmware):
     memory = 256
 
     def firmware(self) -> list[str]:
-        flash = "if=pflash,format=raw"
-        code, variables = (self.ovmf(part) for part in ("CODE", "VARS"))
-        return [
-            *("-drive", f"{flash},unit=0,readonly=on,file={code}"),
-            *("-drive", f"{flash},unit=1,snapshot=on,file={variables}"),
-        ]
-
-    def ovmf(self, part: str) -> Path:
-        """One of the two files of Debian's package ovmf."""
-        path = Path(f"/usr/share/OVMF/OVMF_{part}_4M.fd")
-        if not path.exists():
-            self.cancel(f"{path} is missing: install the package ovmf")
-        return path
+        try:
+            return ovmf.Ovmf.LARGE.options
+        except MissingError as missing:
+            self.cancel(str(missing))
+            raise
 
     def check_served(
         self, queue: int, *devices: Device, service: BackendProcess | None = None

@@ -10,7 +10,8 @@ Software Developer's Manual, volume 3.
 import os
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -30,6 +31,7 @@ CR4 = 0x1010
 CR3 = 0x1018
 REGISTERS = 0x1020
 FAULT = 0x1040
+FLAGS = 0x1100
 CODE = 0x1800
 CODE_SIZE = 0x800
 REGISTER_NAMES = ("rax", "rbx", "rcx", "rdx")
@@ -159,6 +161,26 @@ class Cpu:
         self.qtest.write(CODE, code + RET)
         self.qtest.write(CR3, struct.pack("<5Q", cr3, *values))
         self.qtest.writel(GO, 1)
+
+    @contextmanager
+    def held(self, cr3: int) -> Iterator[None]:
+        """Keep these page tables in use; the CPU accesses only what `start` needs.
+
+        Raises:
+            TimeoutError: it does not begin, or does not end.
+        """
+        # movl $1, 4(%rbx); 1: pause; cmpl $0, (%rbx); je 1b
+        code = b"\xc7\x43\x04\x01\x00\x00\x00" + b"\xf3\x90\x83\x3b\x00\x74\xf9"
+        self.qtest.write(FLAGS, bytes(8))
+        self.begin(code, cr3, {"rbx": FLAGS})
+        poll_until(
+            lambda: self.qtest.readl(FLAGS + 4) or None, RUN_S, lambda: f"the CPU to use {cr3:#x}"
+        )
+        try:
+            yield
+        finally:
+            self.qtest.writel(FLAGS, 1)
+            self.end()
 
     def load(self, address: int, cr3: int) -> int:
         """Read 4 bytes at a virtual address."""

@@ -48,9 +48,11 @@ class ConfidentialMachine(GuestTest):
 
     Attributes:
         guest: a name of configs/guests.toml.
+        firmware: options for firmware that boots the kernel as its package has it.
     """
 
     guest: str
+    firmware: Sequence[str] = ()
     # Eleven boots take long on a machine with other load.
     timeout = 600
 
@@ -85,6 +87,7 @@ class ConfidentialMachine(GuestTest):
         settings = catalog.guest(options.get("guest", self.guest))
         place = machine_types()[options.get("machine", settings.machine)]
         append, packaged = options.get("append", ""), options.get("packaged", False)
+        packaged = packaged or bool(self.firmware)
         return Spec(
             place.name,
             cpu=options.get("cpu", settings.cpu),
@@ -93,7 +96,11 @@ class ConfidentialMachine(GuestTest):
             blockdevs=options.get("blockdevs", ()),
             devices=[*place.ports, *devices],
             boot=Boot(settings, tuple(modules), append, packaged),
-            extra=["-smp", str(options.get("cpus", 1)), *options.get("extra", ())],
+            extra=[
+                *("-smp", str(options.get("cpus", 1))),
+                *self.firmware,
+                *options.get("extra", ()),
+            ],
         )
 
     @contextmanager

@@ -54,10 +54,11 @@ def started(
     board: str = "q35",
     sim: bool = True,
     devices: Sequence[Device] = (),
+    cpus: int = 1,
 ) -> Iterator[SevGuest]:
-    """A machine with or without the simulation, with paging on."""
+    """A machine with or without the simulation, with paging on; the first CPU runs."""
     machine = f"{board},confidential-guest-support={ID}" if sim else board
-    extra = [*(sim_options() if sim else []), *firmware_option(folder)]
+    extra = [*(sim_options() if sim else []), *firmware_option(folder), "-smp", str(cpus)]
     spec = Spec(machine, cpu=cpu, memory=MEMORY, devices=devices, extra=extra, qtest=True)
     with Machine(Build.under_test().path("qemu-system-x86_64"), spec) as vm:
         yield boot(vm, mode)

@@ -18,8 +18,11 @@ REFUSED = {
     "32 bits": ("qemu32", "needs a 64-bit CPU with RDRAND"),
     "no long mode": ("max,lm=off", "needs a 64-bit CPU with RDRAND"),
     "no RDRAND": ("qemu64", "needs a 64-bit CPU with RDRAND"),
-    "40 bits": ("max,phys-bits=40", "phys-bits=40 leaves no room for the C-bit"),
-    "47 bits": ("max,phys-bits=47", "phys-bits=47 leaves no room for the C-bit"),
+}
+HIDDEN = {
+    "xlevel": ("max,xlevel=0x8000001e", "xlevel=0x8000001e hides"),
+    "no xlevel": ("max,xlevel=0", "xlevel=0x0 hides"),
+    "a model's own": ("EPYC-Rome,full-cpuid-auto-level=off", "xlevel=0x8000001e hides"),
 }
 VIOMMUS = ["intel-iommu", "amd-iommu", "virtio-iommu-pci"]
 
@@ -86,6 +89,11 @@ def test_it_warns_that_it_protects_nothing(start: Start) -> None:
 
 @pytest.mark.parametrize(("cpu", "said"), REFUSED.values(), ids=REFUSED)
 def test_cpu_that_can_not_is_refused(lab: Lab, cpu: str, said: str) -> None:
+    refuses(lab, "q35", cpu, said)
+
+
+@pytest.mark.parametrize(("cpu", "said"), HIDDEN.values(), ids=HIDDEN)
+def test_cpu_that_hides_sev_is_refused(lab: Lab, cpu: str, said: str) -> None:
     refuses(lab, "q35", cpu, said)
 
 

@@ -11,13 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qap.hw.x86_cpu import GENERAL_PROTECTION, PAGE_FAULT, CpuFault, Mode, PageFaultError
-from qap.hw.x86_page_tables import C_BIT, ENTRIES, PAGE, SIZES, Shape, shift
+from qap.hw.x86_page_tables import (
+    C_BIT,
+    ENTRIES,
+    PAGE,
+    PRESENT,
+    SIZES,
+    WRITABLE,
+    Shape,
+    shift,
+)
 from qap.verify.kit.sev_guest import DATA, FREE, MEMORY, boot, started
 
 LAST_LEAF = 0x8000_0000
 SEV_LEAF = 0x8000_001F  # APM volume 3, E.4.17
 SIZES_LEAF = 0x8000_0008
 SEV_STATUS = 0xC001_0131  # APM 15.34.10
+# QEMU's default under TCG.
+PHYS_BITS = 40
 MIB = 1 << 20
 U32 = 0xFFFF_FFFF
 MODES = pytest.mark.parametrize("mode", list(Mode), ids=lambda mode: mode.name)
@@ -28,7 +39,6 @@ def test_cpu_says_that_it_runs_an_sev_guest(tmp_path: Path, mode: Mode) -> None:
     with started(tmp_path, mode) as guest:
         assert guest.cpu.cpuid(LAST_LEAF, guest.home)[0] >= SEV_LEAF
         assert guest.cpu.cpuid(SEV_LEAF, guest.home) == [1 << 1, C_BIT | 1 << 6, 0, 0]
-        assert guest.cpu.cpuid(SIZES_LEAF, guest.home)[0] & 0xFF == C_BIT + 1
         assert guest.cpu.rdmsr(SEV_STATUS, guest.home) == 1
 
 
@@ -68,15 +78,18 @@ def test_first_private_mapping_starts_protection(tmp_path: Path, mode: Mode) -> 
 
 def test_shared_mappings_from_before_protection_still_count(tmp_path: Path) -> None:
     """The page is in the TLB from an access before protection, and is accessed again after it."""
-    # mov 0x80000, %eax; mov (%rbx), %ecx; pause; mov 0x80000, %eax
-    touch = b"\x8b\x04\x25\x00\x00\x08\x00"
+    # mov (%rdx), %eax; mov (%rbx), %ecx; pause; mov (%rdx), %eax
+    code = b"\x8b\x02" + b"\x8b\x0b" + b"\xf3\x90" + b"\x8b\x02"
     with started(tmp_path, Mode.LONG) as guest:
-        at = FREE[Mode.LONG]
-        cr3 = guest.tables.map(Shape(at, DATA, private=frozenset({1})))
-        guest.cpu.run(touch + b"\x8b\x0b" + b"\xf3\x90" + touch, cr3, {"rbx": at})
+        private, shared = FREE[Mode.LONG], FREE[Mode.LONG] + PAGE
+        table = guest.tables.at
+        cr3 = guest.tables.map(Shape(private, DATA, private=frozenset({1})))
+        guest.machine.qtest.writeq(table + 8, DATA + PAGE | PRESENT | WRITABLE)
+        guest.machine.qtest.writeq(table + 16, DATA + 2 * PAGE | PRESENT | WRITABLE)
+        guest.cpu.run(code, cr3, {"rbx": private, "rdx": shared})
         assert guest.protecting
-        assert guest.shared(0x80000)
-        assert not guest.shared(0x81000)
+        assert guest.shared(DATA + PAGE)
+        assert not guest.shared(DATA + 2 * PAGE)
 
 
 @MODES
@@ -186,3 +199,20 @@ def test_wrong_tables_crash_nothing(tmp_path: Path, mode: Mode) -> None:
 def test_phys_bits_that_hold_the_c_bit_stay(tmp_path: Path, phys_bits: int) -> None:
     with started(tmp_path, Mode.LONG, f"max,phys-bits={phys_bits}") as guest:
         assert guest.cpu.cpuid(SIZES_LEAF, guest.home)[0] & 0xFF == phys_bits
+
+
+@pytest.mark.parametrize("phys_bits", [0, 36, 47])
+@MODES
+def test_c_bit_is_no_part_of_phys_bits(tmp_path: Path, mode: Mode, phys_bits: int) -> None:
+    """0 stands for the number of any other CPU. Addresses that are too long stay reserved."""
+    at, leaf = FREE[mode], frozenset({1})
+    with started(tmp_path, mode, f"max,phys-bits={phys_bits}") as guest:
+        size = guest.cpu.cpuid(SIZES_LEAF, guest.home)[0] & 0xFF
+        assert size == (phys_bits or PHYS_BITS)
+        shape = Shape(at, DATA, private=frozenset(range(1, mode + 1)), top=mode != Mode.PAE)
+        guest.cpu.load(at, guest.tables.map(shape))
+        assert guest.protecting
+        if size < C_BIT:
+            with pytest.raises(CpuFault) as fault:
+                guest.cpu.load(at, guest.tables.map(Shape(at, DATA, 1, leaf, reserved=1 << size)))
+            assert fault.value.error & PageFaultError.RESERVED

@@ -1,18 +1,16 @@
 """Which memory of an SEV guest devices can access."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
 from qap.hw.x86_cpu import Mode
 from qap.hw.x86_page_tables import C_BIT, PAGE, SIZES, Shape
 from qap.machine.guest_memory import MIB, GuestMemory
-from qap.machine.machine import Machine
 from qap.scenario.confidential import VIOLATION
+from qap.verify.kit.edu import EDU_BUFFER, Edu
 from qap.verify.kit.sev_guest import DATA, FREE, SevGuest, started
 from qap.virtio.driver import Driver
 from qap.virtio.mmio import mmio_slots
@@ -23,7 +21,6 @@ from qap.virtio.rng import Rng
 RINGS = 32 * MIB  # where the driver's memory is
 ROOM = 8 * MIB
 NEVER_S = 0.3
-EDU_BUFFER = 0x40000
 DMA = 48 * MIB
 
 
@@ -111,34 +108,11 @@ def test_device_address_with_the_c_bit_is_private(tmp_path: Path) -> None:
         assert (seen["device"], seen["address"], seen["direction"]) == ("dut", room, "write")
 
 
-@dataclass
-class Edu:
-    """QEMU's teaching device, which copies memory into a buffer of its own and back.
-
-    Its registers are those of docs/specs/edu.rst in QEMU's source.
-    """
-
-    machine: Machine
-    registers: int
-
-    def copy(self, source: int, target: int) -> None:
-        """Do a DMA of a page and wait for it; one of the addresses is in the device's buffer."""
-        qtest, run, to_memory = self.machine.qtest, 1, 2
-        for at, value in ((0x80, source), (0x88, target), (0x90, PAGE)):
-            qtest.writeq(self.registers + at, value)
-        qtest.writeq(self.registers + 0x98, run | (to_memory if source == EDU_BUFFER else 0))
-        poll_until(
-            lambda: not qtest.readq(self.registers + 0x98) & run or None,
-            10,
-            lambda: f"DMA from {source:#x} to {target:#x}",
-        )
-
-
 def test_dma_of_a_device_that_is_not_virtio_is_denied(tmp_path: Path) -> None:
     secret, shared, private = DMA, DMA + PAGE, DMA + 2 * PAGE
     with started(tmp_path, Mode.LONG, devices=[{"driver": "edu", "id": "dut"}]) as guest:
         vm, at = guest.machine, FREE[Mode.LONG]
-        edu = Edu(vm, PciBus(vm.qtest).find(0x1234, 0x11E8).map_bars()[0].address)
+        edu = Edu.of(vm)
         data = os.urandom(PAGE)
         vm.qtest.write(secret, data)
         edu.copy(secret, EDU_BUFFER)
