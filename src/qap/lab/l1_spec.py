@@ -46,7 +46,7 @@ def l1_spec(
     guest = catalog.guest(asked.guest)
     return Spec(
         machine=guest.machine,
-        cpu=guest.cpu,
+        cpu=asked.cpu,
         memory=asked.memory,
         devices=[{"driver": "virtio-serial-pci", "id": BUS}, *asked.devices, *devices],
         extra=[*words, *extra],

@@ -17,6 +17,7 @@ class L1Settings(toml.Model):
         guest: a name of configs/guests.toml.
         memory: RAM in MiB, for it and all QEMUs in it.
         processors: how many.
+        cpu: QEMU's CPU model.
         append: kernel parameters beside the guest's own.
         modules: kernel modules to load at every boot.
         netdevs: values of -netdev, for devices that name one.
@@ -27,6 +28,7 @@ class L1Settings(toml.Model):
     guest: str
     memory: int = Field(gt=0)
     processors: int = Field(gt=0)
+    cpu: str
     append: str = ""
     modules: tuple[str, ...]
     netdevs: tuple[str, ...] = ()

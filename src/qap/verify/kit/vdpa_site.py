@@ -23,8 +23,8 @@ from qap.virtio.pci_legacy import PciLegacy
 from qap.virtio.pci_modern import MODERN_DEVICE_ID, VENDOR_ID, PciModern
 from qap.virtio.transport import Transport
 
-# L1's NICs, in these slots, for vp_vdpa. BARE does not offer ACCESS_PLATFORM.
-BARE, FULL = 0x10, 0x11
+# L1's NICs for vp_vdpa (configs/lab.toml). BARE does not offer ACCESS_PLATFORM.
+BARE, FULL = "0000:00:10.0", "0000:00:11.0"
 SECTORS = 64
 CONTENT = b"".join(number.to_bytes(4, "little") * (SECTOR // 4) for number in range(SECTORS))
 MAC = bytes.fromhex("5254001234aa")
@@ -45,16 +45,11 @@ DISKS = ("vduse",)
 FRONTS = ("vduse", "sim nic")
 
 
-def nic(slot: int, **properties: object) -> Device:
-    """A NIC of L1 that receives nothing."""
-    return {"driver": "virtio-net-pci", "addr": hex(slot), "disable-legacy": "on", **properties}
-
-
 def make(l1: L1, name: str) -> AbstractContextManager[Vdpa]:
     """A vDPA device in L1, other than a vduse disk."""
     if name == "sim":
         return simulated(l1, "net", "mac", MAC.hex(":"))
-    return passed_through(l1, f"0000:00:{BARE if name == 'bare' else FULL:02x}.0")
+    return passed_through(l1, BARE if name == "bare" else FULL)
 
 
 @dataclass
