@@ -23,6 +23,7 @@ EVENTS = [{"capability": "events", "state": True}]
 NOWHERE = "exec:cat >/dev/null"
 # 16550: the scratch register, which only keeps what is written.
 SCRATCH = 7
+FINISHING = "finish-migrate"
 
 
 class MttyMachine(L2):
@@ -93,6 +94,12 @@ class MttyMachine(L2):
         self.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
         self.qmp.execute("migrate", uri=uri)
         end = self.qmp.wait_event("MIGRATION", lambda data: data["status"] in ENDS, MOVED_S)
+        # QEMU tells of the end before it leaves this state, in which it takes no command "cont".
+        poll_until(
+            lambda: None if self.status == FINISHING else True,
+            MOVED_S,
+            lambda: f"the VM to leave {FINISHING}",
+        )
         return str(end["status"])
 
     def migrate_to(self, other: "MttyMachine") -> tuple[str, str]:
