@@ -1,7 +1,7 @@
 """Byte streams between this computer and L1."""
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,6 @@ from qap.machine.machine import Machine
 # Ports of a virtio-serial device, without port 0, which is a console's.
 PORTS = range(1, 31)
 BUS = "channels"
-UP_S = 20.0
 GONE_S = 10.0
 
 
@@ -36,10 +35,12 @@ class Channels:
     Args:
         machine: L1, booted.
         folder: for sockets.
+        appeared: waits until L1 has these character devices.
     """
 
     machine: Machine
     folder: Path
+    appeared: Callable[[Sequence[str]], None]
     _taken: set[int] = field(default_factory=set)
     _made: int = 0
 
@@ -51,14 +52,16 @@ class Channels:
             QapError: no ports are left.
             TimeoutError: L1 did not take them.
         """
-        with ExitStack() as owned:
-            channels = [owned.enter_context(self._plugged()) for _ in range(count)]
-            there = " && ".join(f"test -c {channel.device}" for channel in channels)
-            self.machine.console.check(f'await "{there}"', UP_S)
+        plugged: list[str] = []
+        with ExitStack() as owned, ExitStack() as first:
+            first.callback(self._unplug, plugged)
+            channels = [owned.enter_context(self._plugged(plugged)) for _ in range(count)]
+            self.appeared([channel.device for channel in channels])
             yield channels
 
     @contextmanager
-    def _plugged(self) -> Iterator[Channel]:
+    def _plugged(self, names: list[str]) -> Iterator[Channel]:
+        """A port whose name is noted; it must be unplugged before its context ends."""
         number = min(set(PORTS) - self._taken, default=0)
         if not number:
             raise QapError(f"L1 has no more than {len(PORTS)} channels: end a QEMU in it first")
@@ -77,16 +80,29 @@ class Channels:
             sock.connect(str(path))
             port = {"driver": "virtserialport", "id": name, "bus": f"{BUS}.0", "nr": number}
             qmp.device_add({**port, "chardev": name})
-            owned.callback(self._unplug, name)
+            names.append(name)
             yield Channel(sock, f"/dev/vport0p{number}")
 
-    def _unplug(self, name: str) -> None:
+    def _unplug(self, names: Sequence[str]) -> None:
+        """Unplug ports at once: QEMU takes a while until it says that one is gone."""
+        left = set()
         with suppress(QapError):
-            self.machine.unplug(name, GONE_S)
+            for name in names:
+                self.machine.qmp.execute("device_del", id=name)
+                left.add(name)
+            if left:
+                self.machine.qmp.wait_event(
+                    "DEVICE_DELETED", lambda data: _is_last(left, data.get("device")), GONE_S
+                )
 
     def _forget(self, name: str) -> None:
         with suppress(QapError):
             self.machine.qmp.execute("chardev-remove", id=name)
+
+
+def _is_last(left: set[str], name: object) -> bool:
+    left.discard(str(name))
+    return not left
 
 
 def shut(socks: Iterable[socket.socket]) -> None:

@@ -7,15 +7,14 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Self
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
-from qap.lab import files
-from qap.lab.channel import Channels, shut
-from qap.lab.files import L1Files
+from qap.lab import agent
+from qap.lab.agent import Agent
+from qap.lab.channel import Channels
 from qap.lab.l1_spec import l1_spec
 from qap.lab.modules import KernelModules
 from qap.lab.program import L1Program
@@ -26,11 +25,14 @@ from qap.machine.guest.console import Console, GuestPanic
 from qap.machine.guest.kernel import module_content, module_name
 from qap.machine.machine import Machine
 
-SCRIPT = Path(__file__).with_name("program.sh")
 LOG = "l1.log"
 DMESG = "l1-dmesg.log"
+AGENT_LOG = "agent.log"
 USR = Path("/usr")
 PERL = "/usr/bin/perl"
+NODES_S = 20.0
+# For the console to say why L1 has ended.
+LOST_S = 5.0
 
 
 @dataclass
@@ -47,6 +49,7 @@ class L1:
 
     Attributes:
         folder: shared with L1, which can write there.
+        agent: looks at files in L1 and runs programs, without a shell.
         programs: those that run in it, by name.
         restarted: why its first start failed; "" if it did not.
     """
@@ -60,6 +63,7 @@ class L1:
     restarted: str = field(init=False, default="")
     machine: Machine = field(init=False, repr=False)
     channels: Channels = field(init=False, repr=False)
+    agent: Agent = field(init=False, repr=False)
     _owned: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
     _names: int = field(init=False, default=0)
     _loaded: set[str] = field(init=False, default_factory=set)
@@ -84,20 +88,36 @@ class L1:
         scratch = tempfile.TemporaryDirectory(prefix="qap-")
         self._loaded.clear()
         self.folder = Path(self._owned.enter_context(scratch))
-        shutil.copy(SCRIPT, self.program_script)
         binary = self.build.path("qemu-system-x86_64")
         spec = l1_spec(self.build, self.folder, self.devices, self.modules, self.append)
         machine = Machine(binary, spec, log=self.folder / LOG)
         self.machine = self._owned.enter_context(machine)
         self.machine.boot()
-        self.channels = Channels(self.machine, self.folder)
-        (told,) = self._owned.enter_context(self.channels.open(1))
-        self.console.check(f"mkfifo /run/ended; setsid cat <>/run/ended >{told.device} &")
+        self.channels = Channels(self.machine, self.folder, self._appeared_by_shell)
+        asked, told = self._owned.enter_context(self.channels.open(2))
+        script = Path(shutil.copy(agent.SCRIPT, self.folder))
+        # A device of the kernel pins a QEMU's memory.
+        self.console.check(
+            f"ulimit -l unlimited; setsid {PERL} {script} {asked.device} {told.device} "
+            f"</dev/null >{self.folder / AGENT_LOG} 2>&1 &"
+        )
+        self.agent = Agent(asked.sock, self._why)
+        self.channels.appeared = lambda nodes: self.agent.wait_nodes(nodes, NODES_S)
         threading.Thread(target=self._listen, args=(told.sock.dup(),), daemon=True).start()
 
-    @property
-    def program_script(self) -> Path:
-        return self.folder / SCRIPT.name
+    def _appeared_by_shell(self, nodes: Sequence[str]) -> None:
+        there = " && ".join(f"test -c {node}" for node in nodes)
+        self.console.check(f'await "{there}"', NODES_S)
+
+    def _why(self, error: QapError) -> QapError:
+        """What L1's console says where L1 has ended, or else `error`."""
+        try:
+            self.console.run("true", LOST_S)
+        except QapError as said:
+            return said
+        except TimeoutError:
+            pass
+        return error
 
     @property
     def console(self) -> Console:
@@ -112,15 +132,6 @@ class L1:
                 program = self.programs.get(name)
                 if program is not None:
                     program.over(int(status))
-
-    @cached_property
-    def files(self) -> L1Files:
-        """Its files, for a quick look."""
-        (channel,) = self._owned.enter_context(self.channels.open(1))
-        script = Path(shutil.copy(files.SCRIPT, self.folder))
-        program = self._owned.enter_context(self.program(PERL, script, channel.device))
-        program.ended = lambda: shut([channel.sock])
-        return L1Files(channel.sock)
 
     def name(self, kind: str) -> str:
         """A new name for a program or a file."""
@@ -147,6 +158,8 @@ class L1:
             UsageError: there is no such module.
             GuestCommandError: the kernel refused one.
         """
+        if self._loaded.issuperset(names):
+            return
         guest = catalog.guest(settings().l1.guest)
         for file in KernelModules(guest).files(names):
             name = module_name(file.name)

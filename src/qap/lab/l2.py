@@ -42,7 +42,7 @@ class L2(Machine):
             QapError: it has ended.
         """
         of = f"/proc/{self.process.pid}"
-        fds, threads, status = self.l1.files.ask(
+        fds, threads, status = self.l1.agent.ask(
             f"links {of}/fd", f"names {of}/task", f"read {of}/status"
         )
         return Held(described(fds.splitlines()), len(threads.splitlines()), resident(status))

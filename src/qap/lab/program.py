@@ -1,7 +1,6 @@
 """A program that runs in L1."""
 
 import contextlib
-import shlex
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,15 +35,8 @@ class L1Program:
         self.ended: Callable[[], None] = lambda: None
         self._over = threading.Event()
         self._status = 0
-        script = l1.folder / f"{name}.sh"
-        started = shlex.join(["sh", str(l1.program_script), name, str(log), *self.argv])
-        script.write_text(f"{started}\n")
         l1.programs[name] = self
-        self._pid = int(
-            l1.console.check(
-                f"mkfifo /run/{name}; setsid sh {script} & read -r pid </run/{name}; echo $pid"
-            )
-        )
+        self._pid = l1.agent.start(name, log, self.argv)
 
     @property
     def pid(self) -> int:
@@ -84,7 +76,7 @@ class L1Program:
     def send_signal(self, name: str) -> None:
         """Send a signal by its name without SIG, if the program still runs."""
         if self.alive:
-            self.l1.console.run(f"kill -{name} {self.pid}")
+            self.l1.agent.kill(name, self.pid)
 
     def end(self) -> None:
         """Kill it and wait until it is gone."""

@@ -45,13 +45,13 @@ class Calls:
         """Those so far, in their order."""
         return [
             Call(match[1], tuple(int(word.partition("=")[2], 0) for word in match[2].split()))
-            for line in self.l1.check(f"cat {_buffer(self.parent)}/trace").splitlines()
+            for line in self.l1.agent.read(f"{_buffer(self.parent)}/trace").splitlines()
             if (match := LINE.search(line))
         ]
 
     def forget(self) -> None:
         """Count anew from here."""
-        self.l1.check(f"echo >{_buffer(self.parent)}/trace")
+        self.l1.agent.ask(f"clear {_buffer(self.parent)}/trace")
 
 
 def _buffer(parent: str) -> str:

@@ -71,7 +71,7 @@ class VhostTold:
         Raises:
             QapError: it could not see what an ioctl's argument points at.
         """
-        said, _ = self.l1.files.ask(f"read {BUFFER}/trace", f"clear {BUFFER}/trace")
+        said, _ = self.l1.agent.ask(f"read {BUFFER}/trace", f"clear {BUFFER}/trace")
         events = [event.groups() for event in EVENT.finditer(said)]
         if any(arg == FAULT for _, _, arg in events):
             raise QapError("L1's probes could not read the argument of an ioctl")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from qap.host.errors import QapError
-from qap.lab.files import NoFile
+from qap.lab.agent import NotDone
 from qap.lab.l1 import L1
 from qap.lab.l2 import L2
 from qap.lab.program import L1Program
@@ -78,6 +78,24 @@ def test_a_program_tells_its_status(l1: L1) -> None:
         assert program.wait(10) == 1
 
 
+def test_a_program_that_is_not_there_says_so(l1: L1) -> None:
+    with l1.program("/usr/bin/no-such-program") as program:
+        assert program.wait(10) == 127
+        assert program.tail() == "/usr/bin/no-such-program: No such file or directory"
+
+
+def test_a_program_gets_its_words_as_they_are(l1: L1) -> None:
+    words = ["a b", "$HOME", "50%", "é\n", ""]
+    with l1.program("/usr/bin/printf", "[%s]", *words) as program:
+        assert program.wait(10) == 0
+        assert program.log.read_text() == "".join(f"[{word}]" for word in words)
+
+
+def test_device_that_does_not_come_is_named(l1: L1) -> None:
+    with pytest.raises(NotDone, match="waited 1 s for /dev/never"):
+        l1.agent.wait_nodes(["/dev/null", "/dev/never"], 1)
+
+
 def test_logs_are_kept(l1: L1, tmp_path: Path) -> None:
     with l1.program("/usr/bin/echo", "said") as program:
         program.wait(10)
@@ -93,19 +111,19 @@ def test_there_is_an_end_to_channels(l1: L1) -> None:
 
 def test_files_of_l1_are_seen_without_a_shell(l1: L1) -> None:
     l1.check("mkdir /run/seen && echo text >/run/seen/file && ln -s /there /run/seen/link")
-    content, names, links = l1.files.ask(
+    content, names, links = l1.agent.ask(
         "read /run/seen/file", "names /run/seen", "links /run/seen"
     )
     assert content == "text\n"
     assert sorted(names.splitlines()) == ["file", "link"]
     assert sorted(links.splitlines()) == ["/there", "gone"]
-    assert l1.files.ask("clear /run/seen/file", "read /run/seen/file") == ["", ""]
+    assert l1.agent.ask("clear /run/seen/file", "read /run/seen/file") == ["", ""]
 
 
 def test_file_that_is_not_there_is_an_error_and_the_next_is_read(l1: L1) -> None:
-    with pytest.raises(NoFile, match="/run/no: No such file"):
-        l1.files.read("/run/no")
-    assert "Linux" in l1.files.read("/proc/version")
+    with pytest.raises(NotDone, match="/run/no: No such file"):
+        l1.agent.read("/run/no")
+    assert "Linux" in l1.agent.read("/proc/version")
 
 
 def test_what_a_qemu_in_l1_holds_is_seen(l1: L1) -> None:
