@@ -105,6 +105,11 @@ class VduseDisk:
         self._daemon.wait(READY_S)
         self._daemon.end()
 
+    @property
+    def is_served(self) -> bool:
+        """Whether its daemon runs."""
+        return self._daemon.alive
+
     def kill(self) -> None:
         """Kill the daemon; the device stays on the bus."""
         self._daemon.end()

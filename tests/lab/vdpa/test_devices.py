@@ -27,15 +27,15 @@ def sector(number: int) -> bytes:
     return CONTENT[number * SECTOR : (number + 1) * SECTOR]
 
 
-def test_what_a_vm_writes_is_in_the_disks_image(site: Start) -> None:
-    here = site("vduse")
+def test_what_a_vm_writes_is_in_the_disks_image(own_site: Start) -> None:
+    here = own_site("vduse")
     here.plugged().serves()
     assert here.disk
     assert here.disk.image.read_bytes()[4 * SECTOR :].startswith(b"written!")
 
 
-def test_daemon_that_is_killed_and_comes_back_serves_what_waits(site: Start) -> None:
-    here = site("vduse")
+def test_daemon_that_is_killed_and_comes_back_serves_what_waits(own_site: Start) -> None:
+    here = own_site("vduse")
     driven = here.plugged()
     driver = Driver(driven.transport, driven.memory)
     driver.negotiate()
@@ -81,8 +81,8 @@ def test_device_is_free_for_the_next_vm(site: Start, name: str) -> None:
         driven.machine.process.wait(GONE_S)
 
 
-def test_control_queue_reaches_the_device(site: Start) -> None:
-    here = site("sim nic")
+def test_control_queue_reaches_the_device(own_site: Start) -> None:
+    here = own_site("sim nic")
     driven = here.plugged()
     supports = MODERN | mask([CTRL_VQ, CTRL_MAC_ADDR])
     driver = Driver(driven.transport, driven.memory, Behaviour(supports))

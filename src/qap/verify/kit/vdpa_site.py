@@ -41,6 +41,8 @@ RINGS_IOVA = 1 << 30
 OFFERING = ("vduse", "sim", "sim nic", "vp", "vp nic")
 NOT_OFFERING = ("bare", "bare nic")
 DISKS = ("vduse",)
+# By what names without what is in front stand for: the driver in L1's kernel.
+PARENTS = {"vduse": "vduse_vdpa", "sim": "vdpasim", "vp": "vp_vdpa", "bare": "vp_vdpa"}
 # One for each of QEMU's devices.
 FRONTS = ("vduse", "sim nic")
 
@@ -53,11 +55,11 @@ def make(l1: L1, name: str) -> AbstractContextManager[Vdpa]:
 
 
 @dataclass
-class Site:
-    """A vDPA device in L1, for L2s; use as a context manager, which ends all.
+class Made:
+    """A vDPA device in L1, and a record of what its driver there is asked. Use as a context manager.
 
     Args:
-        name: one of OFFERING or NOT_OFFERING.
+        kind: a name of OFFERING or NOT_OFFERING, without what is in front.
 
     Attributes:
         vdpa: the device.
@@ -66,25 +68,94 @@ class Site:
     """
 
     l1: L1
-    name: str
+    kind: str
     vdpa: Vdpa = field(init=False)
     asked: Calls = field(init=False)
     disk: VduseDisk | None = field(init=False, default=None)
     _owned: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
 
-    def __enter__(self) -> "Site":
+    def __enter__(self) -> "Made":
         with ExitStack() as owned:
-            if self.name in DISKS:
+            if self.kind in DISKS:
                 self.disk = owned.enter_context(VduseDisk(self.l1, CONTENT))
                 self.vdpa = self.disk.device
             else:
-                self.vdpa = owned.enter_context(make(self.l1, self.name.split()[0]))
+                self.vdpa = owned.enter_context(make(self.l1, self.kind))
             self.asked = owned.enter_context(calls(self.l1, self.vdpa))
             self._owned = owned.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._owned.close()
+
+
+@dataclass
+class MadeOnce:
+    """The vDPA devices that a test leaves as they were. Use as a context manager."""
+
+    l1: L1
+    _kept: dict[str, Made] = field(default_factory=dict)
+
+    def __enter__(self) -> "MadeOnce":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with ExitStack() as owned:
+            for made in self._kept.values():
+                owned.push(made)
+            self._kept.clear()
+
+    def take(self, name: str) -> Made:
+        """The device of this name, with nothing asked of it yet."""
+        kind = name.split(maxsplit=1)[0]
+        made = self._kept.get(kind)
+        if made is None or (made.disk and not made.disk.is_served):
+            self.give_up(name)
+            made = self._kept[kind] = Made(self.l1, kind).__enter__()
+        made.asked.forget()
+        return made
+
+    def give_up(self, name: str) -> None:
+        """End this device and those of its driver, which can't be recorded beside it."""
+        driver = PARENTS[name.split(maxsplit=1)[0]]
+        for kind in [kind for kind in self._kept if PARENTS[kind] == driver]:
+            self._kept.pop(kind).__exit__()
+
+
+@dataclass
+class Site:
+    """L2s in front of a vDPA device in L1; use as a context manager, which ends them.
+
+    Args:
+        name: one of OFFERING or NOT_OFFERING.
+    """
+
+    name: str
+    made: Made
+    _owned: ExitStack = field(init=False, repr=False, default_factory=ExitStack)
+
+    def __enter__(self) -> "Site":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._owned.close()
+
+    @property
+    def l1(self) -> L1:
+        return self.made.l1
+
+    @property
+    def vdpa(self) -> Vdpa:
+        return self.made.vdpa
+
+    @property
+    def asked(self) -> Calls:
+        """What the device's driver in L1's kernel is asked."""
+        return self.made.asked
+
+    @property
+    def disk(self) -> VduseDisk | None:
+        return self.made.disk
 
     @property
     def is_nic(self) -> bool:
