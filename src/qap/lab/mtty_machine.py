@@ -13,6 +13,8 @@ from qap.lab.mtty import Mtty
 from qap.machine.spec import Spec
 
 MACHINE = "pc"
+# All of it is read in a migration.
+RAM_MIB = 8
 # The first slot of the bus for ports; the next ones follow it.
 SLOT = 5
 GONE_S = 20.0
@@ -37,7 +39,7 @@ class MttyMachine(L2):
     def __init__(self, layer: MigrationLayer, *extra: str) -> None:
         l1 = layer.l1
         trace = ("-trace", "vfio_migration_*", "-trace", "vfio_save_block*")
-        spec = Spec(MACHINE, accel="qtest", memory=64, qtest=True, extra=(*trace, *extra))
+        spec = Spec(MACHINE, accel="qtest", memory=RAM_MIB, qtest=True, extra=(*trace, *extra))
         binary = l1.build.path("qemu-system-x86_64")
         super().__init__(binary, spec, wrapper=layer.wrapper, l1=l1)
 
