@@ -17,6 +17,7 @@ IOCTL: Mapping[str, str] = {
     "vhost-net": "vhost_net:vhost_net_ioctl",
     "vhost-vsock": "vhost_vsock:vhost_vsock_dev_ioctl",
     "vhost-scsi": "vhost_scsi:vhost_scsi_ioctl",
+    "vhost-vdpa": "vhost_vdpa:vhost_vdpa_unlocked_ioctl",
 }
 # The one behind write(2), which takes IOTLB messages.
 WRITE = "vhost:vhost_chr_write_iter"
@@ -54,16 +55,17 @@ class VhostTold:
     l1: L1
     _offered: dict[str, int] = field(default_factory=dict)
 
-    def offered(self, device: str) -> int:
-        """The feature word that a vhost device offers, such as "vhost-net".
+    def offered(self, node: str) -> int:
+        """The feature word that a vhost device offers, such as "/dev/vhost-net".
+
+        It is asked once: a vDPA device can be opened only while no QEMU has it.
 
         Raises:
             GuestCommandError: it can't be opened.
         """
-        if device not in self._offered:
-            said = self.l1.check(f"{PERL} -e '{ASK}' /dev/{device}")
-            self._offered[device] = int(said)
-        return self._offered[device]
+        if node not in self._offered:
+            self._offered[node] = int(self.l1.check(f"{PERL} -e '{ASK}' {node}"))
+        return self._offered[node]
 
     def take(self) -> Told:
         """What it was told since the last call.

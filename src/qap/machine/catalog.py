@@ -94,6 +94,7 @@ class Viommu(Model):
     Attributes:
         append: what the guest's kernel must be told for it.
         modules: kernel modules that drive it.
+        tells: properties with which it tells a device of each mapping; None if it can't.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Viommu(Model):
     device: dict[str, Property] | None = None
     append: str = ""
     modules: tuple[str, ...] = ()
+    tells: dict[str, Property] | None = None
 
 
 class Interface(Model):

@@ -81,11 +81,13 @@ class Kernel(Model):
         access_platform: it offers ACCESS_PLATFORM.
         tap: the network device that its frames go to, made in the kernel lab.
         scsi_target: the name of a target for it, made there.
+        vdpa_disk: it is in front of a vDPA disk, made there, which has to be told of each mapping.
     """
 
     access_platform: bool = False
     tap: str = ""
     scsi_target: str = ""
+    vdpa_disk: bool = False
 
 
 class GuestCheck(Model):
@@ -156,6 +158,16 @@ class DeviceType(Model):
     def served_by(self) -> Literal["in-qemu", "python", "kernel"]:
         """The kind of back-end that it takes."""
         return "kernel" if self.kernel is not None else "python" if self.vhost_user else "in-qemu"
+
+    @property
+    def node(self) -> str:
+        """The character device of its kernel; "" if no kernel serves it."""
+        return str(self.properties.get("vhostdev", f"/dev/{self.name}")) if self.kernel else ""
+
+    @property
+    def is_vdpa(self) -> bool:
+        """Whether a vDPA device is behind it."""
+        return self.kernel is not None and self.kernel.vdpa_disk
 
     @property
     def in_lab(self) -> bool:

@@ -54,6 +54,7 @@ class Cell:
             exempt=self.config.is_exempt,
             demanded=self.config.fence_row.here,
             foreign=self.config.is_foreign,
+            deaf=self.config.is_deaf,
         )
         return plugged, service
 

@@ -50,17 +50,26 @@ class CellRun:
         transport.reset()
         if backend:
             backend.forget()
+        if self._told:
+            # Of the driver before, such as mappings that end with its reset.
+            self._told.take()
         try:
             try:
                 driving = self._drive(transport, row, observation)
             finally:
                 if backend:
                     self._ask(backend, observation)
-                if self.testbed.lab and self.cell.config.device_row.kernel:
-                    self._ask_kernel(self.testbed.lab.told, observation)
+                if self._told:
+                    self._ask_kernel(self._told, observation)
             self._go_on(driving, observation)
         finally:
             transport.reset()
+
+    @property
+    def _told(self) -> VhostTold | None:
+        """What a kernel that serves the device is told."""
+        lab = self.testbed.lab
+        return lab.told if lab and self.cell.config.device_row.kernel else None
 
     def _read_config(self, observation: CellObservation) -> None:
         """Let other drivers read device configuration first."""
@@ -160,7 +169,7 @@ class CellRun:
         heard = told.take()
         if heard.features is not None:
             observation.backend_features = bits(heard.features)
-            kernel = told.offered(self.cell.config.device)
+            kernel = told.offered(self.cell.config.device_row.node)
             observation.backend_unoffered = bits(heard.features & ~kernel)
         observation.ring_started = heard.ring
         observation.iotlb = heard.iotlb

@@ -32,7 +32,8 @@ def machine_spec(
     devices: list[Device] = [dict(row.port)] if row.port else []
     devices += [device] if device else []
     if viommu.device:
-        devices.insert(0 if first.order != "after" else len(devices), dict(viommu.device))
+        iommu = {**viommu.device, **first.tells}
+        devices.insert(0 if first.order != "after" else len(devices), iommu)
     words = [word for config in configs for word in _groups(config, folder)]
     extra = [part for words in dict.fromkeys(words) for part in words]
     if row.transport == "ccw":
@@ -65,7 +66,7 @@ def device_under_test(config: Setup, *, lenient: bool = False) -> Device:
     row, machine = config.device_row, config.machine_row
     place = row.place or machine.place
     device: dict[str, object] = {"driver": config.device_type, "id": DUT, **place}
-    if row.legacy or machine.transport == "ccw":
+    if row.legacy or machine.transport == "ccw" or row.is_vdpa:
         device |= config.interface_row.properties
     device |= row.properties
     if row.vhost_user:

@@ -55,6 +55,7 @@ def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
                 config.interface_row.args,
                 config.destination is not None,
                 config.in_lab,
+                tuple(config.tells.items()),
             )
         )
         bins = shared.setdefault(key, [[]])

@@ -110,7 +110,7 @@ def _service(service: fence.ExpectedService, observation: CellObservation) -> li
 def _backend(observation: CellObservation, service: fence.ExpectedService) -> list[Problem]:
     """What a vhost back-end was told; nothing to judge where it was told nothing."""
     problems = []
-    if observation.ring_started and service.served is False:
+    if observation.ring_started and service.served is False and not service.tried:
         problems.append(Problem(ProblemKind.RING, "the back-end was told where the ring is"))
     if observation.backend_unoffered:
         told = ", ".join(names(observation.backend_unoffered))

@@ -30,10 +30,14 @@ def cell_lab(build: Build, cells: Sequence[Cell]) -> Iterator[CellLab]:
     Raises:
         QapError, TimeoutError: L1 did not come up, or lacks something.
     """
-    kernels = {cell.config.device: cell.config.device_row.kernel for cell in cells}
+    rows = {cell.config.device: cell.config.device_row for cell in cells}.values()
     with ExitStack() as owned:
         l1 = owned.enter_context(L1(build))
-        for kernel in kernels.values():
-            if kernel:
-                owned.enter_context(behind(l1, kernel))
-        yield CellLab(l1, owned.enter_context(vhost_told(l1)))
+        for row in rows:
+            if row.kernel:
+                owned.enter_context(behind(l1, row.kernel))
+        told = owned.enter_context(vhost_told(l1))
+        for row in rows:
+            if row.kernel:
+                told.offered(row.node)
+        yield CellLab(l1, told)

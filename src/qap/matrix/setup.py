@@ -1,5 +1,6 @@
 """How a device is plugged, without its driver."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from qap.machine.catalog import (
@@ -7,6 +8,7 @@ from qap.machine.catalog import (
     DeviceType,
     Interface,
     MachineType,
+    Property,
     device_types,
     machine_types,
 )
@@ -123,9 +125,26 @@ class Setup:
         return self.device_row.kernel is not None and self.machine_row.order != LAB_ORDER
 
     @property
+    def tells(self) -> Mapping[str, Property]:
+        """Properties of the vIOMMU with which it tells the device of each mapping, if it has to."""
+        return (self.viommu_row.tells or {}) if self.device_row.is_vdpa else {}
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether it has to be told of mappings by a vIOMMU that can't tell of them."""
+        translated = self.requested and self.translated
+        return self.device_row.is_vdpa and translated and self.viommu_row.tells is None
+
+    @property
     def plugging(self) -> oracle.Expectation:
         """What plugging it must lead to."""
         legacy = self.interface_row.legacy
+        if self.device_row.is_vdpa:
+            return oracle.plug_vdpa(
+                requested=self.requested,
+                translated=self.translated,
+                offers=self.can_translate,
+            )
         return oracle.plug(
             requested=self.requested,
             translated=self.translated,

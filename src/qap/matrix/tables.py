@@ -37,6 +37,10 @@ class ViommuRow(Model):
         return viommus()[self.type].device
 
     @property
+    def tells(self) -> Mapping[str, Property] | None:
+        return viommus()[self.type].tells
+
+    @property
     def machine(self) -> str:
         """Properties of the machine."""
         return "default-bus-bypass-iommu=on" if self.bypassed else ""

@@ -39,6 +39,7 @@ class Expectation:
         translating: the back-end gets the bit and the IOTLB.
         why: the row in words.
         clause: where the specifications say so.
+        always: the back-end gets them whatever the driver accepts.
     """
 
     outcome: Outcome
@@ -46,6 +47,7 @@ class Expectation:
     translating: bool
     why: str
     clause: str = "virtio 1.3, 6.1 ACCESS_PLATFORM; vhost-user, IOMMU support"
+    always: bool = False
 
 
 def can_translate(*, offers: bool, lacks: Collection[str] = ()) -> bool:
@@ -139,7 +141,7 @@ def plug_vdpa(*, requested: bool, translated: bool, offers: bool) -> Expectation
             "virtio 1.3, 6.1 ACCESS_PLATFORM; linux/vhost.h, VHOST_IOTLB_MSG_V2",
         )
     expected = plug(requested=requested, translated=translated, backend_can=True)
-    return replace(expected, translating=True)
+    return replace(expected, translating=True, always=True)
 
 
 def _refused(legacy: Legacy, is_iommu: bool) -> Expectation | None:
@@ -237,6 +239,7 @@ class ExpectedService:
         served: whether its buffer is used.
         translating: a vhost back-end gets ACCESS_PLATFORM and the IOTLB.
         why, clause: the reason, and where the specifications say so.
+        tried: the back-end may be told where the rings are, though it is not started.
     """
 
     features_ok: bool | None
@@ -244,6 +247,7 @@ class ExpectedService:
     translating: bool
     why: str
     clause: str
+    tried: bool = False
 
 
 def service(
@@ -253,6 +257,7 @@ def service(
     exempt: bool = False,
     demanded: bool = True,
     foreign: bool = False,
+    deaf: bool = False,
 ) -> ExpectedService:
     """What a driver must get from a device that plugged as expected.
 
@@ -262,6 +267,7 @@ def service(
         demanded: the device requires ACCESS_PLATFORM if it offers it. False for
             x-require-iommu-platform=off, so that a guest which never accepted it may go on.
         foreign: a kernel serves the device whose byte order is not the guest's.
+        deaf: the back-end has to be told of each mapping, and the IOMMU of the bus can't tell.
     """
     accepts = conduct.accepts(plugged)
     if plugged.offered and not accepts:
@@ -289,20 +295,38 @@ def service(
             "the driver did not accept ACCESS_PLATFORM, which was offered: it is never served",
             "virtio 1.3, 6.1 ACCESS_PLATFORM, 3.1.1 steps 5 and 6, 2.2.2",
         )
-    if undecided := _undecided(conduct, foreign=foreign):
-        return ExpectedService(None, None, False, *undecided)
+    if undecided := _undecided(conduct, foreign=foreign, told=plugged.always):
+        return ExpectedService(None, None, plugged.always, *undecided)
+    if deaf:
+        return ExpectedService(
+            None,
+            False,
+            True,
+            "the IOMMU does not say what it maps, and the kernel has to be told: never served",
+            "linux/vhost.h, VHOST_IOTLB_MSG_V2; AMD I/O Virtualization Technology, NpCache",
+            tried=True,
+        )
     return ExpectedService(
         True if conduct.features_ok == "alone" and not conduct.legacy else None,
         True if conduct.starts else None,
-        plugged.translating and accepts,
+        plugged.translating and (accepts or plugged.always),
         "the driver accepted what it must: it is served"
         + (", at I/O virtual addresses" if plugged.translating and accepts else ""),
         "virtio 1.3, 3.1.1; vhost-user, IOMMU support",
     )
 
 
-def _undecided(conduct: Conduct, *, foreign: bool) -> tuple[str, str] | None:
-    """Why a driver may be served or not, and where that is said; None where it is decided."""
+def _undecided(conduct: Conduct, *, foreign: bool, told: bool) -> tuple[str, str] | None:
+    """Why a driver may be served or not, and where that is said; None where it is decided.
+
+    Args:
+        told: the back-end is a vDPA device, which gets no driver that it takes for a legacy one.
+    """
+    if told and conduct.features_ok == "never":
+        return (
+            "a driver that never sets FEATURES_OK has not said that its features are final",
+            "virtio 1.3, 3.1.1 step 5",
+        )
     if conduct.kicks == "first":
         return (
             "nothing was asked of the driver; a legacy one may notify before DRIVER_OK",

@@ -36,7 +36,7 @@ def test_kernel_offers_what_the_catalogue_says(told: VhostTold, kind: str) -> No
     """VHOST_GET_FEATURES of <linux/vhost.h>."""
     kernel = device_types()[kind].kernel
     assert kernel is not None
-    has = bits(told.offered(kind))
+    has = bits(told.offered(device_types()[kind].node))
     assert FeatureBit.VERSION_1 in has
     assert (FeatureBit.ACCESS_PLATFORM in has) is kernel.access_platform
 

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qap.oracle import fence as oracle
-from qap.oracle.fence import Conduct, Expectation, Legacy, Outcome, plug, service
+from qap.oracle.fence import (
+    Conduct,
+    Expectation,
+    Legacy,
+    Outcome,
+    plug,
+    plug_vdpa,
+    service,
+)
 
 # requested, translated, backend can: outcome, bit offered, back-end gets bit and IOTLB
 TABLE = [
@@ -211,6 +219,30 @@ def test_legacy_driver_may_be_served_by_a_kernel_of_another_byte_order() -> None
 def test_byte_order_concerns_legacy_drivers_alone(plugged: Expectation, conduct: Conduct) -> None:
     """A modern driver's rings are little-endian everywhere (2.7.3)."""
     assert service(plugged, conduct, foreign=True) == service(plugged, conduct)
+
+
+@pytest.mark.parametrize("translated", [False, True])
+@pytest.mark.parametrize("requested", [False, True])
+def test_vdpa_device_is_told_of_memory_whatever_the_driver_accepts(
+    requested: bool, translated: bool
+) -> None:
+    plugged = plug_vdpa(requested=requested, translated=translated, offers=True)
+    answer = service(plugged, ACCEPTS if requested else REFUSES)
+    assert (answer.features_ok, answer.served, answer.translating) == (True, True, True)
+    assert service(plugged, INSISTS).served is not requested
+
+
+def test_vdpa_device_behind_an_iommu_that_does_not_tell_is_not_served() -> None:
+    plugged = plug_vdpa(requested=True, translated=True, offers=True)
+    assert service(plugged, ACCEPTS, deaf=True).served is False
+    assert service(plugged, REFUSES, deaf=True) == service(plugged, REFUSES)
+
+
+def test_vdpa_device_need_not_serve_a_driver_that_never_said_what_it_accepts() -> None:
+    plugged = plug_vdpa(requested=False, translated=False, offers=True)
+    skips = replace(ACCEPTS, features_ok="never")
+    assert service(plugged, skips).served is None
+    assert service(NOT_ASKED, skips).served is True
 
 
 fence = st.builds(

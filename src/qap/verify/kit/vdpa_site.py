@@ -1,7 +1,7 @@
 """The vDPA devices of the tests by name, and L2s in front of them."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
@@ -30,8 +30,6 @@ CONTENT = b"".join(number.to_bytes(4, "little") * (SECTOR // 4) for number in ra
 MAC = bytes.fromhex("5254001234aa")
 BROADCAST = b"\xff" * 6
 VIOMMUS = ("none", "intel-iommu", "virtio-iommu")
-# vhost-vdpa has to be told of each mapping: VT-d does that in caching mode.
-TELLS: Mapping[str, Device] = {"intel-iommu": {"caching-mode": True}}
 # Network cards and disks: a vIOMMU may be a virtio device, too.
 DEVICE_IDS = (0x1000, 0x1001, MODERN_DEVICE_ID + 1, MODERN_DEVICE_ID + 2)
 TABLES, RINGS = 16 * MIB, 32 * MIB
@@ -56,7 +54,7 @@ def make(l1: L1, name: str) -> AbstractContextManager[Vdpa]:
 
 @dataclass
 class Made:
-    """A vDPA device in L1, and a record of what its driver there is asked. Use as a context manager.
+    """A vDPA device in L1, with a record of what its driver is asked. Use as a context manager.
 
     Args:
         kind: a name of OFFERING or NOT_OFFERING, without what is in front.
@@ -193,7 +191,7 @@ class Site:
         if machine.startswith(("q35", "pc-q35")):
             listed = [*machine_types()["q35"].ports, *devices]
         if iommu := viommus()[viommu].device:
-            listed.insert(0, {**iommu, **TELLS.get(viommu, {})})
+            listed.insert(0, {**iommu, **(viommus()[viommu].tells or {})})
         netdev = ("-netdev", f"vhost-vdpa,id=net0,vhostdev={self.vdpa.node}")
         spec = Spec(
             machine=machine,
