@@ -13,8 +13,8 @@ from qap.lab.mtty import Mtty
 from qap.machine.spec import Spec
 
 MACHINE = "pc"
-# All of it is read in a migration.
-RAM_MIB = 8
+# All of it is read in a migration, and a device in pre-copy after each 50 ms of that.
+RAM_MIB, MUCH_RAM_MIB = 8, 256
 # The first slot of the bus for ports; the next ones follow it.
 SLOT = 5
 GONE_S = 20.0
@@ -34,12 +34,13 @@ class MttyMachine(L2):
     Args:
         layer: knows the ports' rules, and writes down what QEMU asks of them.
         extra: more words of the command line.
+        memory: its RAM in MiB.
     """
 
-    def __init__(self, layer: MigrationLayer, *extra: str) -> None:
+    def __init__(self, layer: MigrationLayer, *extra: str, memory: int = RAM_MIB) -> None:
         l1 = layer.l1
         trace = ("-trace", "vfio_migration_*", "-trace", "vfio_save_block*")
-        spec = Spec(MACHINE, accel="qtest", memory=RAM_MIB, qtest=True, extra=(*trace, *extra))
+        spec = Spec(MACHINE, accel="qtest", memory=memory, qtest=True, extra=(*trace, *extra))
         binary = l1.build.path("qemu-system-x86_64")
         super().__init__(binary, spec, wrapper=layer.wrapper, l1=l1)
 

@@ -68,17 +68,17 @@ def test_short_reads_lose_nothing(
 
 @pytest.mark.parametrize("flags", [0x5, 0x7], ids=hex)
 def test_nothing_for_now_is_not_the_end_in_pre_copy(
-    own_machine: MttyMachine,
-    destination: MttyMachine,
+    slow_machine: MttyMachine,
+    slow_destination: MttyMachine,
     layer: MigrationLayer,
     ports: list[Mtty],
     flags: int,
 ) -> None:
     layer.rule(ports[0], Rules(flags=flags, read_most=5, pauses=True))
-    at = marked(own_machine, ports[0])
-    destination.take(ports[1])
-    assert own_machine.migrate_to(destination) == ("completed", "completed")
-    assert destination.qtest.inb(at + SCRATCH) == MARK
+    at = marked(slow_machine, ports[0])
+    slow_destination.take(ports[1])
+    assert slow_machine.migrate_to(slow_destination) == ("completed", "completed")
+    assert slow_destination.qtest.inb(at + SCRATCH) == MARK
     reads = [call.first for call in of(layer.calls(), ports[0]) if call.what is What.READ]
     between = reads.index(-errno.ENOMSG)
     assert any(read > 0 for read in reads[between:])
@@ -104,13 +104,13 @@ def test_nothing_for_now_is_an_error_once_the_device_has_stopped(
     ("flags", "state"), [(0x1, State.STOP_COPY), (0x7, State.PRE_COPY), (0x7, State.STOP_COPY)]
 )
 def test_read_that_fails_ends_the_migration(
-    machine: MttyMachine, layer: MigrationLayer, ports: list[Mtty], flags: int, state: State
+    slow_machine: MttyMachine, layer: MigrationLayer, ports: list[Mtty], flags: int, state: State
 ) -> None:
     rules = Rules(flags=flags, read_most=8, no_read=state, read_errno=errno.EIO)
     layer.rule(ports[0], rules)
-    machine.take(ports[0])
-    assert machine.migrate() == "failed"
-    machine.wait_for("running")
+    slow_machine.take(ports[0])
+    assert slow_machine.migrate() == "failed"
+    slow_machine.wait_for("running")
     assert last_state(layer.calls()) == State.RUNNING
     assert not resets(layer.calls())
 

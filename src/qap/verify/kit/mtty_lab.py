@@ -10,7 +10,7 @@ import pytest
 from qap.lab.l1 import L1
 from qap.lab.migration_layer import MigrationLayer, Rules
 from qap.lab.mtty import Mtty, mttys
-from qap.lab.mtty_machine import MttyMachine
+from qap.lab.mtty_machine import MUCH_RAM_MIB, MttyMachine
 
 PORTS = 4
 
@@ -65,6 +65,20 @@ def machine(kept_machine: MttyMachine, all_ports: list[Mtty]) -> Iterator[MttyMa
 def own_machine(layer: MigrationLayer) -> Iterator[MttyMachine]:
     """A VM for one test, which may end its QEMU."""
     with MttyMachine(layer) as machine:
+        yield machine
+
+
+@pytest.fixture
+def slow_machine(layer: MigrationLayer) -> Iterator[MttyMachine]:
+    """A VM for one test, whose device is read several times in pre-copy."""
+    with MttyMachine(layer, memory=MUCH_RAM_MIB) as machine:
+        yield machine
+
+
+@pytest.fixture
+def slow_destination(layer: MigrationLayer) -> Iterator[MttyMachine]:
+    """A QEMU that such a VM can migrate to."""
+    with MttyMachine(layer, "-incoming", "defer", memory=MUCH_RAM_MIB) as machine:
         yield machine
 
 
