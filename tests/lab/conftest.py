@@ -4,6 +4,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from qap.fork.build import Build
 from qap.host.paths import shown
 from qap.lab.assigned import Assigned
-from qap.lab.l1 import L1
+from qap.lab.l1 import L1, NotUp
 
 if TYPE_CHECKING:
     from _pytest.reports import TestReport
@@ -22,7 +23,14 @@ KEPT = "lab"
 @pytest.fixture(scope="session")
 def l1() -> Iterator[L1]:
     """L1, for the build under test, which runs it, too."""
-    with L1(Build.under_test()) as running:
+    with ExitStack() as owned:
+        failed = ""
+        try:
+            running = owned.enter_context(L1(Build.under_test()))
+        except NotUp as exc:
+            failed = str(exc)
+        if failed:
+            pytest.fail(failed, pytrace=False)
         if running.restarted:
             warnings.warn(f"L1 had to be started again: {running.restarted}", stacklevel=1)
         yield running

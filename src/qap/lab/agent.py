@@ -20,13 +20,17 @@ class Agent:
 
     Args:
         sock: our end of its port; the caller closes it.
-        lost: what to raise where the program has ended; it is given a QapError.
+        lost: what to raise where the program has ended or does not answer; it is given the error.
+
+    Attributes:
+        timeout: seconds to wait for an answer; may be assigned.
     """
 
     def __init__(
-        self, sock: socket.socket, lost: Callable[[QapError], QapError] = lambda error: error
+        self, sock: socket.socket, lost: Callable[[Exception], Exception] = lambda error: error
     ) -> None:
-        sock.settimeout(ANSWER_S)
+        self.timeout = ANSWER_S
+        self._sock = sock
         self._requests = sock.makefile("wb")
         self._answers = sock.makefile("rb")
         self._lost = lost
@@ -60,6 +64,7 @@ class Agent:
             TimeoutError: no answer came.
             QapError: the program has ended.
         """
+        self._sock.settimeout(self.timeout)
         try:
             self._requests.write("".join(f"{request}\n" for request in requests).encode())
             self._requests.flush()
@@ -75,7 +80,8 @@ class Agent:
         try:
             line = self._answers.readline().decode()
         except TimeoutError:
-            raise TimeoutError(f"waited {ANSWER_S:g} s for L1 to {request}") from None
+            late = TimeoutError(f"waited {self.timeout:g} s for L1 to {request}")
+            raise self._lost(late) from None
         except OSError:
             raise self._ended() from None
         if not line:
@@ -84,5 +90,5 @@ class Agent:
             return line[2:].strip(), ""
         return "", self._answers.read(int(line)).decode(errors="replace")
 
-    def _ended(self) -> QapError:
+    def _ended(self) -> Exception:
         return self._lost(QapError("the program that works for us in L1 has ended"))

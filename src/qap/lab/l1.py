@@ -5,13 +5,14 @@ import socket
 import tempfile
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
+from qap.host.paths import shown
 from qap.lab import agent
 from qap.lab.agent import Agent
 from qap.lab.channel import Channels
@@ -21,18 +22,26 @@ from qap.lab.program import L1Program
 from qap.lab.settings import settings
 from qap.machine import catalog
 from qap.machine.device import Device
-from qap.machine.guest.console import Console, GuestPanic
+from qap.machine.guest.console import Console, GuestLost, GuestPanic
 from qap.machine.guest.kernel import module_content, module_name
 from qap.machine.machine import Machine
 
 LOG = "l1.log"
+CONSOLE = "l1-console.log"
+# Below the results: logs of an L1 that did not come up.
+KEPT = "lab/l1"
 DMESG = "l1-dmesg.log"
 AGENT_LOG = "agent.log"
 USR = Path("/usr")
 PERL = "/usr/bin/perl"
 NODES_S = 20.0
+CONSOLE_LINES = 200
 # For the console to say why L1 has ended.
-LOST_S = 5.0
+LOST_S = 1.0
+
+
+class NotUp(QapError):
+    """L1 did not come up; str() says why, and where its logs are."""
 
 
 @dataclass
@@ -74,15 +83,45 @@ class L1:
         except GuestPanic as panic:
             # L1's kernel panics early in one of some 60 boots under TCG.
             self.restarted = str(panic)
-            self._enter()
+            try:
+                self._enter()
+            except GuestPanic as again:
+                raise self._not_up(again) from again
         return self
 
     def _enter(self) -> None:
         try:
             self._start()
+        except GuestPanic:
+            self._give_up()
+            raise
+        except (QapError, TimeoutError, OSError) as exc:
+            self._give_up()
+            raise self._not_up(exc) from exc
         except BaseException:
             self._owned.close()
             raise
+
+    @property
+    def _kept(self) -> Path:
+        return self.build.project.results / KEPT
+
+    def _give_up(self) -> None:
+        """End all, and keep what L1 and its QEMU said so far."""
+        logs = {}
+        with suppress(AttributeError, OSError):
+            logs = {log.name: log.read_bytes() for log in self.folder.glob("*.log")}
+            logs[CONSOLE] = self.console.tail(CONSOLE_LINES).encode()
+        self._owned.close()
+        with suppress(OSError):
+            self._kept.mkdir(parents=True, exist_ok=True)
+            for name, data in logs.items():
+                (self._kept / name).write_bytes(data)
+
+    def _not_up(self, why: BaseException) -> NotUp:
+        said = getattr(why, "said", "").splitlines()[-1:]
+        line = ": ".join([str(why).splitlines()[0].removesuffix("; the console ends:"), *said])
+        return NotUp(f"L1 did not come up: {line}; its logs are in {shown(self._kept)}")
 
     def _start(self) -> None:
         scratch = tempfile.TemporaryDirectory(prefix="qap-")
@@ -92,7 +131,7 @@ class L1:
         spec = l1_spec(self.build, self.folder, self.devices, self.modules, self.append)
         machine = Machine(binary, spec, log=self.folder / LOG)
         self.machine = self._owned.enter_context(machine)
-        self.machine.boot()
+        self._boot()
         self.channels = Channels(self.machine, self.folder, self._appeared_by_shell)
         asked, told = self._owned.enter_context(self.channels.open(2))
         script = Path(shutil.copy(agent.SCRIPT, self.folder))
@@ -105,14 +144,26 @@ class L1:
         self.channels.appeared = lambda nodes: self.agent.wait_nodes(nodes, NODES_S)
         threading.Thread(target=self._listen, args=(told.sock.dup(),), daemon=True).start()
 
+    def _boot(self) -> None:
+        """Wait for the first command.
+
+        Raises:
+            TimeoutError, GuestPanic: it does not come.
+            QemuDied: QEMU has ended.
+        """
+        try:
+            self.console.wait_ready(settings().l1.up)
+        except GuestLost:
+            raise self.machine.died() from None
+
     def _appeared_by_shell(self, nodes: Sequence[str]) -> None:
         there = " && ".join(f"test -c {node}" for node in nodes)
         self.console.check(f'await "{there}"', NODES_S)
 
-    def _why(self, error: QapError) -> QapError:
-        """What L1's console says where L1 has ended, or else `error`."""
+    def _why(self, error: Exception) -> Exception:
+        """What L1's console says where its kernel has stopped, or else `error`."""
         try:
-            self.console.run("true", LOST_S)
+            self.console.wait_ready(LOST_S)
         except QapError as said:
             return said
         except TimeoutError:
