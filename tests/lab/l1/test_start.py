@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -82,23 +83,34 @@ def test_a_module_that_is_not_there_is_told(scratch: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
+def test_a_full_disk_is_told(scratch: Path) -> None:
+    """A file system with room for a page, mounted where no one else sees it."""
+    mounted = f'mount -t tmpfs -o size=4k full {scratch} && TMPDIR={scratch} exec "$@"'
+    imports = "from qap.fork.build import Build; from qap.lab.l1 import L1"
+    start = f"{imports}; L1(Build.under_test()).__enter__()"
+    argv = ["unshare", "--map-root-user", "--mount", "sh", "-c", mounted, "sh"]
+    argv += [sys.executable, "-c", start]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    if last.startswith("unshare:"):
+        pytest.skip(last)
+    assert "L1 did not come up: [Errno 28] No space left on device: " in last
+    assert running(scratch) == []
+
+
 def test_two_labs_do_not_disturb_each_other(l1: L1) -> None:
+    """Nor does one whose kernel stops, which is told by who asks it next."""
     with L1(Build.under_test()) as other:
         labs = (l1, other)
-        assert l1.folder != other.folder
         for lab in labs:
             lab.check(f"echo {lab.folder} >/run/mine && echo {lab.folder} >{lab.folder}/mine")
         with ThreadPoolExecutor() as threads:
             read = list(threads.map(lambda lab: lab.agent.read("/run/mine").strip(), labs))
         assert read == [str(lab.folder) for lab in labs]
-        assert (l1.folder / "mine").read_text().strip() == str(l1.folder)
-    assert l1.agent.read("/run/mine").strip() == str(l1.folder)
-
-
-def test_an_l1_that_ends_is_told_by_who_asks_it_next(scratch: Path) -> None:
-    with L1(Build.under_test()) as lab:
-        lab.console.send("echo c >/proc/sysrq-trigger")
+        assert read == [(lab.folder / "mine").read_text().strip() for lab in labs]
+        other.console.send("echo c >/proc/sysrq-trigger")
+        other.agent.timeout = 5
         with pytest.raises(GuestPanic, match="sysrq triggered crash"):
-            lab.agent.timeout = 5
-            lab.agent.wait_nodes(["/dev/never"], 60)
-    assert running(scratch) == []
+            other.agent.wait_nodes(["/dev/never"], 60)
+    assert running(other.folder) == []
+    assert l1.agent.read("/run/mine").strip() == str(l1.folder)
