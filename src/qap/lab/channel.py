@@ -43,14 +43,15 @@ class Channels:
     appeared: Callable[[Sequence[str]], None]
     _taken: set[int] = field(default_factory=set)
     _made: int = 0
+    _last: int = 0
 
     @contextmanager
     def open(self, count: int) -> Iterator[list[Channel]]:
         """New channels, until the context ends.
 
         Raises:
-            QapError: no ports are left.
-            TimeoutError: L1 did not take them.
+            QapError: no ports are left, or L1 did not take them.
+            TimeoutError: L1 does not answer.
         """
         plugged: list[str] = []
         with ExitStack() as owned, ExitStack() as first:
@@ -62,9 +63,12 @@ class Channels:
     @contextmanager
     def _plugged(self, names: list[str]) -> Iterator[Channel]:
         """A port whose name is noted; it must be unplugged before its context ends."""
-        number = min(set(PORTS) - self._taken, default=0)
-        if not number:
+        free = [number for number in PORTS if number not in self._taken]
+        if not free:
             raise QapError(f"L1 has no more than {len(PORTS)} channels: end a QEMU in it first")
+        # One that has just been unplugged may still have its device in L1: take turns.
+        number = min(free, key=lambda number: (number - self._last - 1) % len(PORTS))
+        self._last = number
         self._made += 1
         name = f"channel{self._made}"
         path = self.folder / f"{name}.sock"
