@@ -70,6 +70,7 @@ def plug(
     legacy: Legacy = "",
     version_1: bool = True,
     is_iommu: bool = False,
+    lenient: bool = False,
 ) -> Expectation:
     """What plugging a device must lead to.
 
@@ -81,6 +82,9 @@ def plug(
             alone. A driver that uses it can't accept the bit, and need not.
         version_1: the device is able to offer VERSION_1.
         is_iommu: the device is itself the IOMMU of its bus.
+        lenient: a device with nothing but a legacy interface is taken all the same, because
+            it does not insist on ACCESS_PLATFORM (x-require-iommu-platform=off) and its
+            transport never refused it. Not on PCI.
     """
     if not version_1 and not legacy:
         return Expectation(
@@ -94,9 +98,9 @@ def plug(
         return Expectation(
             Outcome.WORKS, False, False, "not requested: the bit is not offered to the driver"
         )
-    refused = _refused(legacy, is_iommu)
-    if refused:
-        return refused
+    special = _unasked(legacy, lenient) or _refused(legacy, is_iommu)
+    if special:
+        return special
     if not translated:
         return Expectation(
             Outcome.WORKS,
@@ -142,6 +146,20 @@ def plug_vdpa(*, requested: bool, translated: bool, offers: bool) -> Expectation
         )
     expected = plug(requested=requested, translated=translated, backend_can=True)
     return replace(expected, translating=True, always=True)
+
+
+def _unasked(legacy: Legacy, lenient: bool) -> Expectation | None:
+    """The row for a device that plugs though no driver of it can be asked for the bit."""
+    if legacy and lenient:
+        return Expectation(
+            Outcome.WORKS,
+            False,
+            False,
+            "requested, but a driver of its legacy interface is not shown bit 33, and the device "
+            "does not insist on it",
+            "virtio 1.3, 6.2 ACCESS_PLATFORM (the device may fail to operate)",
+        )
+    return None
 
 
 def _refused(legacy: Legacy, is_iommu: bool) -> Expectation | None:

@@ -1,0 +1,55 @@
+"""Each refusal of the fence table has a remedy, and it takes away what is refused."""
+
+from itertools import product
+
+import pytest
+
+from qap.oracle import fence, remedy
+from qap.oracle.fence import Legacy, Outcome
+
+LEGACIES: tuple[Legacy, ...] = ("", "also", "only")
+
+
+@pytest.mark.parametrize(
+    ("requested", "translated", "legacy", "version_1", "is_iommu"),
+    list(product([False, True], [False, True], LEGACIES, [False, True], [False, True])),
+)
+def test_exactly_what_is_refused_has_a_remedy(
+    requested: bool, translated: bool, legacy: Legacy, version_1: bool, is_iommu: bool
+) -> None:
+    expected = fence.plug(
+        requested=requested,
+        translated=translated,
+        backend_can=False,
+        legacy=legacy,
+        version_1=version_1,
+        is_iommu=is_iommu,
+    )
+    found = remedy.of_refusal(
+        transport="pci",
+        requested=requested,
+        translated=translated,
+        legacy=legacy,
+        version_1=version_1,
+        is_iommu=is_iommu,
+    )
+    if expected.outcome is Outcome.REFUSED:
+        assert found
+
+
+def test_confidential_guest_needs_the_bit() -> None:
+    found = [
+        one
+        for legacy in LEGACIES
+        for one in remedy.of_refusal(
+            transport="pci",
+            requested=True,
+            translated=True,
+            legacy=legacy,
+            version_1=True,
+            is_iommu=False,
+            demands=True,
+        )
+    ]
+    assert found
+    assert "iommu_platform=off" not in found
