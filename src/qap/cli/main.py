@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from qap.cli import tests, trials
+from qap.cli.explain import explain
 from qap.cli.lab import lab
 from qap.cli.measure import bench, soak
 from qap.cli.options import Base, Json, Profile
@@ -117,6 +118,7 @@ for verb in (
     tests.test,
     tests.prove,
     trials.repro,
+    explain,
 ):
     app.command()(verb)
 app.add_typer(lab, name="lab")

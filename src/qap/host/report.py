@@ -21,7 +21,7 @@ class Report:
     """The results of a verb; documented in docs/json.md.
 
     Attributes:
-        verb: bench, fetch, lab, matrix, prove, repro, run, soak or test.
+        verb: bench, explain, fetch, lab, matrix, prove, repro, run, soak or test.
         ok: everything was as expected.
         results: an object for each row of the table.
         seconds: how long it took.

@@ -1,0 +1,286 @@
+"""What becomes of a virtio device on stock QEMU and on the fork, by the fence table."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qap.explain.backend import Backend, Kind, Told, backend
+from qap.explain.buses import Buses, Translation
+from qap.explain.command import Command, Item
+from qap.explain.device_types import VirtioType, virtio_type
+from qap.explain.interface import Interface, interface
+from qap.explain.knowledge import knowledge
+from qap.explain.machine_type import Machine
+from qap.explain.properties import Given, given
+from qap.machine.catalog import DeviceType
+from qap.oracle import fence, remedy, stock
+from qap.oracle.fence import Expectation, Outcome
+from qap.oracle.stock import Conclusion
+
+REQUEST = "iommu_platform"
+INSISTS = "x-require-iommu-platform"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a device, if its bus and back-end are as assumed.
+
+    Attributes:
+        assumed: what had to be assumed; "" if nothing.
+        plugged: the row of the fence table for its plug on the fork.
+        driven: that row with Linux as its driver in the guest.
+        on_stock: how stock QEMU ends its plug.
+        driven_on_stock: what becomes of it in a guest there.
+        remedies: what helps, the best first; none where all is well.
+    """
+
+    assumed: str
+    plugged: Expectation
+    driven: Expectation
+    on_stock: Conclusion
+    driven_on_stock: Outcome
+    remedies: Sequence[str] = ()
+
+    @property
+    def same(self) -> bool:
+        """Whether all is well on stock QEMU and on the fork."""
+        return (
+            self.driven.outcome is Outcome.WORKS
+            and self.driven_on_stock is Outcome.WORKS
+            and not self.on_stock.fault
+        )
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A virtio device and what becomes of it.
+
+    Attributes:
+        requested: whether ACCESS_PLATFORM is, and by what.
+        missing: the build that has no such device: "stock QEMU" or "".
+        verdicts: one; more if what isn't known decides.
+        remarks: what is odd beside that.
+    """
+
+    item: Item
+    kind: VirtioType
+    family: DeviceType
+    bus: str
+    interface: Interface
+    requested: bool
+    requested_by: str
+    translation: Translation
+    backend: Backend
+    missing: str
+    verdicts: Sequence[Verdict]
+    remarks: Sequence[str]
+
+    @property
+    def name(self) -> str:
+        return self.item.id or self.kind.driver
+
+
+class Predictor:
+    """Predicts for the devices of one command line.
+
+    Args:
+        told: what is known of back-ends, by their names.
+    """
+
+    def __init__(
+        self, command: Command, machine: Machine, buses: Buses, told: Mapping[str, Told]
+    ) -> None:
+        self._command = command
+        self._machine = machine
+        self._buses = buses
+        self._told = told
+
+    def all(self) -> list[Prediction]:
+        """A prediction for each virtio device, in the order of the command line.
+
+        Raises:
+            UsageError: QEMU has no such device.
+        """
+        found = []
+        for item in self._command.devices:
+            driver = item.opts.get("driver")
+            kind = virtio_type(driver, self._machine.target)
+            if kind:
+                found.append(self._of(item, kind))
+            elif driver.startswith(("virtio-", "vhost-")) and not driver.startswith("virtio-mmio"):
+                self._command.left.append(f"{driver}: a device that qap does not know")
+        return found
+
+    def _of(self, item: Item, kind: VirtioType) -> Prediction:
+        command, machine = self._command, self._machine
+        family, behind = backend(command, item, kind, self._told)
+        bus = self._buses.of(item) if kind.transport == "pci" else None
+        if kind.transport == "pci" and bus is None and machine.row:
+            where = item.opts.get("bus") or "a PCI bus"
+            command.left.append(f"{item.id or kind.driver}: there is no bus {where} that is known")
+        translation = (
+            self._buses.translation(bus)
+            if kind.transport == "pci"
+            else Translation(False, f"virtio on {kind.transport.upper()} never does")
+        )
+        shown = interface(command, item, kind, family, machine, bus)
+        said = given(command, item, kind, REQUEST)
+        requested = said.on if said else bool(machine.confidential)
+        facts = _Facts(kind, family, shown, requested, behind, self._lenient(item, kind), machine)
+        return Prediction(
+            item,
+            kind,
+            family,
+            bus.name if bus else item.opts.get("bus") or item.opts.get("devno"),
+            shown,
+            requested,
+            _by(said, machine),
+            translation,
+            behind,
+            "" if kind.transport in family.transports else "stock QEMU",
+            facts.verdicts(translation.translated),
+            _remarks(facts),
+        )
+
+    def _lenient(self, item: Item, kind: VirtioType) -> bool:
+        said = given(self._command, item, kind, INSISTS)
+        return not said.on if said else self._machine.lenient
+
+
+def _by(said: Given | None, machine: Machine) -> str:
+    if said:
+        return said.by
+    return f"forced by {machine.confidential}" if machine.confidential else "not given"
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What decides, but for what may not be known."""
+
+    kind: VirtioType
+    family: DeviceType
+    interface: Interface
+    requested: bool
+    backend: Backend
+    lenient: bool
+    machine: Machine
+
+    def verdicts(self, translated: bool | None) -> list[Verdict]:
+        """One for each case that may be."""
+        found: list[Verdict] = []
+        for bus in [translated] if translated is not None else [False, True]:
+            for can in [self.backend.can] if self.backend.can is not None else [False, True]:
+                assumed = []
+                if translated is None:
+                    assumed.append("its bus translates" if bus else "its bus does not translate")
+                if self.backend.can is None:
+                    assumed.append(
+                        "its back-end offers ACCESS_PLATFORM"
+                        if can
+                        else "its back-end does not offer ACCESS_PLATFORM"
+                    )
+                found.append(self._verdict(", and ".join(assumed), bus, can))
+        first = found[0]
+        if all(_alike(first, other) for other in found):
+            return [self._verdict("", bool(translated), bool(self.backend.can))]
+        return found
+
+    def _verdict(self, assumed: str, translated: bool, can: bool) -> Verdict:
+        plugged = self._plug(translated, can)
+        on_stock = self._stock(translated, can)
+        demands, declines = bool(self.machine.confidential), self.family.declined
+        driven = fence.driven(plugged, declines=declines, demands=demands)
+        there = on_stock.outcome
+        if there is Outcome.WORKS and (
+            (demands and not self.requested) or (declines and self.requested)
+        ):
+            there = Outcome.UNSERVED
+        return Verdict(
+            assumed,
+            plugged,
+            driven,
+            on_stock,
+            there,
+            self._remedies(translated, plugged, driven),
+        )
+
+    def _plug(self, translated: bool, can: bool) -> Expectation:
+        if self.interface.error:
+            return Expectation(
+                Outcome.REFUSED, False, False, self.interface.error, "virtio 1.3, 2.2.3"
+            )
+        is_legacy = self.requested and bool(self.interface.legacy)
+        if self.backend.kind is Kind.VDPA and not is_legacy:
+            return fence.plug_vdpa(requested=self.requested, translated=translated, offers=can)
+        return fence.plug(
+            requested=self.requested,
+            translated=translated,
+            backend_can=can,
+            legacy=self.interface.legacy,
+            version_1=self.backend.version_1,
+            is_iommu=self.family.iommu and translated,
+            lenient=self.lenient and self.kind.transport != "pci",
+        )
+
+    def _stock(self, translated: bool, can: bool) -> Conclusion:
+        if self.interface.error:
+            return Conclusion(Outcome.REFUSED, self.interface.error)
+        if self.backend.kind is Kind.VDPA:
+            return stock.plug_vdpa(
+                transport=self.kind.transport, requested=self.requested, offers=can
+            )
+        return stock.plug(
+            transport=self.kind.transport,
+            requested=self.requested,
+            translated=translated,
+            backend_can=can if self.backend.offers is None else self.backend.offers,
+            has_means=not (self.backend.offers and self.backend.can is False),
+            asked=self.family.name not in knowledge().stock.unasked,
+            legacy=self.interface.stock,
+            version_1=self.backend.version_1,
+        )
+
+    def _remedies(
+        self, translated: bool, plugged: Expectation, driven: Expectation
+    ) -> Sequence[str]:
+        if self.interface.error:
+            return ["disable-modern=off,disable-legacy=on"]
+        if plugged.outcome is Outcome.REFUSED:
+            if self.backend.kind is Kind.VDPA and not self.interface.legacy:
+                return remedy.of_vdpa()
+            return remedy.of_refusal(
+                transport=self.kind.transport,
+                requested=self.requested,
+                translated=translated,
+                legacy=self.interface.legacy,
+                version_1=self.backend.version_1,
+                is_iommu=self.family.iommu,
+                demands=bool(self.machine.confidential),
+            )
+        if driven.outcome is Outcome.UNSERVED:
+            return remedy.of_service(
+                declines=self.family.declined,
+                demands=bool(self.machine.confidential),
+                requested=self.requested,
+            )
+        return []
+
+
+def _alike(one: Verdict, other: Verdict) -> bool:
+    return (one.driven.outcome, one.on_stock, one.driven_on_stock) == (
+        other.driven.outcome,
+        other.on_stock,
+        other.driven_on_stock,
+    )
+
+
+def _remarks(facts: _Facts) -> list[str]:
+    remarks = []
+    unasked = facts.family.name in knowledge().stock.unrequested and not facts.requested
+    if unasked and facts.backend.offers is not False:
+        where = "stock QEMU and this machine type" if facts.lenient else "stock QEMU"
+        remarks.append(f"{where}: the bit is offered though nobody asks, if its back-end has it")
+    if facts.lenient and facts.requested:
+        remarks.append(
+            "it does not insist: a driver that does not accept the bit is served, as on stock QEMU"
+        )
+    return remarks
