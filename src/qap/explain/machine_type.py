@@ -87,7 +87,8 @@ def machine_of(command: Command) -> Machine:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, one) for one in patterns)
+    """Whether a machine type is one of these; what a distribution adds after a plus is its own."""
+    return any(fnmatchcase(name.partition("+")[0], one) for one in patterns)
 
 
 def _target(command: Command, name: str) -> str:

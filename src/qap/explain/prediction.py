@@ -200,7 +200,7 @@ class _Facts:
             driven,
             on_stock,
             there,
-            self._remedies(translated, plugged, driven),
+            self._remedies(translated, plugged, driven, on_stock),
         )
 
     def _plug(self, translated: bool, can: bool) -> Expectation:
@@ -240,7 +240,7 @@ class _Facts:
         )
 
     def _remedies(
-        self, translated: bool, plugged: Expectation, driven: Expectation
+        self, translated: bool, plugged: Expectation, driven: Expectation, on_stock: Conclusion
     ) -> Sequence[str]:
         if self.interface.error:
             return ["disable-modern=off,disable-legacy=on"]
@@ -261,6 +261,10 @@ class _Facts:
                 declines=self.family.declined,
                 demands=bool(self.machine.confidential),
                 requested=self.requested,
+            )
+        if on_stock.outcome is Outcome.REFUSED:
+            return remedy.of_stock(
+                requested=self.requested, demands=bool(self.machine.confidential)
             )
         return []
 

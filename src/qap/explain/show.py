@@ -41,7 +41,7 @@ def lines(explanation: Explanation, width: int) -> Iterator[str]:
             yield from _device(prediction, width)
     if plain:
         yield ""
-        kinds = ", ".join(f"{one.name} ({one.kind.driver})" for one in plain)
+        kinds = ", ".join(_named(one) for one in plain)
         yield from _wrapped(f"{_count(plain)} on stock QEMU and on the fork: {kinds}", width)
     if not explanation.predictions:
         yield ""
@@ -51,6 +51,11 @@ def lines(explanation: Explanation, width: int) -> Iterator[str]:
         yield "[bold]Not understood, and it may matter:[/]"
         for left in explanation.left:
             yield from _wrapped(left, width, "  ")
+
+
+def _named(prediction: Prediction) -> str:
+    driver = prediction.kind.driver
+    return f"{prediction.item.id} ({driver})" if prediction.item.id else driver
 
 
 def _count(plain: Sequence[Prediction]) -> str:

@@ -56,6 +56,14 @@ def of_refusal(
     return []
 
 
+def of_stock(*, requested: bool, demands: bool) -> Sequence[str]:
+    """What helps where stock QEMU refuses a device that need not be refused.
+
+    Args: as in `of_refusal`.
+    """
+    return ["the fork", *([INSTEAD] if requested and not demands else [])]
+
+
 def of_vdpa() -> Sequence[str]:
     """What helps where a vDPA device does not offer ACCESS_PLATFORM."""
     return ["a vDPA device that offers ACCESS_PLATFORM; no property of QEMU helps"]

@@ -196,6 +196,15 @@ def test_confidential_guest_is_not_told_to_do_without() -> None:
     assert not any("iommu_platform=off" in one for one in verdict.remedies)
 
 
+@pytest.mark.parametrize(
+    ("machine", "remedies"), [(Q35, ["the fork", "iommu_platform=off"]), (SEV, ["the fork"])]
+)
+def test_fault_of_stock_has_a_remedy(machine: str, remedies: list[str]) -> None:
+    (verdict,) = device(f"{machine} {FS},iommu_platform=on", "fs0").verdicts
+    assert ends(verdict) == (R, W)
+    assert verdict.remedies == remedies
+
+
 def test_device_that_only_the_fork_has() -> None:
     found = device(
         "qemu-system-s390x -nodefaults -chardev socket,id=c,path=/b "

@@ -1,4 +1,4 @@
-"""Each refusal of the fence table has a remedy, and it takes away what is refused."""
+"""Each refusal of the fence table has a remedy that fits the guest."""
 
 from itertools import product
 
@@ -14,7 +14,7 @@ LEGACIES: tuple[Legacy, ...] = ("", "also", "only")
     ("requested", "translated", "legacy", "version_1", "is_iommu"),
     list(product([False, True], [False, True], LEGACIES, [False, True], [False, True])),
 )
-def test_exactly_what_is_refused_has_a_remedy(
+def test_what_is_refused_has_a_remedy(
     requested: bool, translated: bool, legacy: Legacy, version_1: bool, is_iommu: bool
 ) -> None:
     expected = fence.plug(
