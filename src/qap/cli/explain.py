@@ -13,6 +13,7 @@ from qap.explain.backend import Kind, Told, of_bits, told
 from qap.explain.explanation import Explanation
 from qap.explain.explanation import explain as explained
 from qap.host.errors import QapError, UsageError
+from qap.host.report import Report
 
 STDIN = "-"
 # Nobody has a log of more than that; it is read whole.
@@ -21,8 +22,9 @@ LARGEST = 64 << 20
 
 def explain(
     file: Annotated[
-        str, typer.Argument(help="A command line, a log or a script that has one; - is stdin.")
-    ] = STDIN,
+        str | None,
+        typer.Argument(help="A command line, a log or a script that has one; - is stdin."),
+    ] = None,
     backend: Annotated[
         list[str] | None,
         typer.Option(help="ID=FEATURES of a back-end, such as fs0=ACCESS_PLATFORM or fs0=none."),
@@ -37,12 +39,16 @@ def explain(
 ) -> None:
     """Why a virtio device is refused or not served, from what you have. Nothing is run."""
     from qap.cli.finish import finish
+
+    if error is not None:
+        if file is not None or backend or ask:
+            raise UsageError("--error stands alone: leave out the file, --backend and --ask")
+        finish(_text(error), json)
     from qap.explain.as_json import as_json
     from qap.explain.show import show
-    from qap.host.report import Report
 
     began = time.monotonic()
-    data, name, folder = _input(file)
+    data, name, folder = _input(file or STDIN)
     known = dict(told(text) for text in backend or [])
     explanation = explained(data, name, folder, known)
     if ask:
@@ -50,6 +56,22 @@ def explain(
     show(explanation)
     results = [as_json(one) for one in explanation.predictions]
     finish(Report("explain", True, time.monotonic() - began, results), json)
+
+
+def _text(error: str) -> Report:
+    """Show what an error text means."""
+    from qap.explain.error_texts import find
+    from qap.explain.show_text import show_texts
+
+    began = time.monotonic()
+    found = find(error)
+    if not found:
+        raise UsageError(
+            "no error text like that is known: give the whole line, or the command line instead"
+        )
+    show_texts(found)
+    results = [{**one.text.model_dump(mode="json"), "exact": one.exact} for one in found]
+    return Report("explain", True, time.monotonic() - began, results)
 
 
 def _input(file: str) -> tuple[bytes, str, Path]:

@@ -1,18 +1,15 @@
 """An explanation on a terminal: what is refused or differs in full, the rest in a line."""
 
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 
+from qap.explain.error_texts import in_log
 from qap.explain.explanation import Explanation
 from qap.explain.prediction import Prediction, Verdict
-from qap.host.report import bad, good, unsure
+from qap.explain.rows import row, wrapped
 from qap.oracle.fence import Outcome
 
-LABEL = 12
-COLOUR = {Outcome.WORKS: good, Outcome.REFUSED: bad, Outcome.UNSERVED: unsure}
 # What a verdict is called where a guest is still to drive the device.
 WORD = {Outcome.WORKS: "plugs", Outcome.REFUSED: "refused", Outcome.UNSERVED: "plugs, not served"}
 
@@ -31,9 +28,9 @@ def lines(explanation: Explanation, width: int) -> Iterator[str]:
     Args:
         width: of the terminal, in characters.
     """
-    yield from _wrapped(_head(explanation), width)
+    yield from wrapped(_head(explanation), width)
     for note in explanation.notes:
-        yield from _wrapped(f"note: {note}", width)
+        yield from wrapped(f"note: {note}", width)
     plain = [one for one in explanation.predictions if _is_plain(one)]
     for prediction in explanation.predictions:
         if prediction not in plain:
@@ -42,15 +39,18 @@ def lines(explanation: Explanation, width: int) -> Iterator[str]:
     if plain:
         yield ""
         kinds = ", ".join(_named(one) for one in plain)
-        yield from _wrapped(f"{_count(plain)} on stock QEMU and on the fork: {kinds}", width)
+        yield from wrapped(f"{_count(plain)} on stock QEMU and on the fork: {kinds}", width)
     if not explanation.predictions:
         yield ""
         yield "It has no virtio device."
+    for text in in_log(explanation.command.said):
+        yield ""
+        yield from wrapped(f"The log says “{text.text}”: {text.meaning}", width)
     if explanation.left:
         yield ""
         yield "[bold]Not understood, and it may matter:[/]"
         for left in explanation.left:
-            yield from _wrapped(left, width, "  ")
+            yield from wrapped(left, width, "  ")
 
 
 def _named(prediction: Prediction) -> str:
@@ -89,20 +89,20 @@ def _device(prediction: Prediction, width: int) -> Iterator[str]:
     hot = ", hot-plugged" if prediction.item.hot else ""
     name = f"{prediction.item.id}: " if prediction.item.id else ""
     title = f"{name}{prediction.kind.driver}{place} ({transport}{hot})"
-    yield from (f"[bold]{line}[/]" for line in _wrapped(title, width))
+    yield from (f"[bold]{line}[/]" for line in wrapped(title, width))
     shown = prediction.interface
     because = f": {shown.why}" if shown.why else ""
-    yield from _row("interface", f"{shown.shown}{because}", width)
+    yield from row("interface", f"{shown.shown}{because}", width)
     asked = "yes" if prediction.requested else "no"
-    yield from _row("requested", f"{asked}: {prediction.requested_by}", width)
-    yield from _row("translated", _translated(prediction), width)
-    yield from _row("back-end", _backend(prediction), width)
+    yield from row("requested", f"{asked}: {prediction.requested_by}", width)
+    yield from row("translated", _translated(prediction), width)
+    yield from row("back-end", _backend(prediction), width)
     if prediction.missing:
-        yield from _row("", f"{prediction.missing} has no such device", width)
+        yield from row("", f"{prediction.missing} has no such device", width)
     for verdict in prediction.verdicts:
         yield from _verdict(prediction, verdict, width)
     for remark in prediction.remarks:
-        yield from _row("remark", remark, width)
+        yield from row("remark", remark, width)
 
 
 def _translated(prediction: Prediction) -> str:
@@ -124,39 +124,20 @@ def _backend(prediction: Prediction) -> str:
 
 def _verdict(prediction: Prediction, verdict: Verdict, width: int) -> Iterator[str]:
     if verdict.assumed:
-        yield from _row("if", verdict.assumed, width)
+        yield from row("if", verdict.assumed, width)
     if not prediction.missing:
         yield from _stock(verdict, width)
     outcome = verdict.driven.outcome
-    yield from _row("fork", WORD[outcome], width, outcome)
-    yield from _row("why", verdict.driven.why, width)
-    yield from _row("clause", verdict.driven.clause, width)
+    yield from row("fork", WORD[outcome], width, outcome)
+    yield from row("why", verdict.driven.why, width)
+    yield from row("clause", verdict.driven.clause, width)
     for number, one in enumerate(verdict.remedies):
-        yield from _row("remedy" if number == 0 else "or", one, width)
+        yield from row("remedy" if number == 0 else "or", one, width)
 
 
 def _stock(verdict: Verdict, width: int) -> Iterator[str]:
     outcome, stock = verdict.driven_on_stock, verdict.on_stock
     said = f": “{stock.error}”" if stock.error else ""
-    yield from _row("stock QEMU", f"{WORD[outcome]}{said}", width, outcome)
+    yield from row("stock QEMU", f"{WORD[outcome]}{said}", width, outcome)
     if stock.fault:
-        yield from _row("", f"which is a fault: {stock.fault}", width)
-
-
-def _row(label: str, text: str, width: int, outcome: Outcome | None = None) -> Iterator[str]:
-    wrapped = textwrap.wrap(text, max(width - LABEL - 2, 20), break_on_hyphens=False) or [""]
-    for number, line in enumerate(wrapped):
-        head = f"{label if number == 0 else '':<{LABEL}}"
-        shown = COLOUR[outcome](line) if outcome else escape(line)
-        yield f"  {head}{shown}"
-
-
-def _wrapped(text: str, width: int, indent: str = "") -> Iterator[str]:
-    for line in textwrap.wrap(
-        text,
-        width,
-        break_on_hyphens=False,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  ",
-    ):
-        yield escape(line)
+        yield from row("", f"which is a fault: {stock.fault}", width)

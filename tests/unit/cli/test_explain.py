@@ -5,6 +5,7 @@ import socket
 import threading
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from qap.cli.main import app
@@ -94,3 +95,28 @@ def test_file_that_is_not_there() -> None:
     error = explain("/nowhere/x").exception
     assert isinstance(error, UsageError)
     assert str(error) == "/nowhere/x: No such file or directory"
+
+
+def test_error_text(tmp_path: Path) -> None:
+    results = tmp_path / "x.json"
+    result = explain(
+        "--error", "device must provide VIRTIO_F_ACCESS_PLATFORM", "--json", str(results)
+    )
+    assert result.exit_code == 0, result.output
+    assert "  must be     not served" in result.output.splitlines()
+    (found,) = json.loads(results.read_text())["results"]
+    assert (found["by"], found["exact"]) == ("linux", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("--error", "hello, world of errors"), "no error text like that is known"),
+        (("--error", "x", "--ask"), "--error stands alone"),
+        (("--error", "x", "file"), "--error stands alone"),
+    ],
+)
+def test_error_text_that_leads_nowhere(words: tuple[str, ...], error: str) -> None:
+    found = explain(*words).exception
+    assert isinstance(found, UsageError)
+    assert str(found).startswith(error)
