@@ -4,11 +4,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from qap.cli.options import Json
+from qap.cli.options import Json, Profile
 from qap.explain.backend import Kind, Told, of_bits, told
 from qap.explain.explanation import Explanation
 from qap.explain.explanation import explain as explained
@@ -35,14 +35,18 @@ def explain(
     error: Annotated[
         str | None, typer.Option(help="Instead of a command line: an error text.")
     ] = None,
+    run: Annotated[
+        bool, typer.Option("--run", help="Plug the devices on stock QEMU and on the fork, too.")
+    ] = False,
+    profile: Profile = "lab",
     json: Json = None,
 ) -> None:
-    """Why a virtio device is refused or not served, from what you have. Nothing is run."""
+    """Why a virtio device is refused or not served, from what you have."""
     from qap.cli.finish import finish
 
     if error is not None:
-        if file is not None or backend or ask:
-            raise UsageError("--error stands alone: leave out the file, --backend and --ask")
+        if file is not None or backend or ask or run:
+            raise UsageError("--error stands alone: leave out the file, --backend, --ask and --run")
         finish(_text(error), json)
     from qap.explain.as_json import as_json
     from qap.explain.show import show
@@ -55,7 +59,33 @@ def explain(
         explanation = explained(data, name, folder, {**_asked(explanation, known), **known})
     show(explanation)
     results = [as_json(one) for one in explanation.predictions]
+    if run:
+        _run(explanation, profile, results, json, began)
     finish(Report("explain", True, time.monotonic() - began, results), json)
+
+
+def _run(
+    explanation: Explanation,
+    profile: str,
+    results: list[dict[str, object]],
+    json: Path | None,
+    began: float,
+) -> NoReturn:
+    """Try what was predicted, show it, and end."""
+    from qap.cli.finish import finish
+    from qap.fork.build import Build, make
+    from qap.scenario import rerun as running
+
+    base, fork = Build(profile, is_base=True), Build(profile)
+    make(base)
+    make(fork)
+    done = running.rerun(explanation, base, fork)
+    running.show(done)
+    for problem in running.problems(done):
+        print(f"not as predicted: {problem}")
+    results += [{"run": running.as_json(one)} for one in done]
+    report = Report("explain", all(one.ok for one in done), time.monotonic() - began, results)
+    finish(report, json, [fork, base])
 
 
 def _text(error: str) -> Report:

@@ -16,6 +16,7 @@ class Bus:
         express: it is PCI Express.
         is_root: it is a root bus: the machine's, or a pxb's.
         parent: the bus that its bridge is on; None for the machine's root bus.
+        bridges_only: QEMU takes nothing else on it; what it says of other devices.
         to_pci: its bridge is one from PCI Express to PCI, with an address of its own.
         bypass: of a root bus: it bypasses the IOMMU.
     """
@@ -26,6 +27,7 @@ class Bus:
     parent: "Bus | None" = None
     to_pci: bool = False
     bypass: bool = False
+    bridges_only: str = ""
 
     @property
     def is_port(self) -> bool:
@@ -56,11 +58,15 @@ class Buses:
     def __init__(self, command: Command, machine: Machine) -> None:
         self.machine = machine
         self.iommus: list[str] = [machine.iommu] if machine.iommu else []
+        self._command = command
         self._buses: dict[str, Bus] = {}
         row = machine.row
         if row and machine.root:
             root = Bus(machine.root, row.express, is_root=True, bypass=machine.bypass)
             self._buses[root.name] = root
+        # Where QEMU puts a device that does not say: it looks at a pxb first, the last one.
+        self._unsaid = self.root
+        self._places: dict[int, Bus | None] = {}
         for item in command.devices:
             self._take(item)
 
@@ -71,28 +77,43 @@ class Buses:
 
     def _take(self, item: Item) -> None:
         driver = item.opts.get("driver")
+        name = item.opts.get("bus")
+        place = self._places[id(item)] = self._buses.get(name) if name else self._unsaid
         if driver in knowledge().iommu and not item.hot:
-            self.iommus.append(driver)
+            self._take_iommu(driver, place)
         kind = knowledge().bus.get(driver)
-        parent = self.of(item)
-        if kind and parent and item.id:
-            self._add(item, driver, kind, parent)
+        if kind and place and (item.id or kind == "root"):
+            self._add(item, driver, kind, place)
+
+    def _take_iommu(self, driver: str, place: Bus | None) -> None:
+        row = self.machine.row
+        if row and driver not in row.iommus:
+            self._command.left.append(f"{driver}: a machine {self.machine.type} does not take it")
+        elif place and place.bridges_only and driver.startswith("virtio-"):
+            self._command.left.append(f"{driver}: QEMU puts it on {place.name}, and refuses it")
+        else:
+            self.iommus.append(driver)
 
     def _add(self, item: Item, driver: str, kind: BusKind, parent: Bus) -> None:
-        name = item.id
+        name = item.id or f"{driver} without an id"
         bypass = bool(boolean(item.opts.get("bypass_iommu")))
+        only = f"Only PCI/PCIe bridges can be plugged into {driver}"
         if driver == "pxb":
-            inner = Bus(f"pxb-internal of {name}", False, True, parent, bypass=bypass)
+            inner = Bus(
+                f"pxb-internal of {name}", False, True, parent, bypass=bypass, bridges_only=only
+            )
             self._buses[name] = Bus(name, False, parent=inner)
+            self._unsaid = inner
         elif kind == "root":
-            self._buses[name] = Bus(name, True, True, parent, bypass=bypass)
+            self._unsaid = self._buses[name] = Bus(
+                name, True, True, parent, bypass=bypass, bridges_only=only
+            )
         else:
             self._buses[name] = Bus(name, kind == "port", False, parent, kind == "to_pci")
 
     def of(self, item: Item) -> Bus | None:
         """The bus that a PCI device is plugged into; None if it isn't known."""
-        name = item.opts.get("bus")
-        return self._buses.get(name) if name else self.root
+        return self._places.get(id(item))
 
     def translation(self, bus: Bus | None) -> Translation:
         """Whether addresses of a device on a bus are translated.

@@ -12,6 +12,7 @@ from qap.machine.catalog import DeviceType
 from qap.oracle.fence import Legacy
 
 NEITHER = "device cannot work as neither modern nor legacy mode is enabled"
+LOW_REVISION = "Invalid value of property max_rev (is 0 expected >= 1)"
 # Machine types up to these set properties of PCI devices.
 ALSO_LEGACY = (2, 6)
 VSOCK_LEGACY = (5, 0)
@@ -52,6 +53,8 @@ def interface(
         return _mmio(command, machine)
     if kind.transport == "ccw":
         return _ccw(command, item, kind, family)
+    if bus and bus.bridges_only:
+        return Interface("", "", "none", "", f"PCI: {bus.bridges_only}")
     return _pci(command, item, kind, family, machine, bus)
 
 
@@ -73,7 +76,7 @@ def _ccw(command: Command, item: Item, kind: VirtioType, family: DeviceType) -> 
     said = given(command, item, kind, "max_revision")
     if said is None or said.value != "0":
         return Interface("", "", f"revision {said.value if said else 2}", said.by if said else "")
-    error = "" if family.legacy else "Invalid value of property max_rev (is 0 expected >= 1)"
+    error = "" if family.legacy else LOW_REVISION
     return Interface("only", "only", "revision 0, legacy", said.by, error)
 
 

@@ -33,6 +33,7 @@ class MachineRow(Model):
     bypass: bool = False
     translates: str = ""
     iommu: tuple[str, str] | None = None
+    iommus: tuple[str, ...] = ()
     disk: str = ""
     nic: str = ""
 
@@ -42,6 +43,7 @@ class Stock(Model):
 
     unasked: tuple[str, ...]
     unrequested: tuple[str, ...]
+    presumed: tuple[str, ...]
 
 
 class Knowledge(Model):

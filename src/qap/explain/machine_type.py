@@ -28,6 +28,7 @@ class Machine:
     Attributes:
         target: the emulator's, such as x86_64.
         type: what -machine calls it, or would.
+        kind: its name in configs/explain.toml; "" if it isn't there.
         row: what is known of it; None if nothing is.
         version: of the type; None for the newest, and where a vendor has its own.
         confidential: the property that makes it a confidential guest, as it was given; "".
@@ -37,6 +38,7 @@ class Machine:
 
     target: str
     type: str
+    kind: str
     row: MachineRow | None
     version: tuple[int, int] | None
     confidential: str
@@ -65,7 +67,8 @@ def machine_of(command: Command) -> Machine:
     rows = {key: row for key, row in knowledge().machine.items() if target in row.targets}
     if not name:
         name = _default(target, rows)
-    row = next((row for row in rows.values() if _matches(name, row.match)), None)
+    kind = next((kind for kind, row in rows.items() if _matches(name, row.match)), "")
+    row = rows.get(kind)
     boards = knowledge().boards.get(target)
     if row is None and boards and not _matches(name, boards):
         raise unknown_name("machine type", name, [*rows, *boards])
@@ -77,6 +80,7 @@ def machine_of(command: Command) -> Machine:
     return Machine(
         target,
         name,
+        kind,
         row,
         _version(name, command),
         _confidential(command),

@@ -7,16 +7,17 @@ from qap.explain.backend import Backend, Kind, Told, backend
 from qap.explain.buses import Buses, Translation
 from qap.explain.command import Command, Item
 from qap.explain.device_types import VirtioType, virtio_type
-from qap.explain.interface import Interface, interface
+from qap.explain.interface import LOW_REVISION, NEITHER, Interface, interface
 from qap.explain.knowledge import knowledge
 from qap.explain.machine_type import Machine
 from qap.explain.properties import Given, given
 from qap.machine.catalog import DeviceType
 from qap.oracle import fence, remedy, stock
-from qap.oracle.fence import Expectation, Outcome
+from qap.oracle.fence import Expectation, Legacy, Outcome
 from qap.oracle.stock import Conclusion
 
 REQUEST = "iommu_platform"
+REMEDY = {NEITHER: "disable-modern=off", LOW_REVISION: "max_revision=1 or higher"}
 INSISTS = "x-require-iommu-platform"
 
 
@@ -26,6 +27,7 @@ class Verdict:
 
     Attributes:
         assumed: what had to be assumed; "" if nothing.
+        can: its back-end can translate, as known or assumed.
         plugged: the row of the fence table for its plug on the fork.
         driven: that row with Linux as its driver in the guest.
         on_stock: how stock QEMU ends its plug.
@@ -34,6 +36,7 @@ class Verdict:
     """
 
     assumed: str
+    can: bool
     plugged: Expectation
     driven: Expectation
     on_stock: Conclusion
@@ -196,6 +199,7 @@ class _Facts:
             there = Outcome.UNSERVED
         return Verdict(
             assumed,
+            can,
             plugged,
             driven,
             on_stock,
@@ -215,8 +219,8 @@ class _Facts:
             requested=self.requested,
             translated=translated,
             backend_can=can,
-            legacy=self.interface.legacy,
-            version_1=self.backend.version_1,
+            legacy=self._legacy(self.interface.legacy),
+            version_1=self._version_1(presumed=self.machine.lenient),
             is_iommu=self.family.iommu and translated,
             lenient=self.lenient and self.kind.transport != "pci",
         )
@@ -235,15 +239,30 @@ class _Facts:
             backend_can=can if self.backend.offers is None else self.backend.offers,
             has_means=not (self.backend.offers and self.backend.can is False),
             asked=self.family.name not in knowledge().stock.unasked,
-            legacy=self.interface.stock,
-            version_1=self.backend.version_1,
+            legacy=self._legacy(self.interface.stock),
+            version_1=self._version_1(presumed=True),
         )
+
+    def _version_1(self, *, presumed: bool) -> bool:
+        """Whether the device offers VERSION_1, as far as its transport looks at the plug.
+
+        Args:
+            presumed: QEMU takes it for granted of some types.
+        """
+        if self.backend.version_1 or self.kind.transport == "mmio":
+            return True
+        return presumed and self.family.name in knowledge().stock.presumed
+
+    def _legacy(self, legacy: Legacy) -> Legacy:
+        """The interface: without VERSION_1, a driver of CCW gets revision 0 and no other."""
+        without = self.kind.transport == "ccw" and not self._version_1(presumed=True)
+        return "only" if without and self.family.legacy else legacy
 
     def _remedies(
         self, translated: bool, plugged: Expectation, driven: Expectation, on_stock: Conclusion
     ) -> Sequence[str]:
         if self.interface.error:
-            return ["disable-modern=off,disable-legacy=on"]
+            return [REMEDY.get(self.interface.error, "bus= of a port or bridge below it")]
         if plugged.outcome is Outcome.REFUSED:
             if self.backend.kind is Kind.VDPA and not self.interface.legacy:
                 return remedy.of_vdpa()
@@ -252,7 +271,7 @@ class _Facts:
                 requested=self.requested,
                 translated=translated,
                 legacy=self.interface.legacy,
-                version_1=self.backend.version_1,
+                version_1=self._version_1(presumed=self.machine.lenient),
                 is_iommu=self.family.iommu,
                 demands=bool(self.machine.confidential),
             )
@@ -279,6 +298,8 @@ def _alike(one: Verdict, other: Verdict) -> bool:
 
 def _remarks(facts: _Facts) -> list[str]:
     remarks = []
+    if not facts.backend.version_1 and facts.kind.transport == "mmio":
+        remarks.append("nobody looks at the plug whether the back-end offers VERSION_1, as it must")
     unasked = facts.family.name in knowledge().stock.unrequested and not facts.requested
     if unasked and facts.backend.offers is not False:
         where = "stock QEMU and this machine type" if facts.lenient else "stock QEMU"

@@ -12,6 +12,7 @@ from qap.oracle.fence import REFUSAL_PHRASE, Legacy, Outcome
 Transport = Literal["pci", "mmio", "ccw"]
 
 NO_MEANS = "IOMMU support requires reply-ack and backend-req protocol features."
+LOW_REVISION = "Invalid value of property max_rev"
 NO_INTERFACE = "Device doesn't support modern mode, and legacy mode is disabled"
 LEGACY_PCI = "VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor transitional device"
 
@@ -59,7 +60,7 @@ def plug(
         fault = "" if needed else "nothing has to be translated: it need not be refused"
         return Conclusion(Outcome.REFUSED, NO_MEANS, fault)
     if transport != "pci":
-        return _off_pci(requested, legacy)
+        return _off_pci(requested, legacy, version_1)
     if not version_1 and not legacy:
         return Conclusion(Outcome.REFUSED, NO_INTERFACE)
     if not requested:
@@ -96,7 +97,9 @@ def plug_vdpa(*, transport: Transport, requested: bool, offers: bool) -> Conclus
     )
 
 
-def _off_pci(requested: bool, legacy: Legacy) -> Conclusion:
+def _off_pci(requested: bool, legacy: Legacy, version_1: bool) -> Conclusion:
+    if not version_1 and not legacy:
+        return Conclusion(Outcome.REFUSED, LOW_REVISION)
     if requested and legacy:
         return Conclusion(
             Outcome.WORKS,

@@ -114,6 +114,7 @@ def test_error_text(tmp_path: Path) -> None:
         (("--error", "hello, world of errors"), "no error text like that is known"),
         (("--error", "x", "--ask"), "--error stands alone"),
         (("--error", "x", "file"), "--error stands alone"),
+        (("--error", "x", "--run"), "--error stands alone"),
     ],
 )
 def test_error_text_that_leads_nowhere(words: tuple[str, ...], error: str) -> None:

@@ -2,10 +2,14 @@
 
 import pytest
 
+from qap.oracle.fence import Outcome
+
 from .lines import device, explanation
 
 VTD = "-device intel-iommu"
 RNG = "-device virtio-rng-pci,id=rng0"
+PXB = "-device pxb-pcie,id=p -device pcie-root-port,id=r,bus=p"
+PXB_BYPASS = PXB.replace("id=p ", "id=p,bypass_iommu=on ")
 
 
 @pytest.mark.parametrize(
@@ -21,18 +25,20 @@ RNG = "-device virtio-rng-pci,id=rng0"
         (f"-M q35,default-bus-bypass-iommu=on {VTD} {RNG}", False),
         (f"-M q35,default_bus_bypass_iommu=true {VTD} {RNG}", False),
         (f"-M q35 {VTD} -device pcie-root-port,id=rp0 {RNG},bus=rp0", True),
-        (f"-M q35 {VTD} -device pxb-pcie,id=p {RNG},bus=p", True),
-        (f"-M q35 {VTD} -device pxb-pcie,id=p,bypass_iommu=on {RNG},bus=p", False),
-        (f"-M q35 {VTD} -device pxb-pcie,id=p,bypass_iommu=on {RNG}", True),
-        (f"-M q35,default-bus-bypass-iommu=on {VTD} -device pxb-pcie,id=p {RNG},bus=p", True),
+        (f"-M q35 {VTD} {PXB} {RNG},bus=r", True),
+        (f"-M q35 {VTD} {PXB_BYPASS} {RNG},bus=r", False),
+        (f"-M q35 {VTD} {PXB_BYPASS} {RNG},bus=pcie.0", True),
+        (f"-M q35,default-bus-bypass-iommu=on {VTD} {PXB} {RNG},bus=r", True),
         (
-            f"-M q35 {VTD} -device pxb-pcie,id=p,bypass_iommu=on -device pcie-root-port,id=r,bus=p "
-            f"-device pcie-pci-bridge,id=b,bus=r {RNG},bus=b",
+            f"-M q35 {VTD} {PXB_BYPASS} -device pcie-pci-bridge,id=b,bus=r {RNG},bus=b",
             False,
         ),
         # A device behind a conventional bridge is taken for one on the bus above it: what its
         # pxb says of bypassing is not asked.
-        (f"-M pc {VTD} -device pxb,id=p,bypass_iommu=on {RNG},bus=p", True),
+        (
+            f"-M pc -device virtio-iommu-pci -device pxb,id=p,bypass_iommu=on {RNG},bus=p",
+            True,
+        ),
         (f"-M q35 {VTD} -device i82801b11-bridge,id=b -device pci-bridge,id=c,bus=b {RNG},bus=c",
          True),
         (f"qemu-system-aarch64 -M virt {RNG}", False),
@@ -70,3 +76,20 @@ def test_machine_that_is_not_known_is_left() -> None:
     found = explanation(f"qemu-system-hppa -M B160L {RNG}")
     assert found.left == ["-machine B160L of hppa: not known, so neither are its buses"]
     assert len(found.predictions[0].verdicts) == 1
+
+
+@pytest.mark.parametrize("pxb", ["pxb-pcie,id=p", "pxb-pcie,id=p -device pxb-pcie,id=q"])
+def test_device_that_does_not_say_its_bus_goes_to_a_pxb_and_is_refused(pxb: str) -> None:
+    for line in (f"-M q35 -device {pxb} {RNG}", f"-M q35 -device {pxb} {RNG},bus=p"):
+        (verdict,) = device(line, "rng0").verdicts
+        assert verdict.plugged.outcome is Outcome.REFUSED
+        assert verdict.on_stock.error == "PCI: Only PCI/PCIe bridges can be plugged into pxb-pcie"
+    (before,) = device(f"-M q35 {RNG} -device {pxb}", "rng0").verdicts
+    assert before.plugged.outcome is Outcome.WORKS
+
+
+@pytest.mark.parametrize("iommu", ["intel-iommu", "amd-iommu"])
+def test_iommu_that_a_machine_does_not_take_is_left(iommu: str) -> None:
+    found = explanation(f"-M pc -device {iommu} {RNG}")
+    assert found.left == [f"{iommu}: a machine pc does not take it"]
+    assert found.predictions[0].translation.translated is False

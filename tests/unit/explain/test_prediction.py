@@ -103,7 +103,6 @@ def test_who_requests(line: str, requested: bool, by: str) -> None:
         ("-device virtio-rng-pci,disable-modern=on", "only"),
         ("-device virtio-rng-pci -global virtio-pci.disable-modern=on", "only"),
         ("-device pcie-pci-bridge,id=b -device virtio-rng-pci,bus=b", "also"),
-        ("-device pxb-pcie,id=p -device virtio-rng-pci,bus=p", "also"),
         ("-device virtio-gpu-pci", ""),
     ],
 )

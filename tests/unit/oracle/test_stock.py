@@ -91,3 +91,10 @@ def test_lenient_device_with_only_a_legacy_interface_plugs() -> None:
         requested=True, translated=False, backend_can=True, legacy="only", lenient=True
     )
     assert (strict.outcome, lenient.outcome, lenient.offered) == (R, W, False)
+
+
+def test_modern_device_on_ccw_needs_version_1() -> None:
+    found = stock.plug(
+        transport="ccw", requested=False, translated=False, backend_can=True, version_1=False
+    )
+    assert found == stock.Conclusion(R, stock.LOW_REVISION)
