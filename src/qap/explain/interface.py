@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from qap.explain.buses import Bus
 from qap.explain.command import Command, Item
 from qap.explain.device_types import VirtioType
+from qap.explain.knowledge import knowledge
 from qap.explain.machine_type import Machine
 from qap.explain.opts import boolean
 from qap.explain.properties import MMIO, given, of_globals
@@ -13,6 +14,8 @@ from qap.oracle.fence import Legacy
 
 NEITHER = "device cannot work as neither modern nor legacy mode is enabled"
 LOW_REVISION = "Invalid value of property max_rev (is 0 expected >= 1)"
+NO_MSIX = "MSI-X support is mandatory in the S390 architecture"
+NEVER = (0, 0)
 # Machine types up to these set properties of PCI devices.
 ALSO_LEGACY = (2, 6)
 VSOCK_LEGACY = (5, 0)
@@ -55,6 +58,9 @@ def interface(
         return _ccw(command, item, kind, family)
     if bus and bus.bridges_only:
         return Interface("", "", "none", "", f"PCI: {bus.bridges_only}")
+    last = knowledge().no_msix.get(family.name, NEVER)
+    if machine.target == "s390x" and machine.version and machine.version <= last:
+        return Interface("", "", "none", "", NO_MSIX)
     return _pci(command, item, kind, family, machine, bus)
 
 
@@ -76,7 +82,8 @@ def _ccw(command: Command, item: Item, kind: VirtioType, family: DeviceType) -> 
     said = given(command, item, kind, "max_revision")
     if said is None or said.value != "0":
         return Interface("", "", f"revision {said.value if said else 2}", said.by if said else "")
-    error = "" if family.legacy else LOW_REVISION
+    # The types that only the fork has are all made without revision 0.
+    error = "" if family.legacy and "ccw" in family.transports else LOW_REVISION
     return Interface("only", "only", "revision 0, legacy", said.by, error)
 
 

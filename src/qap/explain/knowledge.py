@@ -57,6 +57,7 @@ class Knowledge(Model):
     bus: dict[str, BusKind]
     aliases: tuple[str, ...]
     stock: Stock
+    no_msix: dict[str, tuple[int, int]]
     type: dict[str, dict[str, object]]
 
 

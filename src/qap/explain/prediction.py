@@ -7,7 +7,7 @@ from qap.explain.backend import Backend, Kind, Told, backend
 from qap.explain.buses import Buses, Translation
 from qap.explain.command import Command, Item
 from qap.explain.device_types import VirtioType, virtio_type
-from qap.explain.interface import LOW_REVISION, NEITHER, Interface, interface
+from qap.explain.interface import LOW_REVISION, NEITHER, NO_MSIX, Interface, interface
 from qap.explain.knowledge import knowledge
 from qap.explain.machine_type import Machine
 from qap.explain.properties import Given, given
@@ -17,7 +17,11 @@ from qap.oracle.fence import Expectation, Legacy, Outcome
 from qap.oracle.stock import Conclusion
 
 REQUEST = "iommu_platform"
-REMEDY = {NEITHER: "disable-modern=off", LOW_REVISION: "max_revision=1 or higher"}
+REMEDY = {
+    NEITHER: "disable-modern=off",
+    LOW_REVISION: "max_revision=1 or higher",
+    NO_MSIX: "vectors=2, or a newer machine type",
+}
 INSISTS = "x-require-iommu-platform"
 
 

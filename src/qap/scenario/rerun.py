@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from qap.explain.backend import Kind
 from qap.explain.explanation import Explanation
-from qap.explain.interface import NEITHER
+from qap.explain.interface import NEITHER, NO_MSIX
 from qap.explain.prediction import Prediction, Verdict
 from qap.fork.build import Build
 from qap.host.report import bad, good, table, unsure
@@ -26,9 +26,10 @@ from qap.vhost_user.backends import backend
 from qap.vhost_user.protocol import ProtocolFeature
 
 NO_DEVICE = "is not a valid device model name"
+OTHER = "QEMU refuses something else first"
 # With what QEMU refuses a device for a reason that a prediction knows.
 PHRASES = (
-    *(REFUSAL_PHRASE, LEGACY_PCI, NO_INTERFACE, NO_MEANS, NEITHER),
+    *(REFUSAL_PHRASE, LEGACY_PCI, NO_INTERFACE, NO_MEANS, NEITHER, NO_MSIX),
     "Invalid value of property max_rev",
     "Only PCI/PCIe bridges can be plugged into",
     "Bus 'pxb-internal' does not support hotplugging",
@@ -42,6 +43,7 @@ class Rerun:
 
     Attributes:
         assumed: what was assumed of its back-end; "" if nothing.
+        can: it can translate.
         expected: what was predicted of the plug.
         seen: what came of it; None if it was not run.
         said: what QEMU said of a device that it refuses, or why it was not run.
@@ -50,6 +52,7 @@ class Rerun:
     prediction: Prediction
     build: str
     assumed: str
+    can: bool
     expected: Outcome
     seen: Outcome | None
     said: str
@@ -90,9 +93,9 @@ def _plugged(
     if build.is_base and prediction.missing:
         why = f"{prediction.missing} has no such device"
     if why:
-        return Rerun(prediction, build.name, verdict.assumed, expected, None, why)
+        return Rerun(prediction, build.name, verdict.assumed, verdict.can, expected, None, why)
     seen, said = _plug(explanation, prediction, verdict, build)
-    return Rerun(prediction, build.name, verdict.assumed, expected, seen, said)
+    return Rerun(prediction, build.name, verdict.assumed, verdict.can, expected, seen, said)
 
 
 def _plug(
@@ -119,6 +122,8 @@ def _plug(
             said = died.said
     if NO_DEVICE in said:
         return None, "the build has no such device"
+    if (other := _other(said, prediction)) and not made.hot:
+        return None, f"{OTHER}: {other}"
     refused = "Error" in said if made.hot else bool(said)
     return Outcome.REFUSED if refused else Outcome.WORKS, _reason(said)
 
@@ -134,6 +139,13 @@ def _backend(prediction: Prediction, verdict: Verdict, path: Path) -> Backend:
     if behind.offers and behind.can is False:
         made.protocol_features &= ~mask([ProtocolFeature.REPLY_ACK])
     return made
+
+
+def _other(said: str, prediction: Prediction) -> str:
+    """What QEMU says of a device that is not the one that is tried; "" if nothing."""
+    reason = _reason(said)
+    option = f"-device {prediction.item.opts.get('driver')}"
+    return reason if reason.startswith("-device ") and not reason.startswith(option) else ""
 
 
 def _reason(said: str) -> str:
@@ -153,10 +165,11 @@ def problems(done: Sequence[Rerun]) -> Iterator[str]:
 
 
 def show(done: Sequence[Rerun]) -> None:
-    """Print what came of each device beside what was predicted."""
+    """Print what came of each device beside what was predicted; able is its back-end."""
     rows = []
     for one in done:
-        name = f"{one.prediction.name}, if {one.assumed}" if one.assumed else one.prediction.name
+        can = "" if not one.assumed else " (able)" if one.can else " (unable)"
+        name = f"{one.prediction.name}{can}"
         seen = unsure("not run") if one.seen is None else (good if one.ok else bad)(one.seen)
         rows.append([name, one.build, one.expected, seen, escape(one.said)])
     table("what was predicted, and what came", ["device", "QEMU", "predicted", "came", ""], rows)

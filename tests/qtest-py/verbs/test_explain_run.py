@@ -1,5 +1,7 @@
 """What explain predicts is what stock QEMU and the fork do."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +10,14 @@ from qap.explain.backend import told
 from qap.explain.explanation import Explanation, explain
 from qap.fork.build import Build
 from qap.oracle.fence import Outcome
-from qap.scenario.rerun import Rerun, problems, rerun
+from qap.scenario.rerun import OTHER, Rerun, problems, rerun
+from qap.verify.kit.lab import Lab
 from qap.verify.kit.random_topology import topology
 
 SEEDS = 500
 CHUNK = 25
 NOWHERE = Path("/nowhere")
+Run = Callable[[Explanation], list[Rerun]]
 
 
 def explained(seed: int) -> Explanation:
@@ -22,17 +26,22 @@ def explained(seed: int) -> Explanation:
     return explain(made.text.encode(), f"seed {seed}", NOWHERE, known)
 
 
-def run(explanation: Explanation) -> list[Rerun]:
-    return rerun(explanation, Build("lab", is_base=True), Build("lab"))
+@pytest.fixture
+def run(lab: Lab, other: Build) -> Run:
+    """Runs an explanation on stock QEMU and on the fork."""
+    base, fork = sorted([lab.build, other], key=lambda build: not build.is_base)
+    return lambda explanation: rerun(explanation, base, fork)
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_prediction_comes_true(first: int) -> None:
+def test_prediction_comes_true(first: int, run: Run) -> None:
     wrong = []
     for seed in range(first, first + CHUNK):
         explanation = explained(seed)
         assert explanation.left == []
-        found = list(problems(run(explanation)))
+        done = run(explanation)
+        found = list(problems(done))
+        found += [one.said for one in done if one.said.startswith(OTHER)]
         if found:
             made = topology(seed)
             wrong += [f"seed {seed}:", *found, made.text, f"backends: {made.backends}"]
@@ -57,3 +66,28 @@ def test_topologies_have_every_outcome_and_most_are_run() -> None:
         (works, works, "ccw"),
         (works, refused, "ccw"),
     }
+
+
+LINE = "qemu-system-x86_64 -nodefaults -M q35 -device virtio-rng-pci,id=rng0"
+
+
+def test_device_that_the_build_lacks_is_not_run(run: Run) -> None:
+    line = LINE.replace("virtio-rng-pci", "virtio-gpu-gl-pci")
+    done = run(explain(line.encode(), "it", NOWHERE, {}))
+    assert [(one.seen, one.said) for one in done] == [(None, "the build has no such device")] * 2
+
+
+def test_machine_that_does_not_start_is_no_refusal_of_the_device(run: Run) -> None:
+    line = f"{LINE} -device pcie-root-port,id=a -device pcie-root-port,id=b"
+    done = run(explain(line.encode(), "it", NOWHERE, {}))
+    assert {one.seen for one in done} == {None}
+    assert all(one.said.startswith(OTHER) for one in done)
+    assert all("chassis" in one.said for one in done)
+
+
+def test_wrong_prediction_is_told(run: Run) -> None:
+    explanation = explain(LINE.encode(), "it", NOWHERE, {})
+    (first, _) = run(explanation)
+    wrong = replace(first, expected=Outcome.REFUSED)
+    assert list(problems([first])) == []
+    assert list(problems([wrong])) == ["rng0 on base: predicted refused, came to works: "]

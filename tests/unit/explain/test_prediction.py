@@ -54,6 +54,10 @@ def ends(verdict: Verdict) -> tuple[Outcome, Outcome]:
          "-device virtio-rng-ccw,iommu_platform=on,max_revision=0", "virtio-rng-ccw", (W, W)),
         ("qemu-system-s390x -nodefaults -chardev socket,id=c,path=/f "
          "-device vhost-user-fs-pci,chardev=c,tag=t,iommu_platform=on,id=fs0", "fs0", (R, R)),
+        ("qemu-system-s390x -nodefaults -M s390-ccw-virtio-7.1 -device virtio-rng-pci",
+         "virtio-rng-pci", (R, R)),
+        ("qemu-system-s390x -nodefaults -M s390-ccw-virtio-7.2 -device virtio-rng-pci",
+         "virtio-rng-pci", (W, W)),
         (f"{VTD} -device virtio-iommu-pci,iommu_platform=on", "virtio-iommu-pci", (W, R)),
         (f"{VTD} -device vhost-vsock-pci,guest-cid=3,iommu_platform=on", "vhost-vsock-pci", (W, W)),
         (f"{VTD} -device vhost-scsi-pci,wwpn=w,iommu_platform=on,bus=rp0",
@@ -202,6 +206,16 @@ def test_fault_of_stock_has_a_remedy(machine: str, remedies: list[str]) -> None:
     (verdict,) = device(f"{machine} {FS},iommu_platform=on", "fs0").verdicts
     assert ends(verdict) == (R, W)
     assert verdict.remedies == remedies
+
+
+def test_device_that_only_the_fork_has_has_no_revision_0() -> None:
+    line = (
+        "qemu-system-s390x -nodefaults -chardev socket,id=c,path=/b "
+        "-device vhost-user-blk-ccw,chardev=c,id=b,max_revision=0"
+    )
+    (verdict,) = device(line, "b", "b=none").verdicts
+    assert verdict.driven.outcome is R
+    assert verdict.remedies == ["max_revision=1 or higher"]
 
 
 def test_device_that_only_the_fork_has() -> None:
