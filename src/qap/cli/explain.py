@@ -12,6 +12,7 @@ from qap.cli.options import Json, Profile
 from qap.explain.backend import Kind, Told, of_bits, told
 from qap.explain.explanation import Explanation
 from qap.explain.explanation import explain as explained
+from qap.fork.build import Build
 from qap.host.errors import QapError, UsageError
 from qap.host.report import Report
 
@@ -38,6 +39,9 @@ def explain(
     run: Annotated[
         bool, typer.Option("--run", help="Plug the devices on stock QEMU and on the fork, too.")
     ] = False,
+    minimize: Annotated[
+        bool, typer.Option("--minimize", help="The smallest machine that refuses the same device.")
+    ] = False,
     profile: Profile = "lab",
     json: Json = None,
 ) -> None:
@@ -45,8 +49,8 @@ def explain(
     from qap.cli.finish import finish
 
     if error is not None:
-        if file is not None or backend or ask or run:
-            raise UsageError("--error stands alone: leave out the file, --backend, --ask and --run")
+        if file is not None or backend or ask or run or minimize:
+            raise UsageError("--error stands alone: leave out the file and all other options")
         finish(_text(error), json)
     from qap.explain.as_json import as_json
     from qap.explain.show import show
@@ -59,26 +63,36 @@ def explain(
         explanation = explained(data, name, folder, {**_asked(explanation, known), **known})
     show(explanation)
     results = [as_json(one) for one in explanation.predictions]
-    if run:
-        _run(explanation, profile, results, json, began)
+    if run or minimize:
+        _run(explanation, Build(profile), json, results, minimize=minimize)
     finish(Report("explain", True, time.monotonic() - began, results), json)
 
 
 def _run(
     explanation: Explanation,
-    profile: str,
-    results: list[dict[str, object]],
+    fork: Build,
     json: Path | None,
-    began: float,
+    results: list[dict[str, object]],
+    *,
+    minimize: bool,
 ) -> NoReturn:
-    """Try what was predicted, show it, and end."""
+    """Try what was predicted, or look for the smallest machine; show it, and end."""
     from qap.cli.finish import finish
-    from qap.fork.build import Build, make
+    from qap.fork.build import make
     from qap.scenario import rerun as running
+    from qap.scenario import smallest
 
-    base, fork = Build(profile, is_base=True), Build(profile)
+    began = time.monotonic()
+    base = Build(fork.profile, is_base=True)
+    if minimize:
+        smallest.chosen(explanation)
     make(base)
     make(fork)
+    if minimize:
+        found = smallest.smallest(explanation, base, fork)
+        smallest.show(found, explanation.machine.target)
+        results.append({"smallest": smallest.as_json(found, explanation.machine.target)})
+        finish(Report("explain", True, time.monotonic() - began, results), json, [fork, base])
     done = running.rerun(explanation, base, fork)
     running.show(done)
     for problem in running.problems(done):

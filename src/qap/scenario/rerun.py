@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from qap.machine.machine import Machine, QemuDied
 from qap.oracle.features import mask
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
 from qap.oracle.stock import LEGACY_PCI, NO_INTERFACE, NO_MEANS
-from qap.scenario.same_topology import CHARDEV, bench, obstacle
+from qap.scenario.same_topology import CHARDEV, Bench, bench, obstacle
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
 from qap.vhost_user.protocol import ProtocolFeature
@@ -101,25 +101,38 @@ def _plugged(
 def _plug(
     explanation: Explanation, prediction: Prediction, verdict: Verdict, build: Build
 ) -> tuple[Outcome | None, str]:
-    binary = build.path(f"qemu-system-{explanation.machine.target}")
+    with standing(prediction, verdict) as folder:
+        made = bench(explanation, prediction, folder, is_base=build.is_base)
+        return tried(build.path(f"qemu-system-{explanation.machine.target}"), made, prediction)
+
+
+@contextmanager
+def standing(prediction: Prediction, verdict: Verdict) -> Iterator[Path]:
+    """A folder for a device, with its back-end if that is a program."""
     with ExitStack() as owned:
-        scratch = owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-"))
-        folder = Path(scratch)
+        folder = Path(owned.enter_context(tempfile.TemporaryDirectory(prefix="qap-")))
         if prediction.backend.kind is Kind.PROGRAM:
             owned.enter_context(_backend(prediction, verdict, folder / CHARDEV))
-        made = bench(explanation, prediction, folder, is_base=build.is_base)
-        try:
-            machine = owned.enter_context(Machine(binary, made.spec))
-            said = ""
+        yield folder
+
+
+def tried(binary: Path, made: Bench, prediction: Prediction) -> tuple[Outcome | None, str]:
+    """How the plug of a device ends, and what QEMU says; None if it did not come to that.
+
+    Raises:
+        QapError: QEMU crashed or hung.
+    """
+    said = ""
+    try:
+        with Machine(binary, made.spec) as machine:
             if made.hot:
                 line = f"device_add {made.hot}"
-                said = machine.qmp.execute(
-                    "human-monitor-command", **{"command-line": line}
-                ).strip()
-        except QemuDied as died:
-            if died.status != 1:
-                raise
-            said = died.said
+                answer = machine.qmp.execute("human-monitor-command", **{"command-line": line})
+                said = answer.strip()
+    except QemuDied as died:
+        if died.status != 1:
+            raise
+        said = died.said
     if NO_DEVICE in said:
         return None, "the build has no such device"
     if (other := _other(said, prediction)) and not made.hot:
