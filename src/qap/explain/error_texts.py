@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Literal
 
 from qap.host.paths import data
@@ -54,7 +54,7 @@ class ErrorText(Model):
     rows: tuple[Facts, ...] = ()
     remedies: tuple[str, ...]
 
-    @property
+    @cached_property
     def parts(self) -> list[str]:
         """What of it stays the same, as `plain` has it."""
         return [plain(part) for part in self.text.split(GAP)]
@@ -121,10 +121,11 @@ def _nearest(wanted: str) -> Sequence[Found]:
 
 def in_log(text: str) -> Sequence[ErrorText]:
     """The texts that lines of a log have, each once."""
+    folded = text.translate(MARKS).lower()
+    possible = [one for one in error_texts() if one.parts[0] in folded]
     found: dict[str, ErrorText] = {}
-    for line in text.splitlines():
-        said = plain(line)
-        whole = [one for one in error_texts() if one.is_in(said)]
+    for line in folded.splitlines() if possible else []:
+        whole = [one for one in possible if one.parts[0] in line and one.is_in(plain(line))]
         if whole:
             longest = max(whole, key=lambda one: len(one.text))
             found.setdefault(longest.text, longest)

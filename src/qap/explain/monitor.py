@@ -9,9 +9,8 @@ from qap.explain import opts
 from qap.explain.command import Command, Item
 from qap.explain.opts import Opts
 
-HMP = re.compile(
-    r"(?:^|[\s'\"])(device_add|device_del|netdev_add|object_add|chardev-add)\s+([^\s'\"{][^\s'\"]*)"
-)
+VERBS = ("device_add", "device_del", "netdev_add", "object_add", "chardev-add")
+HMP = re.compile(rf"(?:^|[\s'\"])({'|'.join(VERBS)})\s+([^\s'\"{{][^\s'\"]*)")
 IMPLIED = {
     "device_add": "driver",
     "netdev_add": "type",
@@ -65,6 +64,8 @@ def _objects(text: str) -> Iterator[tuple[int, int, dict[str, object]]]:
 
 
 def _of_hmp(text: str, start: int, end: int) -> list[tuple[int, Told]]:
+    if not any(text.find(verb, start, end) >= 0 for verb in VERBS):
+        return []
     return [
         (match.start(), Told(match[1], opts.parse(match[2], IMPLIED.get(match[1], "id")), match[2]))
         for match in HMP.finditer(text, start, end)

@@ -12,6 +12,8 @@ from qap.host.errors import UsageError
 
 PROGRAM = r"(?:[^\s'\"=()\[\]]*/)?(?:qemu-system-[\w-]+|qemu-kvm|kvm-spice|kvm)"
 STARTS = re.compile(rf"(?:^|(?<=[\s'\"=(\[]))({PROGRAM})['\"]?\s+['\"]?-")
+# What a line with options has; looked for first, as a log has many lines without.
+OPTION = (" -", "\t-", " '-", ' "-')
 LAUNCHES = re.compile(rf"launching ({PROGRAM}) with: \[(.*?)\](?:\"|\s|$)")
 CONFIG_GROUP = re.compile(r'(?m)^\s*\[\w[\w-]*(?:\s+"[^"]*")?\]\s*$')
 TERMINAL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -153,7 +155,7 @@ def _shell(text: str, name: str) -> Start | None:
     lines = _lines(text)
     found = []
     for number, (_, raw) in enumerate(lines):
-        if raw.lstrip().startswith("#"):
+        if not any(mark in raw for mark in OPTION) or raw.lstrip().startswith("#"):
             continue
         known = any(spelled in raw for spelled in programs)
         line = shell.expanded(raw, variables) if known else raw
