@@ -8,7 +8,7 @@ from typing import Self
 import pytest
 
 from qap.fork import base
-from qap.fork.git import Git
+from qap.fork.git import EMAIL, NAME, Git
 from qap.host import paths
 
 BASE_TOML = """\
@@ -131,5 +131,11 @@ def commit(git: Git, subject: str, *edits: tuple[str, str, str]) -> str:
     for file, old, new in edits:
         edit(git.root, file, old, new)
         git("add", file)
-    git("commit", "-q", "-m", f"{subject}\n\nBecause.\n\nForwarded: no\nTest: tests/none.py")
+    git(
+        "commit",
+        "-q",
+        "-m",
+        f"{subject}\n\nBecause.\n\nForwarded: no\nTest: tests/none.py"
+        f"\nSigned-off-by: {NAME} <{EMAIL}>",
+    )
     return git.head()

@@ -6,6 +6,7 @@ import typer
 
 from qap.cli import tests, trials
 from qap.cli.explain import explain
+from qap.cli.export import export
 from qap.cli.lab import lab
 from qap.cli.measure import bench, soak
 from qap.cli.options import Base, Json, Profile
@@ -110,6 +111,7 @@ for verb in (
     refresh,
     build,
     path,
+    export,
     trials.run,
     trials.matrix,
     trials.shell,

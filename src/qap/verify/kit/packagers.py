@@ -1,0 +1,104 @@
+"""What a packager or a reviewer does with an export, by the programs that they use for it."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from qap.fork.git import Git
+
+PATCHES = "debian/patches"
+# What Debian's maintainers set: https://www.debian.org/doc/manuals/maint-guide/modify.html
+REFRESH = ("-p", "ab", "--no-timestamps", "--no-index")
+# quilt's exit status where there is nothing more to do.
+NO_MORE = 2
+
+
+def needs(*programs: str) -> None:
+    """Skip the test if one of the programs is not installed."""
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed: ./qap installs what configs/packages.txt has")
+
+
+def run(*argv: str | Path, cwd: Path, env: Mapping[str, str] | None = None, status: int = 0) -> str:
+    """Run a program; returns what it prints, errors with it."""
+    done = subprocess.run(
+        argv,
+        cwd=cwd,
+        env={**os.environ, "LC_ALL": "C.UTF-8", **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    assert done.returncode == status, f"{argv[0]} ended with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def unpacked(stock: Path, folder: Path) -> Git:
+    """A repository with the base's files, but for what quilt notes, in one commit."""
+    git = Git(folder)
+    git.init()
+    archive = folder / "base.tar"
+    Git(stock)("archive", "-o", str(archive), "HEAD")
+    run("tar", "xf", archive, cwd=folder)
+    archive.unlink()
+    shutil.rmtree(folder / ".pc", ignore_errors=True)
+    shutil.rmtree(folder / PATCHES, ignore_errors=True)
+    git("add", "-A", "-f")
+    git("commit", "-q", "-m", "base")
+    return git
+
+
+def contents(git: Git, commit: str = "HEAD", *without: str) -> str:
+    """Names and hashes of the files of a commit, to compare with those of another."""
+    lines = git("ls-tree", "-r", "--full-tree", commit).splitlines()
+    left_out = (PATCHES, ".pc/", *without)
+    return "\n".join(line for line in lines if not line.partition("\t")[2].startswith(left_out))
+
+
+def quilt(tree: Path, *argv: str, status: int = 0) -> str:
+    """quilt in a tree whose patches are in debian/patches, with no settings of the user's."""
+    env = {"QUILT_PATCHES": PATCHES}
+    return run("quilt", "--quiltrc", "-", *argv, cwd=tree, env=env, status=status)
+
+
+def apply_series(git: Git, series: Path) -> str:
+    """Apply a series with quilt and commit the result; returns quilt's words."""
+    shutil.copytree(series, git.root / PATCHES)
+    said = quilt(git.root, "push", "-a")
+    git("add", "-A", "-f", ".", ":!.pc", f":!{PATCHES}")
+    git("commit", "-q", "-m", "queue")
+    return said
+
+
+def refresh_series(tree: Path) -> None:
+    """Refresh each patch, from the last to the first, and apply all of them again."""
+    for _ in quilt(tree, "applied").splitlines():
+        quilt(tree, "refresh", *REFRESH)
+        quilt(tree, "pop")
+    quilt(tree, "applied", status=1)
+    quilt(tree, "push", "-a")
+
+
+def gbp_round_trip(git: Git, series: Path) -> str:
+    """Import a series as a patch queue and export it; returns what git has changed since."""
+    shutil.copytree(series, git.root / PATCHES)
+    git("add", "-A", "-f", PATCHES)
+    git("commit", "-q", "-m", "patches")
+    who = {"HOME": str(git.root), "EMAIL": "tester@qap.invalid", "NAME": "tester"}
+    run("gbp", "pq", "import", cwd=git.root, env=who)
+    run("gbp", "pq", "export", cwd=git.root, env=who)
+    return git("status", "--porcelain")
+
+
+def apply_mailboxes(git: Git, folder: Path) -> None:
+    """git am of each mailbox, in the order of their names."""
+    for mailbox in sorted(folder.glob("*.mbox")):
+        git("am", "-q", str(mailbox))
