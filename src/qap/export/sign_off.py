@@ -26,6 +26,8 @@ class Person:
         return f"{self.name} <{self.address}>"
 
 
+MAINTAINER = re.compile(rf"^([ +-]M: ){re.escape(PLACEHOLDER)}$", re.M)
+
 # The queue's author where nobody has signed off.
 NOBODY = Person(NAME, EMAIL)
 
@@ -53,19 +55,16 @@ def person(text: str) -> Person:
 
 
 def signed(text: str, sender: Person | None) -> str:
-    """A patch as its sender's: author and sign-off in place of the queue's placeholder.
+    """A patch as its sender's, who takes the place of the queue's placeholder.
 
-    Without a sender, the patch has no sign-off, so that it can't be taken for one that has been
-    signed off by somebody.
+    That is the author, the sign-off, and who maintains new files (M: in MAINTAINERS). Without a
+    sender, the patch has no sign-off, so that it can't be taken for one that somebody signed off.
     """
-    head, found, rest = text.partition("\n---\n")
-    lines = []
-    for line in head.split("\n"):
-        if line == f"{TRAILER}{PLACEHOLDER}":
-            if sender is not None:
-                lines.append(f"{TRAILER}{sender}")
-        elif line == f"From: {PLACEHOLDER}":
-            lines.append(f"From: {sender or PLACEHOLDER}")
-        else:
-            lines.append(line)
-    return "\n".join(lines) + found + rest
+    head, found, diff = text.partition("\n---\n")
+    who = str(sender or PLACEHOLDER)
+    lines = head.split("\n")
+    if sender is None:
+        lines = [line for line in lines if line != f"{TRAILER}{PLACEHOLDER}"]
+    ours = {f"{key}{PLACEHOLDER}": f"{key}{who}" for key in ("From: ", TRAILER)}
+    head = "\n".join(ours.get(line, line) for line in lines)
+    return head + found + MAINTAINER.sub(lambda line: f"{line[1]}{who}", diff)

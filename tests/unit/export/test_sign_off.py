@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 
 from qap.export.folder import export
-from qap.export.sign_off import PLACEHOLDER, Person, person
-from qap.fork.git import Git
+from qap.export.sign_off import PLACEHOLDER, Person, person, signed
+from qap.fork import series
+from qap.fork.git import EMAIL, Git
+from qap.host import paths
 from qap.host.errors import UsageError
 
 from ..project import Project
 
+# The repository's own queue; the fixtures make qap work on another one.
+REAL = paths.Project.here()
 SENDER = "Dr. Ünal Émile <emile@qemu-hackers.org>"
 
 
@@ -50,6 +54,27 @@ def test_other_sign_offs_and_text_stay(queue: Project, tmp_path: Path) -> None:
         other,
         "Signed-off-by: Me <me@mine.org>",
     ]
+
+
+def test_sender_maintains_what_is_new(queue: Project, tmp_path: Path) -> None:
+    listed = ("MAINTAINERS", "", f"New thing\nM: {PLACEHOLDER}\n")
+    queue.add_patch("ccw/0003-list.patch", "list", listed)
+    more = ("MAINTAINERS", "New thing\n", "New thing\nS: Maintained\n")
+    queue.add_patch("ccw/0004-more.patch", "more", more)
+    export(queue, tmp_path / "out", Person("Me", "me@mine.org"))
+    for name, line in (
+        ("0003-list", "+M: Me <me@mine.org>"),
+        ("0004-more", " M: Me <me@mine.org>"),
+    ):
+        assert line in (tmp_path / f"out/quilt/ccw/{name}.patch").read_text().splitlines()
+
+
+def test_no_patch_of_the_queue_keeps_the_placeholder_once_it_is_sent() -> None:
+    for patch in series.patches(REAL):
+        text = signed(patch.text, Person("Me", "me@mine.org"))
+        assert EMAIL not in text, patch.name
+        assert text.count("\nSigned-off-by: Me <me@mine.org>\n") == 1, patch.name
+        assert "Signed-off-by" not in signed(patch.text, None), patch.name
 
 
 def test_person_has_a_name_and_an_address() -> None:

@@ -1,0 +1,61 @@
+"""series.json: what each patch is, for programs."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from qap.export.covers import USERS, Cover
+from qap.export.maintainers import maintainers
+from qap.export.properties import properties
+from qap.export.queue import Commit, Queue
+from qap.fork import config
+
+SCHEMA = 1
+
+
+def write(queue: Queue, covers: Mapping[str, Cover], folder: Path) -> None:
+    """Write series.json; docs/json.md says what is in it. quilt/ has to be there already."""
+    wanted = config.base(queue.project)
+    upstream = queue.base
+    document = {
+        "schema": SCHEMA,
+        "base": {
+            "series": wanted.series,
+            "qemu": upstream.version,
+            "package": wanted.package if upstream.package_version else "",
+            "package_version": upstream.package_version,
+            "commit": upstream.commit,
+        },
+        "signed_off_by": str(queue.sender) if queue.sender else None,
+        "topics": [
+            {
+                "topic": topic,
+                "title": covers[topic].title,
+                "users": covers[topic].sections[USERS],
+                "patches": len(patches),
+            }
+            for topic, patches in queue.topics.items()
+        ],
+        "patches": [_patch(queue, one, folder, wanted.series) for one in queue.commits],
+    }
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    (folder / "series.json").write_text(text + "\n")
+
+
+def _patch(queue: Queue, one: Commit, folder: Path, series: str) -> dict[str, object]:
+    file = folder / "quilt" / one.name
+    diff = file.read_text("utf-8", "surrogateescape").partition("\n---\n")[2]
+    text, _, _ = one.body.rstrip("\n").rpartition("\n\n")
+    return {
+        "patch": one.name,
+        "topic": one.topic,
+        "subject": one.subject,
+        "changes": text,
+        "properties": [asdict(each) for each in properties(diff)],
+        "forwarded": " ".join(one.values("Forwarded")),
+        "fixes": one.values("Fixes"),
+        "tests": one.values("Test"),
+        "bases": [series],
+        "maintainers": maintainers(queue.project.base_tree, file),
+    }

@@ -1,0 +1,108 @@
+"""The whole queue, exported and taken by the programs that packagers and reviewers use."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from qap.export.folder import export
+from qap.fork import base, series
+from qap.fork.git import Git
+from qap.host.debian.sums import check
+from qap.host.paths import Project
+from qap.verify.kit import packagers
+
+PROJECT = Project.here()
+TABLE = "| `"
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if base.info(PROJECT) is None:
+        pytest.skip("QEMU's source is not here yet: run ./qap tree")
+    folder = tmp_path_factory.mktemp("export") / "out"
+    export(PROJECT, folder, None)
+    return folder
+
+
+@pytest.fixture
+def stock(exported: Path, tmp_path: Path) -> Git:
+    return packagers.unpacked(PROJECT.base_tree, tmp_path / "stock")
+
+
+@pytest.fixture(scope="module")
+def fork(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The files of the fork, by their hashes."""
+    folder = tmp_path_factory.mktemp("fork")
+    Git(folder)("clone", "-q", "--shared", "--no-checkout", str(PROJECT.base_tree), "fork")
+    git = Git(folder / "fork")
+    return packagers.contents(git, series.commits(PROJECT, git))
+
+
+def test_quilt_applies_the_queue_without_fuzz_or_offset(
+    exported: Path, stock: Git, fork: str
+) -> None:
+    packagers.needs("quilt")
+    said = packagers.apply_series(stock, exported / "quilt")
+    assert said.count("Applying patch") == len(series.patches(PROJECT))
+    assert "fuzz" not in said and "offset" not in said
+    assert packagers.contents(stock) == fork
+
+
+def test_gbp_pq_imports_and_exports_the_queue_without_a_change(exported: Path, stock: Git) -> None:
+    packagers.needs("gbp")
+    assert not packagers.gbp_round_trip(stock, exported / "quilt")
+
+
+def test_git_am_takes_every_mailbox(exported: Path, tmp_path: Path, fork: str) -> None:
+    Git(tmp_path)("clone", "-q", str(PROJECT.base_tree), "stock")
+    git = Git(tmp_path / "stock")
+    git.init()
+    packagers.apply_mailboxes(git, exported / "mbox")
+    assert packagers.contents(git) == fork
+
+
+def test_debians_source_package_takes_the_queue(exported: Path, tmp_path: Path, fork: str) -> None:
+    upstream = base.info(PROJECT)
+    taken = base.bundle(PROJECT).taken()
+    if upstream is None or not upstream.package_version or taken is None:
+        pytest.skip("qemu/base is no package of Debian: run ./qap tree --source debian")
+    (dsc,) = map(check, taken.files)
+    for file in dsc.parent.glob("qemu_*"):
+        shutil.copy(file, tmp_path)
+    run = packagers.run
+    run("dpkg-source", "-x", dsc.name, "source", cwd=tmp_path)
+    run(exported / "debian/add-queue", cwd=tmp_path / "source")
+    run("dpkg-source", "-b", "source", cwd=tmp_path)
+    assert len(list(tmp_path.glob("*+qap1.dsc"))) == 1
+    git = Git(tmp_path / "source")
+    for name in (*upstream.left_out, ".pc"):
+        shutil.rmtree(git.root / name)
+    git.init()
+    git("add", "-A", "-f", ".")
+    git("commit", "-q", "-m", "again")
+    own = "debian/"
+    assert packagers.contents(git, "HEAD", own) == "\n".join(
+        line for line in fork.splitlines() if not line.partition("\t")[2].startswith(own)
+    )
+
+
+def test_every_patch_has_a_reason_a_maintainer_and_where_it_was_sent(exported: Path) -> None:
+    patches = json.loads((exported / "series.json").read_text())["patches"]
+    assert len(patches) == len(series.patches(PROJECT))
+    for each in patches:
+        assert each["forwarded"], each["patch"]
+        assert each["changes"], each["patch"]
+        assert "qemu-devel@nongnu.org" in each["maintainers"], each["patch"]
+
+
+def test_packagers_page_names_the_properties_that_the_patches_add(exported: Path) -> None:
+    patches = json.loads((exported / "series.json").read_text())["patches"]
+    added = {each["name"] for patch in patches for each in patch["properties"]}
+    page = (PROJECT.root / "docs/packager.md").read_text()
+    table = page.partition("| property |")[2].partition("\n\n")[0]
+    rows = [line for line in table.splitlines() if line.startswith(TABLE)]
+    assert {line.split("`")[1] for line in rows} == added
