@@ -13,8 +13,6 @@ from qap.fork.git import Git
 PATCHES = "debian/patches"
 # What Debian's maintainers set: https://www.debian.org/doc/manuals/maint-guide/modify.html
 REFRESH = ("-p", "ab", "--no-timestamps", "--no-index")
-# quilt's exit status where there is nothing more to do.
-NO_MORE = 2
 
 
 def needs(*programs: str) -> None:
@@ -102,3 +100,25 @@ def apply_mailboxes(git: Git, folder: Path) -> None:
     """git am of each mailbox, in the order of their names."""
     for mailbox in sorted(folder.glob("*.mbox")):
         git("am", "-q", str(mailbox))
+
+
+def rpm_prepared(folder: Path, source: Path, scratch: Path, setup: str = "") -> str:
+    """Run a spec's %prep as rpmbuild does; returns what it prints.
+
+    Args:
+        folder: the spec, and the sources beside it.
+        source: Source0, under the name that the spec has for it.
+        scratch: is made; BUILD in it gets the source.
+        setup: takes the place of the line with %autosetup.
+    """
+    sources = scratch / "SOURCES"
+    shutil.copytree(folder, sources)
+    shutil.copy(source, sources)
+    spec = sources / "qemu-qap.spec"
+    if setup:
+        lines = spec.read_text().splitlines()
+        (old,) = [line for line in lines if line.startswith("%autosetup")]
+        spec.write_text("\n".join(setup if line == old else line for line in lines) + "\n")
+    # The machine may have none of the distribution's packages.
+    where = [f"-D_topdir {scratch}", f"-D_sourcedir {sources}"]
+    return run("rpmbuild", "-bp", "--nodeps", *where, spec, cwd=scratch)
