@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from qap.export import debian, manifest, mbox, queue, quilt, rpm, sbom, sums
+from qap.export import b4, debian, manifest, mbox, queue, quilt, rpm, sbom, sums
 from qap.export.covers import covers
 from qap.export.sign_off import Person
 from qap.host.errors import UsageError
@@ -48,6 +48,7 @@ def _write(opened: queue.Queue, folder: Path) -> None:
     if opened.base.package_version:
         debian.write(opened, letters, folder / "debian")
     rpm.write(opened, letters, folder / "quilt", folder / "rpm")
+    b4.write(opened, letters, folder / "b4")
     manifest.write(opened, letters, folder)
     sbom.write(opened, folder / "sbom.json")
     sums.write(folder)
