@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qap.fork.build import Build
 from qap.hw.x86_cpu import Cpu, Mode, firmware_option
-from qap.hw.x86_page_tables import X86PageTables
+from qap.hw.x86_page_tables import PAGE, SIZES, Shape, X86PageTables
 from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
@@ -34,6 +34,27 @@ class SevGuest:
         """Whether this page is shared, according to QEMU."""
         return Shared.of(self.machine).holds(address, 1)
 
+    def protect(self) -> None:
+        """Let the CPU access a first private page: all memory becomes private."""
+        at = FREE[self.mode]
+        self.cpu.load(at, self.tables.map(Shape(at, DATA, private=frozenset({1}))))
+
+    def share(self, address: int, size: int = PAGE) -> None:
+        """Let the CPU access these bytes by shared mappings, of 2 MiB where they fit."""
+        self._touch(address, size, frozenset())
+
+    def take_back(self, address: int, size: int = PAGE) -> None:
+        """Let the CPU access these bytes by private mappings."""
+        self._touch(address, size, frozenset({1, 2}))
+
+    def _touch(self, address: int, size: int, private: frozenset[int]) -> None:
+        at, end = FREE[self.mode], address + size
+        while address < end:
+            level = 2 if not address % SIZES[2] and end - address >= SIZES[2] else 1
+            shape = Shape(at, address, level=level, private=private & {level})
+            self.cpu.touch(at, SIZES[level] // PAGE, self.tables.map(shape))
+            address += SIZES[level]
+
     @property
     def protecting(self) -> bool:
         """Whether the guest has asked for protection."""
@@ -55,11 +76,21 @@ def started(
     sim: bool = True,
     devices: Sequence[Device] = (),
     cpus: int = 1,
+    blockdevs: Sequence[str] = (),
+    options: Sequence[str] = (),
 ) -> Iterator[SevGuest]:
     """A machine with or without the simulation, with paging on; the first CPU runs."""
     machine = f"{board},confidential-guest-support={ID}" if sim else board
-    extra = [*(sim_options() if sim else []), *firmware_option(folder), "-smp", str(cpus)]
-    spec = Spec(machine, cpu=cpu, memory=MEMORY, devices=devices, extra=extra, qtest=True)
+    extra = [*(sim_options() if sim else []), *firmware_option(folder), *options]
+    spec = Spec(
+        machine,
+        cpu=cpu,
+        memory=MEMORY,
+        devices=devices,
+        blockdevs=blockdevs,
+        extra=[*extra, "-smp", str(cpus)],
+        qtest=True,
+    )
     with Machine(Build.under_test().path("qemu-system-x86_64"), spec) as vm:
         yield boot(vm, mode)
 
