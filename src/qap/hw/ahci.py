@@ -130,6 +130,11 @@ class AhciPort:
     def _at(self, register: int) -> int:
         return self._registers + PORTS + PORT_SIZE * self.number + register
 
+    @property
+    def interrupts(self) -> int:
+        """What it wants to tell since the last command began (AHCI 3.3.5)."""
+        return self.get(IS)
+
     def start(self) -> None:
         """Let it receive FISes and process the list (AHCI 10.3)."""
         for register, address in ((CLB, self.list), (FB, self.fises)):

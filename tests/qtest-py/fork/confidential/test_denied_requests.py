@@ -18,6 +18,7 @@ from qap.hw.ahci import (
 from qap.hw.ahci import VENDOR_ID as INTEL
 from qap.hw.pci_bus import PciBus
 from qap.hw.x86_cpu import Mode
+from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
 from qap.machine.machine import Machine
 from qap.scenario.confidential import VIOLATION
@@ -47,7 +48,7 @@ def image(tmp_path: Path) -> Path:
 def test_ahci_port_is_stopped_and_reset_after_a_denied_command(
     tmp_path: Path, image: Path, command: AtaCommand
 ) -> None:
-    devices = [
+    devices: list[Device] = [
         {"driver": "ahci", "id": "dut"},
         {"driver": "ide-hd", "bus": "dut.0", "drive": "disk0"},
     ]
@@ -72,7 +73,7 @@ def test_ahci_port_is_stopped_and_reset_after_a_denied_command(
 
 def test_scsi_buffer_is_taken_back_while_the_disk_flushes(tmp_path: Path, image: Path) -> None:
     """READ(10) with FUA flushes first, and maps its buffer after that."""
-    devices = [
+    devices: list[Device] = [
         {"driver": "virtio-scsi-pci", "id": "dut", "iommu_platform": True, "ioeventfd": False},
         {"driver": "scsi-hd", "id": "disk", "bus": "dut.0", "drive": "disk0"},
     ]
