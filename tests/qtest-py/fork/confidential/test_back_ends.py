@@ -91,6 +91,20 @@ def test_record_of_a_back_end_shows_a_page_that_is_private(
     }
 
 
+def test_ring_of_a_back_end_that_died_is_not_read_once_it_is_private(
+    plugged: Callable[[str], tuple[SeGuest, Backend]],
+) -> None:
+    """The driver's reset stops the device, and QEMU can't ask the back-end how far it got."""
+    guest, behind = plugged("vhost-user-blk")
+    behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
+    queue, driver = working(guest)
+    driver.serve(queue, guest.chain())
+    guest.ultravisor.unshare(queue.addresses.device)
+    behind.close()
+    driver.transport.reset()
+    assert guest.info["violations"] == []
+
+
 def working(guest: SeGuest) -> tuple[Queue, Driver]:
     """The first queue of the vhost-user device, shared, and its driver at DRIVER_OK."""
     guest.ultravisor.share(PROGRAMS)

@@ -3,13 +3,14 @@
 They answer with an error, write nothing into private memory, and work on afterwards.
 """
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from qap.hw import ahci, e1000, nvme
+from qap.hw import ahci, e1000, nvme, xhci
 from qap.hw.pci_bus import PciBus
 from qap.hw.x86_cpu import Mode
 from qap.machine.device import Device
@@ -120,6 +121,23 @@ def igb(guest: SevGuest, memory: GuestMemory) -> Dut:
     return nic(guest, memory, e1000.IGB)
 
 
+def usb_keyboard(guest: SevGuest, memory: GuestMemory) -> Dut:
+    """A keyboard: its descriptors are read, and its report is set (HID 1.11, 7.2.2)."""
+    function = PciBus(guest.machine.qtest).find(xhci.VENDOR_ID, xhci.DEVICE_ID)
+    controller = xhci.Xhci(function, memory)
+    controller.start()
+
+    def move(request: int, what: int, value: int) -> Move:
+        def run(address: int) -> bool:
+            setup = struct.pack("<BBHHH", request, what, value, 0, SIZE)
+            last = controller.begin(setup, address, SIZE)
+            return controller.ended(last)
+
+        return run
+
+    return Dut(move(0x80, 6, 0x0100), move(0x21, 9, 0x0200), controller.start)
+
+
 DISK_ON_AHCI: list[Device] = [
     {"driver": "ahci", "id": "dut"},
     {"driver": "ide-hd", "bus": "dut.0", "drive": "disk0"},
@@ -129,6 +147,13 @@ DUTS: dict[str, tuple[list[Device], Callable[[SevGuest, GuestMemory], Dut]]] = {
     "ahci-queued": (DISK_ON_AHCI, by_queue),
     "nvme": ([{"driver": "nvme", "id": "dut", "serial": "1", "drive": "disk0"}], nvme_controller),
     "e1000e": ([{"driver": "e1000e", "id": "dut"}], e1000e),
+    "xhci": (
+        [
+            {"driver": "qemu-xhci", "id": "dut"},
+            {"driver": "usb-kbd", "bus": "dut.0"},
+        ],
+        usb_keyboard,
+    ),
     "igb": ([{"driver": "igb", "id": "dut"}], igb),
 }
 

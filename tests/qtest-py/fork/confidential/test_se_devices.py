@@ -8,6 +8,7 @@ import pytest
 from qap.hw.channel_program import ProgramFailed, SubchannelStatus
 from qap.hw.subchannel import ChannelSubsystem
 from qap.machine.guest_memory import PAGE
+from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit
 from qap.verify.kit.se_guest import PROGRAMS, SIMULATION, UNANSWERED, SeGuest, Start
 from qap.virtio.blk import BlkRequest
@@ -82,6 +83,27 @@ def test_disk_whose_ring_was_made_private_again_breaks(start: Start) -> None:
     guest.ultravisor.unshare(queue.addresses.desc)
     guest.offer(driver, queue, guest.chain())
     assert guest.violation()["address"] == queue.addresses.desc
+
+
+@pytest.mark.parametrize("area", ["desc", "driver", "device"])
+def test_monitor_leaves_a_private_ring_alone(start: Start, area: str) -> None:
+    """It says so; nothing is broken, and nothing is counted."""
+    guest = start()
+    driver = guest.driver()
+    queue = guest.queue(driver)
+    driver.serve(queue, guest.chain())
+    private = getattr(queue.addresses, area)
+    guest.ultravisor.unshare(private)
+    with pytest.raises(QmpRefused, match="does not share the ring"):
+        guest.machine.qmp.execute(
+            "x-query-virtio-queue-element",
+            path="/machine/peripheral/disk/virtio-backend",
+            queue=0,
+        )
+    assert guest.info["violations"] == []
+    assert not broken(guest)
+    guest.ultravisor.share(private)
+    driver.serve(queue, guest.chain())
 
 
 def test_broken_disk_works_after_the_driver_reset_it(start: Start, disk: Path) -> None:

@@ -1,0 +1,97 @@
+"""What a device keeps mapped is not accessed once the guest has taken it back."""
+
+from pathlib import Path
+
+import pytest
+
+from qap.host.wait import poll_until
+from qap.hw.ahci import DEVICE_ID as AHCI
+from qap.hw.ahci import READ_DMA, AhciPort, Region
+from qap.hw.ahci import VENDOR_ID as INTEL
+from qap.hw.pci_bus import PciBus
+from qap.hw.x86_cpu import Mode
+from qap.machine.device import Device
+from qap.machine.guest_memory import MIB, PAGE, GuestMemory
+from qap.scenario.confidential import VIOLATION
+from qap.verify.kit.sev_guest import SevGuest, started
+from qap.virtio.driver import Driver
+from qap.virtio.gpu import PIXEL, Gpu, GpuResponse
+from qap.virtio.pci_modern import VENDOR_ID as VIRTIO
+from qap.virtio.pci_modern import PciModern
+from qap.virtio.queue import Buffer
+
+RINGS, ROOM = 32 * MIB, 8 * MIB
+SECTOR = 512
+PATTERN = b"\x5a" * PAGE
+HOST_BUS_FATAL = 1 << 29
+ANSWER_S = 20.0
+SIDE = 64
+
+
+def violation(guest: SevGuest) -> tuple[str, int, str]:
+    """Device, address and direction of the next violation."""
+    seen = guest.machine.qmp.wait_event(VIOLATION, lambda data: True, ANSWER_S)
+    return seen["device"], seen["address"], seen["direction"]
+
+
+def prepared(guest: SevGuest) -> GuestMemory:
+    """Memory for a driver, shared, in a guest that has private memory."""
+    guest.protect()
+    guest.share(RINGS, ROOM)
+    return GuestMemory(guest.machine.qtest, RINGS, ROOM)
+
+
+@pytest.mark.parametrize("area", ["list", "fises"])
+def test_running_ahci_port_leaves_what_it_lost_alone(tmp_path: Path, area: str) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"\x77" * MIB)
+    devices: list[Device] = [
+        {"driver": "ahci", "id": "dut"},
+        {"driver": "ide-hd", "bus": "dut.0", "drive": "disk0"},
+    ]
+    blockdevs = [f"driver=file,node-name=disk0,filename={image}"]
+    with started(tmp_path, Mode.LONG, board="pc", devices=devices, blockdevs=blockdevs) as guest:
+        memory, qtest = prepared(guest), guest.machine.qtest
+        port = AhciPort(PciBus(qtest).find(INTEL, AHCI), memory)
+        port.start()
+        buffer = memory.take(SECTOR, PAGE)
+        port.run(READ_DMA, 0, [Region(buffer, SECTOR)])
+        lost = getattr(port, area)
+        guest.take_back(lost)
+        memory.write(buffer, bytes(SECTOR))
+        if area == "fises":
+            memory.write(lost, PATTERN)
+        port.issue(READ_DMA, 0, [Region(buffer, SECTOR)])
+        assert violation(guest) == ("dut", lost, "write")
+        poll_until(
+            lambda: port.interrupts & HOST_BUS_FATAL or None, ANSWER_S, lambda: "a bus error"
+        )
+        if area == "fises":
+            assert memory.read(lost, PAGE) == PATTERN
+        else:
+            assert memory.read(buffer, SECTOR) == bytes(SECTOR)
+            assert memory.read(lost + 4, 4) == bytes(4)
+        guest.share(lost)
+        port.reset()
+        port.run(READ_DMA, 0, [Region(buffer, SECTOR)])
+        assert memory.read(buffer, SECTOR) == b"\x77" * SECTOR
+
+
+def test_display_does_not_copy_from_a_backing_it_lost(tmp_path: Path) -> None:
+    devices: list[Device] = [{"driver": "virtio-gpu-pci", "id": "dut", "iommu_platform": True}]
+    with started(tmp_path, Mode.LONG, devices=devices) as guest:
+        memory = prepared(guest)
+        driver = Driver(PciModern(PciBus(guest.machine.qtest).find(VIRTIO)), memory)
+        assert driver.negotiate()
+        gpu = Gpu(driver)
+        pages = [memory.take(PAGE, PAGE) for _ in range(SIDE * SIDE * PIXEL // PAGE)]
+        assert gpu.create(1, SIDE, SIDE) == GpuResponse.OK
+        assert gpu.attach(1, [Buffer(page, PAGE) for page in pages]) == GpuResponse.OK
+        assert gpu.transfer(1, SIDE, SIDE) == GpuResponse.OK
+        guest.take_back(pages[2])
+        assert gpu.transfer(1, SIDE, SIDE) == GpuResponse.UNSPECIFIED
+        assert violation(guest) == ("dut", pages[2], "read")
+        guest.share(pages[2])
+        assert gpu.transfer(1, SIDE, SIDE) == GpuResponse.OK
+        guest.take_back(pages[2])
+        assert gpu.detach(1) == GpuResponse.OK
