@@ -32,6 +32,8 @@ CR3 = 0x1018
 REGISTERS = 0x1020
 FAULT = 0x1040
 FLAGS = 0x1100
+DESCRIPTORS = 0x5000
+TASK_STATE = 0x6000
 CODE = 0x1800
 CODE_SIZE = 0x800
 REGISTER_NAMES = ("rax", "rbx", "rcx", "rdx")
@@ -181,6 +183,35 @@ class Cpu:
         finally:
             self.qtest.writel(FLAGS, 1)
             self.end()
+
+    def run_as_user(self, address: int, cr3: int) -> None:
+        """Go to an address in ring 3, in long mode, and wait for the exception that ends that.
+
+        Args:
+            cr3: of page tables that let ring 3 execute there, and map the first 2 MiB 1:1.
+        Raises:
+            CpuFault: as it must end.
+            TimeoutError: it doesn't end.
+        """
+        user_code, user_data, task = 0x20, 0x28, 0x30
+        # The first four are x86_stub.S's own; APM 4.8, "Long-Mode Segment Descriptors".
+        segments = [0, 0xCF9B000000FFFF, 0xCF93000000FFFF, 0xAF9B000000FFFF]
+        segments += [0xAFFB000000FFFF, 0xCFF3000000FFFF]
+        segments += [0x67 | TASK_STATE << 16 | 0x89 << 40, 0]
+        self.qtest.write(DESCRIPTORS, struct.pack("<8Q", *segments))
+        pointer = DESCRIPTORS + 8 * len(segments)
+        self.qtest.write(pointer, struct.pack("<HQ", 8 * len(segments) - 1, DESCRIPTORS))
+        self.qtest.write(TASK_STATE, struct.pack("<IQ", 0, TASK_STATE) + bytes(0x5C))
+        code = (
+            b"\x0f\x01\x14\x25" + struct.pack("<I", pointer),  # lgdt pointer
+            b"\xb8" + struct.pack("<I", task) + b"\x0f\x00\xd8",  # mov $task, %eax; ltr %ax
+            bytes(
+                [0x6A, user_data | 3, 0x6A, 0, 0x6A, 2, 0x6A, user_code | 3]
+            ),  # push, of RFLAGS too
+            b"\x48\xb8" + struct.pack("<Q", address) + b"\x50",  # mov $address, %rax; push
+            b"\x48\xcf",  # iretq
+        )
+        self.run(b"".join(code), cr3)
 
     def load(self, address: int, cr3: int) -> int:
         """Read 4 bytes at a virtual address."""
