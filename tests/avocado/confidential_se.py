@@ -3,6 +3,7 @@
 from qap.machine.qmp import QmpRefused
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.scenario.confidential import VIOLATION
+from qap.scenario.confidential_kind import ConfidentialKind
 from qap.verify.kit.confidential_test import PLUGGED_S, ConfidentialTest
 from qap.vhost_user.backends import backend
 
@@ -13,6 +14,7 @@ class ConfidentialSe(ConfidentialTest):
     :avocado: tags=confidential,arch:s390x,machine:s390-ccw-virtio
     """
 
+    kind = ConfidentialKind.SE
     guest = "s390x"
 
     def test_devices_in_qemu(self) -> None:
@@ -31,7 +33,7 @@ class ConfidentialSe(ConfidentialTest):
 
     def test_vhost_user_blk_comes_and_goes(self) -> None:
         """:avocado: tags=device:vhost-user-blk-ccw,hotplug"""
-        self.check(guest="s390x", device="vhost-user-blk", plug="replug", confidential=True)
+        self.check(guest="s390x", device="vhost-user-blk", plug="replug", confidential=self.kind)
 
     def test_reboots(self) -> None:
         """:avocado: tags=device:virtio-blk-ccw"""

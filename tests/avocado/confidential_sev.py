@@ -9,6 +9,7 @@ from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.scenario.confidential import Shared
+from qap.scenario.confidential_kind import ConfidentialKind
 from qap.verify.kit.confidential_machine import GuestOptions
 from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
 
@@ -24,6 +25,7 @@ class ConfidentialSevCpu(ConfidentialTest):
     :avocado: tags=confidential,arch:x86_64,machine:q35,device:virtio-blk-pci
     """
 
+    kind = ConfidentialKind.SEV
     guest = "x86_64"
 
     def boots(self, **options: Unpack[GuestOptions]) -> None:
@@ -80,6 +82,7 @@ class ConfidentialSev(ConfidentialTest):
     :avocado: tags=confidential,arch:x86_64,machine:q35
     """
 
+    kind = ConfidentialKind.SEV
     guest = "x86_64"
 
     def test_devices_in_qemu(self) -> None:

@@ -1,5 +1,6 @@
 """Linux's virtio-balloon, which never accepts ACCESS_PLATFORM."""
 
+from qap.scenario.confidential_kind import ConfidentialKind
 from qap.verify.kit.guest_test import GuestTest
 
 FAILS = "QMP balloon fails: "
@@ -25,7 +26,7 @@ class VirtioBalloon(GuestTest):
 
         :avocado: tags=arch:x86_64,machine:q35,confidential
         """
-        self.fails(guest="x86_64", plug="cold", confidential=True)
+        self.fails(guest="x86_64", plug="cold", confidential=ConfidentialKind.SEV)
 
     def test_ccw_hot(self) -> None:
         """:avocado: tags=arch:s390x,machine:s390-ccw-virtio,hotplug"""

@@ -9,6 +9,7 @@ from collections import Counter
 from qap.machine.guest.ovmf import Ovmf
 from qap.scenario import confidential
 from qap.scenario.confidential import Shared
+from qap.scenario.confidential_kind import ConfidentialKind
 from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
 
 BOOTS = int(os.environ.get("QAP_BOOTS", "100"))
@@ -27,26 +28,30 @@ class ConfidentialBoots(ConfidentialTest):
 
     def test_se(self) -> None:
         """:avocado: tags=arch:s390x"""
-        self.boots("s390x")
+        self.boots(ConfidentialKind.SE)
 
     def test_sev(self) -> None:
         """:avocado: tags=arch:x86_64"""
-        self.boots("x86_64")
+        self.boots(ConfidentialKind.SEV)
 
     def test_sev_by_ovmf(self) -> None:
         """:avocado: tags=arch:x86_64,firmware:ovmf"""
         self.firmware = Ovmf.LARGE.options
-        self.boots("x86_64")
+        self.boots(ConfidentialKind.SEV)
 
-    def boots(self, guest: str) -> None:
+    def test_tdx(self) -> None:
+        """:avocado: tags=arch:x86_64"""
+        self.boots(ConfidentialKind.TDX)
+
+    def boots(self, kind: ConfidentialKind) -> None:
         """Boot BOOTS guests, one after the other."""
-        self.guest = guest
+        self.kind, self.guest = kind, kind.traits.guest
         disk, blockdevs = self.disk
         counts: Counter[int] = Counter()
         for _ in range(BOOTS):
             with self.booted([disk], BLOCK_MODULES, cpus=2, blockdevs=blockdevs) as machine:
                 self.prove_disk(machine)
-                confidential.prove(machine, self.settings.qemu)
+                confidential.prove(machine, kind)
                 counts[Shared.of(machine).shared] += 1
         self.log.info("pages shared, and how often: %s", sorted(counts.items()))
         self.assertEqual(len(counts), 1)

@@ -79,8 +79,8 @@ def matrix(
 
 def shell(
     confidential: Annotated[
-        Literal["se", "sev"] | None,
-        typer.Option(help="A simulated Secure Execution (s390x) or SEV (x86_64) guest."),
+        Literal["se", "sev", "tdx"] | None,
+        typer.Option(help="A simulated Secure Execution (s390x), SEV or TDX (x86_64) guest."),
     ] = None,
     guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
     share: Annotated[
@@ -92,9 +92,10 @@ def shell(
     """A guest with its console on this terminal, and virtiofs ready to be hot-plugged."""
     from qap.fork.build import Build, make
     from qap.scenario import shell as shells
+    from qap.scenario.confidential_kind import ConfidentialKind
 
     build = Build(profile, base)
-    kind = shells.ConfidentialKind(confidential) if confidential else None
+    kind = ConfidentialKind(confidential) if confidential else None
     wanted = shells.Shell(build, guest, kind, share)
     make(build)
     wanted.run()
@@ -120,8 +121,9 @@ def repro(
         bool, typer.Option("--iommu-platform/--no-iommu-platform", help="The device's property.")
     ] = True,
     confidential: Annotated[
-        bool, typer.Option("--confidential", help="Simulate a confidential guest.")
-    ] = False,
+        Literal["se", "sev", "tdx"] | None,
+        typer.Option(help="A simulated Secure Execution (s390x), SEV or TDX (x86_64) guest."),
+    ] = None,
     guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
     profile: Profile = "lab",
     base: Base = False,

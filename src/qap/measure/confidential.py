@@ -30,6 +30,7 @@ from qap.measure.io import shown
 from qap.measure.page_walks import PAGES, Walks
 from qap.measure.verdict import CostVerdict, Limit
 from qap.scenario import confidential
+from qap.scenario.confidential_kind import ConfidentialKind
 from qap.vhost_user.programs import null_disk
 
 Part = Literal["off", "on"]
@@ -51,18 +52,20 @@ class ConfidentialGuest:
     """A kind of confidential guest, and what it is compared with.
 
     Attributes:
-        name: of the kind.
-        guest: a name of configs/guests.toml.
+        kind: what it takes itself for.
         bounces: its kernel can be told to bounce its I/O where it is not protected.
     """
 
-    name: str
-    guest: str
+    kind: ConfidentialKind
     bounces: bool
+
+    @property
+    def name(self) -> str:
+        return self.kind.upper()
 
     def spec(self, protected: bool) -> Spec:
         """A machine with a disk that holds nothing and takes no time."""
-        settings = catalog.guest(self.guest)
+        settings = catalog.guest(self.kind.traits.guest)
         place = machine_types()[settings.machine]
         disk = {"driver": f"virtio-blk-{place.transport}", "drive": DISK, **place.place}
         spec = Spec(
@@ -74,14 +77,15 @@ class ConfidentialGuest:
             boot=Boot(settings, device_types()["virtio-blk"].modules),
         )
         if protected:
-            return confidential.simulated(spec)
+            return confidential.simulated(spec, self.kind)
         return confidential.bounced(spec) if self.bounces else spec
 
 
 # Linux on s390x makes no bounce buffers in a guest that is not protected, even with swiotlb=force.
 GUESTS = (
-    ConfidentialGuest("SEV", "x86_64", bounces=True),
-    ConfidentialGuest("SE", "s390x", bounces=False),
+    ConfidentialGuest(ConfidentialKind.SEV, bounces=True),
+    ConfidentialGuest(ConfidentialKind.TDX, bounces=True),
+    ConfidentialGuest(ConfidentialKind.SE, bounces=False),
 )
 
 
@@ -164,7 +168,7 @@ def on(guest: ConfidentialGuest, build: Build) -> list[Gauge]:
             for turn in range(READS):
                 _add(reads, {key: _rate(machines[key]) for key in _order(turn)})
                 progress(BOOTS + turn + 1, BOOTS + READS, reads.name)
-            confidential.prove(machines[True], catalog.guest(guest.guest).qemu)
+            confidential.prove(machines[True], guest.kind)
     boots.others = reads.others = usage.share
     return [boots, reads]
 
@@ -184,7 +188,7 @@ def _booted(
     guest: ConfidentialGuest, build: Build, protected: bool
 ) -> Iterator[tuple[Machine, float]]:
     """A guest that is up, and how many seconds that took from QEMU's start."""
-    binary = build.path(f"qemu-system-{catalog.guest(guest.guest).qemu}")
+    binary = build.path(f"qemu-system-{guest.kind.traits.target}")
     start = time.monotonic()
     with Machine(binary, guest.spec(protected)) as machine:
         machine.boot()

@@ -7,22 +7,14 @@ from typing import Any
 from qap.host.errors import QapError
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
+from qap.scenario.confidential_kind import ConfidentialKind
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.memory.access import Touched
 from qap.vhost_user.protocol import FrontendRequest
 
 ID = "cg0"
 VIOLATION = "CONFIDENTIAL_SIM_VIOLATION"
-# Commands, by QEMU's target, that succeed in a guest that is protected, and that bounces I/O.
-PROTECTED = {
-    "s390x": "grep -qx 1 /sys/firmware/uv/prot_virt_guest",
-    "x86_64": "dmesg | grep -q 'Memory Encryption Features active: AMD SEV'",
-}
 UNPROTECTED = "not a protected guest, for the base has no x-confidential-sim"
-BOUNCES = {
-    "s390x": "dmesg | grep -q 'software IO TLB: mapped'",
-    "x86_64": "dmesg | grep -qF 'PCI-DMA: Using software bounce buffering for IO (SWIOTLB)'",
-}
 
 
 class NotConfidential(QapError):
@@ -117,13 +109,14 @@ def _physical(touched: Touched, regions: Sequence[tuple[int, ...]]) -> Touched:
     raise QapError(f"no memory of the back-end has {touched}")
 
 
-def simulated(spec: Spec, on_violation: str = "error") -> Spec:
+def simulated(spec: Spec, kind: ConfidentialKind, on_violation: str = "error") -> Spec:
     """The same machine with x-confidential-sim.
 
     Args:
         on_violation: "error" or "report".
     """
-    added = ["-object", f"x-confidential-sim,id={ID},on-violation={on_violation}"]
+    simulation = f"x-confidential-sim,id={ID},mode={kind.traits.mode},on-violation={on_violation}"
+    added = ["-object", simulation]
     machine = f"{spec.machine},confidential-guest-support={ID}"
     return replace(spec, machine=machine, extra=[*added, *spec.extra])
 
@@ -140,19 +133,17 @@ def bounced(spec: Spec) -> Spec:
     return replace(spec, boot=replace(spec.boot, append=append))
 
 
-def prove(machine: Machine, target: str) -> list[str]:
+def prove(machine: Machine, kind: ConfidentialKind) -> list[str]:
     """Check that the guest is protected and that no device accessed private memory.
 
-    Args:
-        target: QEMU's, as in qemu-system-TARGET.
     Returns:
         What was seen, in words.
     Raises:
         NotConfidential: the check failed.
     """
-    if machine.console.run(PROTECTED[target]).status:
+    if machine.console.run(kind.traits.protected).status:
         raise NotConfidential("the guest does not take itself for a protected one")
-    if machine.console.run(BOUNCES[target]).status:
+    if machine.console.run(kind.traits.bounces).status:
         raise NotConfidential("the guest does not bounce its I/O (SWIOTLB)")
     seen = Shared.of(machine)
     if not seen.protecting or not seen.private:

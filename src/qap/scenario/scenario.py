@@ -18,6 +18,7 @@ from qap.machine.catalog import (
     viommus,
 )
 from qap.oracle import fence
+from qap.scenario.confidential_kind import ConfidentialKind
 
 Plug = Literal["cold", "hot", "replug"]
 Order = Literal["before", "after"]
@@ -34,7 +35,7 @@ class Scenario(Model):
         viommu: a name of configs/viommus.toml.
         order: the vIOMMU's place on the command line, seen from the device.
         bypass: the root bus bypasses the vIOMMU (default-bus-bypass-iommu).
-        confidential: the guest is a simulated confidential guest.
+        confidential: which simulated confidential guest it is; None for none.
         base: what stock QEMU does; None if it is not known.
     """
 
@@ -47,7 +48,7 @@ class Scenario(Model):
     viommu: str = "none"
     order: Order = "before"
     bypass: bool = False
-    confidential: bool = False
+    confidential: ConfidentialKind | None = None
     base: fence.Outcome | None = None
 
     @model_validator(mode="after")
@@ -72,6 +73,8 @@ class Scenario(Model):
                 f"{self.device} has no {self.transport} transport in QEMU, "
                 f"which the guest {self.guest} needs"
             )
+        if self.confidential and self.confidential.traits.target != self.settings.qemu:
+            raise UsageError(f"{self.guest} can't be {self.confidential.traits.title}")
         if self.viommu != "none" and self.viommu not in self.machine_type.viommus:
             raise UsageError(f"{self.machine_type.name} takes no {self.viommu}")
         if self.bypass and not self.machine_type.bypass:
@@ -111,7 +114,7 @@ class Scenario(Model):
             translated=self.translated,
             backend_can=self.kind.can_translate,
         )
-        demands = self.confidential and not is_base
+        demands = self.confidential is not None and not is_base
         return fence.driven(plugged, declines=self.kind.declined, demands=demands)
 
     def remedy(self, expected: fence.Expectation) -> str:
@@ -133,7 +136,7 @@ class Scenario(Model):
         if self.viommu != "none":
             words += [f"--viommu {self.viommu}", f"--order {self.order}"]
         words += ["--bypass"] if self.bypass else []
-        words += ["--confidential"] if self.confidential else []
+        words += [f"--confidential {self.confidential}"] if self.confidential else []
         words += [] if self.iommu_platform else ["--no-iommu-platform"]
         words += ["--base"] if is_base else []
         return " ".join(words)
@@ -151,7 +154,7 @@ class Scenario(Model):
         if not self.iommu_platform:
             words.append("iommu_platform=off")
         if self.confidential:
-            words.append("confidential guest")
+            words.append(f"as {self.confidential.traits.title}")
         return ", ".join(words)
 
 

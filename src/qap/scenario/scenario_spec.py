@@ -46,7 +46,9 @@ def scenario_spec(
     )
     if not scenario.confidential:
         return spec
-    return confidential.bounced(spec) if is_base else confidential.simulated(spec)
+    if is_base:
+        return confidential.bounced(spec)
+    return confidential.simulated(spec, scenario.confidential)
 
 
 def scenario_device(scenario: Scenario, service: BackendProcess | None) -> Device:

@@ -3,7 +3,6 @@
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from rich.console import Console
@@ -19,21 +18,11 @@ from qap.machine.guest import io_checks
 from qap.machine.guest.boot import Boot
 from qap.machine.spec import Spec
 from qap.scenario import confidential
+from qap.scenario.confidential_kind import ConfidentialKind
 from qap.vhost_user.programs import BackendProcess, virtiofsd
 
 MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
 TAG = "share"
-
-
-class ConfidentialKind(StrEnum):
-    """A confidential guest that x-confidential-sim simulates."""
-
-    SE = "se"
-    SEV = "sev"
-
-
-GUESTS = {ConfidentialKind.SE: "s390x", ConfidentialKind.SEV: "x86_64"}
-NAMES = {ConfidentialKind.SE: "a Secure Execution guest", ConfidentialKind.SEV: "an SEV guest"}
 
 
 @dataclass(frozen=True)
@@ -56,8 +45,8 @@ class Shell:
 
     def __post_init__(self) -> None:
         guest = self.guest
-        if self.kind and guest.qemu != GUESTS[self.kind]:
-            raise UsageError(f"{self.name} can't be {NAMES[self.kind]}: leave out --guest")
+        if self.kind and guest.qemu != self.kind.traits.target:
+            raise UsageError(f"{self.name} can't be {self.kind.traits.title}: leave out --guest")
         if self.kind and self.build.is_base:
             raise UsageError("the base has no x-confidential-sim: leave out --base")
         if self.share is not None and not self.share.is_dir():
@@ -65,7 +54,7 @@ class Shell:
 
     @property
     def guest(self) -> catalog.Guest:
-        return catalog.guest(self.name or (GUESTS[self.kind] if self.kind else "x86_64"))
+        return catalog.guest(self.name or (self.kind.traits.guest if self.kind else "x86_64"))
 
     @property
     def place(self) -> MachineType:
@@ -107,7 +96,7 @@ class Shell:
             devices=[*place.ports, *devices],
             boot=Boot(guest, MODULES, "qap.shell"),
         )
-        return confidential.simulated(spec) if self.kind else spec
+        return confidential.simulated(spec, self.kind) if self.kind else spec
 
     def _fs(self) -> Device:
         fs = {"driver": f"vhost-user-fs-{self.place.transport}", "id": "fs", **self.place.place}
@@ -120,7 +109,8 @@ class Shell:
 
     def _explain(self, folder: Path, share: Path) -> None:
         kind = self.kind
-        what = f"{NAMES[kind]}, simulated: nothing is protected" if kind else "not confidential"
+        simulated = f"{kind.traits.title}, simulated: nothing is protected" if kind else ""
+        what = simulated or "not confidential"
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         for name, text in (
             ("guest", f"{self.guest.name}, {what}"),

@@ -179,7 +179,7 @@ class Trial:
         if self.scenario.confidential and self.build.is_base:
             self.seen.said.append(confidential.UNPROTECTED)
         elif self.scenario.confidential:
-            self.seen.said += confidential.prove(machine, self.scenario.settings.qemu)
+            self.seen.said += confidential.prove(machine, self.scenario.confidential)
 
     def _unserved(self, machine: Machine, said: str) -> None:
         """The driver gave the device up: what the guest, its user and QEMU say."""

@@ -15,8 +15,7 @@ import pytest
 from qap.fork.build import Build
 from qap.host.errors import Exit
 from qap.host.paths import Project
-from qap.scenario.confidential import PROTECTED
-from qap.scenario.shell import GUESTS, ConfidentialKind
+from qap.scenario.confidential_kind import ConfidentialKind
 
 QAP = [sys.executable, "-m", "qap"]
 TO_MONITOR = TO_GUEST = "\x01c"
@@ -48,7 +47,7 @@ def test_virtiofs_is_plugged_by_hand(kind: ConfidentialKind | None, tmp_path: Pa
         plugs = re.findall("device_add [^\r]*", said)
         mounts = re.findall("in the guest: ([^\r]*)", said)
         if kind:
-            line.sendline(f"{PROTECTED[GUESTS[kind]]} && echo protected=$?")
+            line.sendline(f"{kind.traits.protected} && echo protected=$?")
             line.expect("protected=0\r")
         line.send(TO_MONITOR)
         line.expect(MONITOR)
@@ -67,6 +66,7 @@ def test_virtiofs_is_plugged_by_hand(kind: ConfidentialKind | None, tmp_path: Pa
     ("options", "said"),
     [
         (["--confidential", "se", "--guest", "x86_64"], "x86_64 can't be a Secure Execution guest"),
+        (["--confidential", "tdx", "--guest", "s390x"], "s390x can't be a TDX guest"),
         (["--confidential", "sev", "--base"], "the base has no x-confidential-sim"),
         (["--share", "/nowhere"], "--share /nowhere: no such folder"),
     ],

@@ -18,13 +18,13 @@ def a_scenario(device: str = "virtio-rng-pci", machine: str = "q35", **options: 
         ({}, Outcome.UNSERVED, Outcome.UNSERVED, "iommu_platform=off for this device"),
         ({"iommu_platform": False}, Outcome.WORKS, Outcome.WORKS, ""),
         (
-            {"confidential": True},
+            {"confidential": "sev"},
             Outcome.UNSERVED,
             Outcome.UNSERVED,
             "none: a confidential guest can't use virtio-balloon",
         ),
         (
-            {"confidential": True, "iommu_platform": False},
+            {"confidential": "sev", "iommu_platform": False},
             Outcome.UNSERVED,
             Outcome.WORKS,
             "none: a confidential guest can't use virtio-balloon",
@@ -42,10 +42,31 @@ def test_balloon_is_served_without_the_bit_alone(
 
 def test_confidential_guest_demands_the_bit_of_any_device() -> None:
     """The base has no confidential guests."""
-    asked = a_scenario(confidential=True, iommu_platform=False)
+    asked = a_scenario(confidential="sev", iommu_platform=False)
     assert asked.expected().outcome == Outcome.UNSERVED
     assert asked.remedy(asked.expected()) == "iommu_platform=on"
     assert asked.expected(is_base=True).outcome == Outcome.WORKS
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "kind", "said"),
+    [
+        ("s390-ccw-virtio", "virtio-rng-ccw", "tdx", "s390x can't be a TDX guest"),
+        ("s390-ccw-virtio", "virtio-rng-ccw", "sev", "s390x can't be an SEV guest"),
+        ("q35", "virtio-rng-pci", "se", "x86_64 can't be a Secure Execution guest"),
+    ],
+)
+def test_guest_can_not_be_another_architectures_confidential_guest(
+    machine: str, device: str, kind: str, said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        a_scenario(device, machine, confidential=kind)
+
+
+def test_command_and_title_name_the_kind() -> None:
+    asked = a_scenario(confidential="tdx")
+    assert asked.title == "q35, virtio-rng-pci, cold, as a TDX guest"
+    assert asked.repro().endswith(" --confidential tdx")
 
 
 def test_title_says_iommu_platform_once() -> None:

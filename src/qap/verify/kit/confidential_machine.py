@@ -16,6 +16,7 @@ from qap.machine.guest.boot import Boot
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.spec import Spec
 from qap.scenario import confidential
+from qap.scenario.confidential_kind import ConfidentialKind
 from qap.verify.kit.guest_test import GuestTest
 
 
@@ -42,15 +43,17 @@ class GuestOptions(TypedDict, total=False):
 
 
 class ConfidentialMachine(GuestTest):
-    """Boots confidential guests of one architecture.
+    """Boots confidential guests of one kind.
 
     :avocado: disable
 
     Attributes:
+        kind: what they take themselves for.
         guest: a name of configs/guests.toml.
         firmware: options for firmware that boots the kernel as its package has it.
     """
 
+    kind: ConfidentialKind
     guest: str
     firmware: Sequence[str] = ()
     # Eleven boots take long on a machine with other load.
@@ -108,7 +111,7 @@ class ConfidentialMachine(GuestTest):
         """A machine with the simulation; its guest is not waited for."""
         binary = self.build.path(f"qemu-system-{self.settings.qemu}")
         try:
-            with Machine(binary, confidential.simulated(spec, on_violation)) as machine:
+            with Machine(binary, confidential.simulated(spec, self.kind, on_violation)) as machine:
                 yield machine
         except QemuDied as died:
             self.fail(f"{died}: {died.said}")
@@ -133,7 +136,41 @@ class ConfidentialMachine(GuestTest):
                 machine.console.check("ls -d /sys/bus/cpu/devices/* | wc -l"), str(cpus)
             )
             yield machine
-            self.log.info(confidential.prove(machine, self.settings.qemu))
+            self.log.info(confidential.prove(machine, self.kind))
+
+    @contextmanager
+    def booted_with(
+        self,
+        devices: Sequence[Device],
+        modules: Sequence[str],
+        *,
+        hot: bool,
+        **options: Unpack[GuestOptions],
+    ) -> Iterator[Machine]:
+        """A machine as of `booted`.
+
+        Args:
+            hot: plug the devices once the guest is up, each PCI function into its own root port.
+        """
+        if not hot:
+            with self.booted(devices, modules, **options) as machine:
+                yield machine
+            return
+        own = [number for number, one in enumerate(devices) if self._needs_port(one)]
+        port = self.place.port or {}
+        # The machine's own root port has chassis 1.
+        ports = [
+            {"driver": port["driver"], "id": f"own{number}", "chassis": number + 2}
+            for number in own
+        ]
+        with self.booted(ports, modules, **options) as machine:
+            for number, one in enumerate(devices):
+                machine.plug({**one, "bus": f"own{number}"} if number in own else one)
+            yield machine
+
+    def _needs_port(self, device: Device) -> bool:
+        """Whether a device can only be hot-plugged into a root port."""
+        return self.place.port is not None and str(device["driver"]).endswith("-pci")
 
     @property
     def disk(self) -> tuple[Device, list[str]]:

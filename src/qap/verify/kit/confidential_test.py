@@ -18,7 +18,7 @@ from qap.vhost_user.programs import BackendProcess
 from qap.vhost_user.vsock import VsockHost
 
 # Virtio device IDs (virtio 1.3, chapter 5).
-BLOCK, RNG, NINEP, VSOCK, FS = 2, 4, 9, 19, 26
+NET, BLOCK, SERIAL, RNG, NINEP, VSOCK, FS = 1, 2, 3, 4, 9, 19, 26
 BLOCK_MODULES = ("virtio_blk",)
 NO_ACCESS_PLATFORM = "device must provide VIRTIO_F_ACCESS_PLATFORM"
 # With this kernel option a guest shares its rings, but does not bounce its buffers.
@@ -30,12 +30,9 @@ PORT = 1234
 
 
 class ConfidentialTest(ConfidentialMachine):
-    """Boots confidential guests of one architecture.
+    """Boots confidential guests of one kind.
 
     :avocado: disable
-
-    Attributes:
-        guest: a name of configs/guests.toml.
     """
 
     def prove_disk(self, machine: Machine) -> None:
@@ -54,7 +51,7 @@ class ConfidentialTest(ConfidentialMachine):
             self.folder, self.host_data.shared, self.settings.architecture, name
         )
 
-    def prove_devices_in_qemu(self) -> None:
+    def prove_devices_in_qemu(self, *, hot: bool = False) -> None:
         """Disk, network, random numbers, serial and 9p, with data compared on both sides."""
         disk, blockdevs = self.disk
         port = self.folder / "port.sock"
@@ -76,17 +73,19 @@ class ConfidentialTest(ConfidentialMachine):
             ],
         }
         modules = [*BLOCK_MODULES, "virtio_net", "virtio_rng", "virtio_console", *TOOLS_MODULES]
-        with self.booted(devices, modules, **options) as machine:
+        with self.booted_with(devices, modules, hot=hot, **options) as machine:
             console = machine.console
             self.prove_disk(machine)
+            io_checks.find(console, NET)
             traffic.over_network(console)
             io_checks.random(console, self.host_data, io_checks.find(console, RNG))
+            io_checks.find(console, SERIAL)
             traffic.over_serial(console, port)
             name = io_checks.find(console, NINEP)
             mount = "-t 9p -o trans=virtio,version=9p2000.L share"
             io_checks.files(console, self.host_data, name, mount)
 
-    def prove_back_ends(self) -> None:
+    def prove_back_ends(self, *, hot: bool = False) -> None:
         """virtiofs, a disk of qemu-storage-daemon and a vsock in Python, all vhost-user.
 
         What the vsock's back-end accessed is compared with the memory that the guest shares.
@@ -118,7 +117,7 @@ class ConfidentialTest(ConfidentialMachine):
             chardevs = [f"socket,id={name},path={path}" for name, path in sockets.items()]
             modules = [*BLOCK_MODULES, "virtiofs", "vmw_vsock_virtio_transport", *TOOLS_MODULES]
             options: GuestOptions = {"cpus": 2, "chardevs": chardevs, "extra": ["-fsdev", fsdev]}
-            with self.booted(devices, modules, **options) as machine:
+            with self.booted_with(devices, modules, hot=hot, **options) as machine:
                 self.prove_virtiofs(machine)
                 self.prove_disk(machine)
                 io_checks.find(machine.console, VSOCK)
@@ -168,7 +167,7 @@ class ConfidentialTest(ConfidentialMachine):
                 else:
                     machine.console.send("reboot -f")
                 machine.boot()
-                self.log.info(confidential.prove(machine, self.settings.qemu))
+                self.log.info(confidential.prove(machine, self.kind))
             self.prove_disk(machine)
 
     def prove_kernel(self, guest: str) -> None:
