@@ -56,6 +56,8 @@ class VmcallFunction(IntEnum):
     CPUID = 10
     HLT = 12
     IO = 30
+    RDMSR = 31
+    WRMSR = 32
     MMIO = 48
     GET_TD_VM_CALL_INFO = 0x10000
     MAP_GPA = 0x10001

@@ -203,8 +203,8 @@ def fault(guest: TdGuest, code: bytes) -> int | None:
 
 
 LEAVES = st.one_of(st.sampled_from(TdcallLeaf), st.integers(0, U64))
-# This ends the guest, as on hardware.
-FATAL = (VmcallFunction.REPORT_FATAL_ERROR,)
+# These may end the guest, as they may end one on hardware.
+FATAL = (VmcallFunction.REPORT_FATAL_ERROR, VmcallFunction.WRMSR)
 FUNCTIONS = st.one_of(
     st.sampled_from([one for one in VmcallFunction if one not in FATAL]),
     st.integers(0, U64),

@@ -27,6 +27,8 @@ NMI = 2
 RTC_INDEX, RTC_DATA = 0x70, 0x71
 RTC_FREE = 0x50  # a byte of its RAM
 IOAPIC = 0xFEC00000
+LSTAR = 0xC0000082
+X2APIC_ID = 0x802  # there in x2APIC mode alone
 EDU_DMA_SOURCE = 0x80
 R12, R13 = 1 << 12, 1 << 13
 READ, WRITE = 0, 1
@@ -165,6 +167,30 @@ def test_cpuid_is_that_of_the_cpu(tmp_path: Path) -> None:
             assert left["r10"] == VmcallStatus.SUCCESS
             words = [left[name] for name in ("r12", "r13", "r14", "r15")]
             assert words == guest.bare.cpu.cpuid(leaf, guest.td.cr3)
+
+
+def test_msr_is_read_and_written(tmp_path: Path) -> None:
+    """GHCI, "Instruction.RDMSR" and "Instruction.WRMSR"."""
+    with td_started(tmp_path) as guest:
+        for value in (0x0123456789ABCDEF, 5):
+            wrote = guest.td.vmcall(VmcallFunction.WRMSR, r12=LSTAR, r13=value)
+            assert (wrote["rax"], wrote["r10"]) == (0, VmcallStatus.SUCCESS)
+            read = guest.td.vmcall(VmcallFunction.RDMSR, r12=LSTAR)
+            assert (read["r10"], read["r11"]) == (VmcallStatus.SUCCESS, value)
+            assert guest.bare.cpu.rdmsr(LSTAR, guest.td.cr3) == value
+        guest.bare.cpu.wrmsr(LSTAR, 7, guest.td.cr3)
+        assert guest.td.vmcall(VmcallFunction.RDMSR, r12=LSTAR)["r11"] == 7
+
+
+@pytest.mark.parametrize("function", [VmcallFunction.RDMSR, VmcallFunction.WRMSR])
+@pytest.mark.parametrize("number", [X2APIC_ID, 1 << 32 | LSTAR, U64])
+def test_msr_that_raises_an_exception_is_refused(
+    tmp_path: Path, function: VmcallFunction, number: int
+) -> None:
+    """The guest gets a status: the exception would be the host's."""
+    with td_started(tmp_path) as guest:
+        left = guest.td.vmcall(function, r12=number)
+        assert (left["r10"], left["r11"]) == (VmcallStatus.INVALID_OPERAND, function)
 
 
 def halted(guest: TdGuest) -> bool:
