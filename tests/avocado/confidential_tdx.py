@@ -42,6 +42,22 @@ class ConfidentialTdxCpu(ConfidentialTest):
         self.boots(cpu="SapphireRapids")
 
 
+class ConfidentialTdxVe(ConfidentialTest):
+    """The guest gets #VE where it would on hardware, and asks its host.
+
+    :avocado: enable
+    :avocado: tags=confidential,arch:x86_64,machine:q35
+    """
+
+    kind = ConfidentialKind.TDX
+    guest = "x86_64"
+    options = ",inject-ve=on"
+
+    def test_devices_in_qemu(self) -> None:
+        """:avocado: tags=device:virtio-blk-pci,device:virtio-net-pci,device:virtio-9p-pci"""
+        self.prove_devices_in_qemu()
+
+
 class ConfidentialTdx(ConfidentialTest):
     """
     :avocado: enable

@@ -109,14 +109,17 @@ def _physical(touched: Touched, regions: Sequence[tuple[int, ...]]) -> Touched:
     raise QapError(f"no memory of the back-end has {touched}")
 
 
-def simulated(spec: Spec, kind: ConfidentialKind, on_violation: str = "error") -> Spec:
+def simulated(
+    spec: Spec, kind: ConfidentialKind, on_violation: str = "error", options: str = ""
+) -> Spec:
     """The same machine with x-confidential-sim.
 
     Args:
         on_violation: "error" or "report".
+        options: further properties, each with a comma before it.
     """
     simulation = f"x-confidential-sim,id={ID},mode={kind.traits.mode},on-violation={on_violation}"
-    added = ["-object", simulation]
+    added = ["-object", simulation + options]
     machine = f"{spec.machine},confidential-guest-support={ID}"
     return replace(spec, machine=machine, extra=[*added, *spec.extra])
 

@@ -51,11 +51,13 @@ class ConfidentialMachine(GuestTest):
         kind: what they take themselves for.
         guest: a name of configs/guests.toml.
         firmware: options for firmware that boots the kernel as its package has it.
+        options: further properties of x-confidential-sim, each with a comma before it.
     """
 
     kind: ConfidentialKind
     guest: str
     firmware: Sequence[str] = ()
+    options = ""
     # Eleven boots take long on a machine with other load.
     timeout = 600
 
@@ -111,7 +113,9 @@ class ConfidentialMachine(GuestTest):
         """A machine with the simulation; its guest is not waited for."""
         binary = self.build.path(f"qemu-system-{self.settings.qemu}")
         try:
-            with Machine(binary, confidential.simulated(spec, self.kind, on_violation)) as machine:
+            with Machine(
+                binary, confidential.simulated(spec, self.kind, on_violation, self.options)
+            ) as machine:
                 yield machine
         except QemuDied as died:
             self.fail(f"{died}: {died.said}")

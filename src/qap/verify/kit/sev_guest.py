@@ -75,7 +75,6 @@ def started(
     board: str = "q35",
     sim: bool = True,
     devices: Sequence[Device] = (),
-    cpus: int = 1,
     blockdevs: Sequence[str] = (),
     options: Sequence[str] = (),
 ) -> Iterator[SevGuest]:
@@ -88,7 +87,7 @@ def started(
         memory=MEMORY,
         devices=devices,
         blockdevs=blockdevs,
-        extra=[*extra, "-smp", str(cpus)],
+        extra=extra,
         qtest=True,
     )
     with Machine(Build.under_test().path("qemu-system-x86_64"), spec) as vm:

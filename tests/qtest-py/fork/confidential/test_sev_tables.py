@@ -164,7 +164,7 @@ def test_all_that_is_mapped_shared_is_counted(tmp_path: Path, mode: Mode, level:
 
 def test_tables_of_each_cpu_count(tmp_path: Path) -> None:
     """The first CPU maps nothing of the page, the second one has halted."""
-    with started(tmp_path, Mode.LONG, devices=[EDU], cpus=2) as guest:
+    with started(tmp_path, Mode.LONG, devices=[EDU], options=["-smp", "2"]) as guest:
         protect(guest)
         mapping, address = shape(Mode.LONG, 1)
         assert denied(guest, address)
