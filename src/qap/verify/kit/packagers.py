@@ -40,17 +40,14 @@ def run(*argv: str | Path, cwd: Path, env: Mapping[str, str] | None = None, stat
 
 
 def unpacked(stock: Path, folder: Path) -> Git:
-    """A repository with the base's files, but for what quilt notes, in one commit."""
+    """A clone of the base without what quilt notes and without Debian's own patches."""
+    Git(stock)("clone", "-q", "--shared", str(stock), str(folder))
     git = Git(folder)
     git.init()
-    archive = folder / "base.tar"
-    Git(stock)("archive", "-o", str(archive), "HEAD")
-    run("tar", "xf", archive, cwd=folder)
-    archive.unlink()
-    shutil.rmtree(folder / ".pc", ignore_errors=True)
-    shutil.rmtree(folder / PATCHES, ignore_errors=True)
+    for name in (".pc", PATCHES):
+        shutil.rmtree(folder / name, ignore_errors=True)
     git("add", "-A", "-f")
-    git("commit", "-q", "-m", "base")
+    git("commit", "-q", "--allow-empty", "-m", "without patches")
     return git
 
 
