@@ -20,6 +20,7 @@ def as_json(one: Prediction) -> dict[str, object]:
         "translated": one.translation.translated,
         "translated_why": one.translation.why,
         "backend": asdict(one.backend),
+        "private_memory": one.private,
         "missing_on": one.missing,
         "verdicts": [_verdict(verdict) for verdict in one.verdicts],
         "remarks": list(one.remarks),

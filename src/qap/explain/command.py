@@ -48,6 +48,7 @@ class Command:
         devices: -device and device_add in their order, and those that other options imply.
         objects, netdevs, chardevs, fsdevs, drives: by id.
         nics: -nic, and -net of type nic.
+        numa: -numa, in their order.
         nodefaults: no devices but those that are named.
         no_nic: a network option is there, so the machine's own network device is not.
         removed: ids of devices that were unplugged in the end.
@@ -65,6 +66,7 @@ class Command:
     fsdevs: dict[str, Opts] = field(default_factory=dict)
     drives: list[Item] = field(default_factory=list)
     nics: list[Item] = field(default_factory=list)
+    numa: list[Opts] = field(default_factory=list)
     globals: list[Global] = field(default_factory=list)
     nodefaults: bool = False
     no_nic: bool = False

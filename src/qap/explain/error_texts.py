@@ -28,6 +28,7 @@ class Facts(Model):
     legacy: Legacy = ""
     version_1: bool = True
     is_iommu: bool = False
+    reachable: bool = True
     declines: bool = False
     demands: bool = False
 
@@ -41,6 +42,7 @@ class Facts(Model):
             legacy=self.legacy,
             version_1=self.version_1,
             is_iommu=self.is_iommu,
+            reachable=self.reachable,
         )
         return fence.driven(plugged, declines=self.declines, demands=self.demands)
 

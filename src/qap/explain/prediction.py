@@ -10,6 +10,7 @@ from qap.explain.device_types import VirtioType, virtio_type
 from qap.explain.interface import LOW_REVISION, NEITHER, NO_MSIX, Interface, interface
 from qap.explain.knowledge import knowledge
 from qap.explain.machine_type import Machine
+from qap.explain.memory import private_memory
 from qap.explain.properties import Given, given
 from qap.machine.catalog import DeviceType
 from qap.oracle import fence, remedy, stock
@@ -63,6 +64,7 @@ class Prediction:
 
     Attributes:
         requested: whether ACCESS_PLATFORM is, and by what.
+        private: memory that its back-end would have to map and can't; "" if there is none.
         missing: the build that has no such device: "stock QEMU" or "".
         verdicts: one; more if what isn't known decides.
         remarks: what is odd beside that.
@@ -77,6 +79,7 @@ class Prediction:
     requested_by: str
     translation: Translation
     backend: Backend
+    private: str
     missing: str
     verdicts: Sequence[Verdict]
     remarks: Sequence[str]
@@ -132,7 +135,9 @@ class Predictor:
         shown = interface(command, item, kind, family, machine, bus)
         said = given(command, item, kind, REQUEST)
         requested = said.on if said else bool(machine.confidential)
-        facts = _Facts(kind, family, shown, requested, behind, self._lenient(item, kind), machine)
+        private = private_memory(command, item) if behind.kind is Kind.PROGRAM else ""
+        lenient = self._lenient(item, kind)
+        facts = _Facts(kind, family, shown, requested, behind, lenient, machine, private)
         return Prediction(
             item,
             kind,
@@ -143,6 +148,7 @@ class Predictor:
             _by(said, machine),
             translation,
             behind,
+            private,
             "" if kind.transport in family.transports else "stock QEMU",
             facts.verdicts(translation.translated),
             _remarks(facts),
@@ -170,6 +176,7 @@ class _Facts:
     backend: Backend
     lenient: bool
     machine: Machine
+    private: str
 
     def verdicts(self, translated: bool | None) -> list[Verdict]:
         """One for each case that may be."""
@@ -196,7 +203,9 @@ class _Facts:
         on_stock = self._stock(translated, can)
         demands, declines = bool(self.machine.confidential), self.family.declined
         driven = fence.driven(plugged, declines=declines, demands=demands)
-        there = on_stock.outcome
+        if self.private and on_stock.outcome is Outcome.WORKS:
+            on_stock = stock.unreachable()
+        there = Outcome.UNSERVED if on_stock.fault == stock.UNREACHABLE else on_stock.outcome
         if there is Outcome.WORKS and (
             (demands and not self.requested) or (declines and self.requested)
         ):
@@ -227,6 +236,7 @@ class _Facts:
             version_1=self._version_1(presumed=self.machine.lenient),
             is_iommu=self.family.iommu and translated,
             lenient=self.lenient and self.kind.transport != "pci",
+            reachable=not self.private,
         )
 
     def _stock(self, translated: bool, can: bool) -> Conclusion:
@@ -265,8 +275,10 @@ class _Facts:
     def _remedies(
         self, translated: bool, plugged: Expectation, driven: Expectation, on_stock: Conclusion
     ) -> Sequence[str]:
-        if self.interface.error:
-            return [REMEDY.get(self.interface.error, "bus= of a port or bridge below it")]
+        if self.interface.error or self.private:
+            error = self.interface.error
+            other = "bus= of a port or bridge below it"
+            return [REMEDY.get(error, other)] if error else remedy.of_memory()
         if plugged.outcome is Outcome.REFUSED:
             if self.backend.kind is Kind.VDPA and not self.interface.legacy:
                 return remedy.of_vdpa()

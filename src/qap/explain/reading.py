@@ -22,6 +22,7 @@ IMPLIED = {
     "fsdev": "fsdriver",
     "virtfs": "fsdriver",
     "nic": "type",
+    "numa": "type",
     "net": "type",
     "drive": "file",
 }
@@ -109,6 +110,8 @@ class Reader:
                 command.devices.append(Item(option, parsed, said))
             case "-drive":
                 command.drives.append(Item(option, parsed, said))
+            case "-numa":
+                command.numa.append(parsed)
             case "-virtfs":
                 self._virtfs(parsed, said)
             case "-nic" | "-net":

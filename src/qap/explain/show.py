@@ -97,6 +97,8 @@ def _device(prediction: Prediction, width: int) -> Iterator[str]:
     yield from row("requested", f"{asked}: {prediction.requested_by}", width)
     yield from row("translated", _translated(prediction), width)
     yield from row("back-end", _backend(prediction), width)
+    if prediction.private:
+        yield from row("memory", f"not shared: {prediction.private}", width)
     if prediction.missing:
         yield from row("", f"{prediction.missing} has no such device", width)
     for verdict in prediction.verdicts:

@@ -62,6 +62,23 @@ def can_translate(*, offers: bool, lacks: Collection[str] = ()) -> bool:
     return offers and not {"BACKEND_REQ", "REPLY_ACK"} & set(lacks)
 
 
+_UNREACHABLE = Expectation(
+    Outcome.REFUSED,
+    False,
+    False,
+    "the back-end is a process of its own, and guest memory is not shared: it can't reach the "
+    "driver's rings",
+    "vhost-user, VHOST_USER_SET_MEM_TABLE",
+)
+_NO_VERSION_1 = Expectation(
+    Outcome.REFUSED,
+    False,
+    False,
+    "a device without a legacy interface must offer VERSION_1, and the back-end can't",
+    "virtio 1.3, 6.1 VERSION_1",
+)
+
+
 def plug(
     *,
     requested: bool,
@@ -71,6 +88,7 @@ def plug(
     version_1: bool = True,
     is_iommu: bool = False,
     lenient: bool = False,
+    reachable: bool = True,
 ) -> Expectation:
     """What plugging a device must lead to.
 
@@ -85,15 +103,11 @@ def plug(
         lenient: a device with nothing but a legacy interface is taken all the same, because
             it does not insist on ACCESS_PLATFORM (x-require-iommu-platform=off) and its
             transport never refused it. Not on PCI.
+        reachable: the device is in QEMU or the kernel, or its vhost-user back-end can map all
+            memory of the guest.
     """
-    if not version_1 and not legacy:
-        return Expectation(
-            Outcome.REFUSED,
-            False,
-            False,
-            "a device without a legacy interface must offer VERSION_1, and the back-end can't",
-            "virtio 1.3, 6.1 VERSION_1",
-        )
+    if not reachable or not (version_1 or legacy):
+        return _UNREACHABLE if not reachable else _NO_VERSION_1
     if not requested:
         return Expectation(
             Outcome.WORKS, False, False, "not requested: the bit is not offered to the driver"

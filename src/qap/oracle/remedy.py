@@ -64,6 +64,14 @@ def of_stock(*, requested: bool, demands: bool) -> Sequence[str]:
     return ["the fork", *([INSTEAD] if requested and not demands else [])]
 
 
+def of_memory() -> Sequence[str]:
+    """What helps where a vhost-user back-end can't map guest memory."""
+    return [
+        "share=on for the memory backend; without one, -object memory-backend-memfd,id=mem0,"
+        "size=SIZE,share=on and memory-backend=mem0 of the machine"
+    ]
+
+
 def of_vdpa() -> Sequence[str]:
     """What helps where a vDPA device does not offer ACCESS_PLATFORM."""
     return ["a vDPA device that offers ACCESS_PLATFORM; no property of QEMU helps"]

@@ -14,6 +14,7 @@ Transport = Literal["pci", "mmio", "ccw"]
 NO_MEANS = "IOMMU support requires reply-ack and backend-req protocol features."
 LOW_REVISION = "Invalid value of property max_rev"
 NO_INTERFACE = "Device doesn't support modern mode, and legacy mode is disabled"
+UNREACHABLE = "its back-end can't map guest memory: the guest waits for ever at its first request"
 LEGACY_PCI = "VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor transitional device"
 
 
@@ -79,6 +80,11 @@ def _requested_on_pci(translated: bool, can: bool, asked: bool, legacy: bool) ->
         "offered to understand"
     )
     return Conclusion(Outcome.WORKS, fault=hole if translated and not can else "")
+
+
+def unreachable() -> Conclusion:
+    """What becomes of a device that stock QEMU plugs, and whose back-end can't map memory."""
+    return Conclusion(Outcome.WORKS, fault=UNREACHABLE)
 
 
 def plug_vdpa(*, transport: Transport, requested: bool, offers: bool) -> Conclusion:

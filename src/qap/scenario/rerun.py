@@ -34,6 +34,7 @@ PHRASES = (
     "Only PCI/PCIe bridges can be plugged into",
     "Bus 'pxb-internal' does not support hotplugging",
     "it has a legacy interface only, and a driver of that is not served",
+    "is not shared, so a vhost-user backend can't reach it",
 )
 
 

@@ -17,7 +17,7 @@ from qap.explain.machine_type import NEWEST, Machine
 from qap.explain.prediction import INSISTS, Prediction
 from qap.machine.catalog import machine_types
 from qap.machine.device import Device
-from qap.machine.spec import Spec
+from qap.machine.spec import SHARED, Spec
 
 CHARDEV = "back-end"
 BETWEEN = "between"
@@ -85,6 +85,7 @@ def bench(
         machine=_machine(command, machine),
         accel="qtest",
         memory=MEMORY_MIB,
+        memory_backend="" if prediction.private else SHARED,
         devices=listed,
         extra=[*globals_, *args],
         qtest=True,

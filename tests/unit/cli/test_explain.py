@@ -13,7 +13,9 @@ from qap.host.errors import UsageError
 from qap.vhost_user.backends import backend
 
 LINE = (
-    "qemu-system-x86_64 -nodefaults -M q35 -device intel-iommu -chardev socket,id=c0,path={path} "
+    "qemu-system-x86_64 -nodefaults -M q35,memory-backend=mem0 "
+    "-object memory-backend-memfd,id=mem0,size=1G -device intel-iommu "
+    "-chardev socket,id=c0,path={path} "
     "-device pcie-root-port,id=rp0 -device virtio-rng-pci,id=rng0 "
     "-device vhost-user-blk-pci,id=blk0,chardev=c0,bus=rp0,iommu_platform=on"
 )

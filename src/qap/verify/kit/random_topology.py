@@ -44,6 +44,10 @@ def topology(seed: int) -> Topology:
     if dice.random() < 0.1:
         made.machine += ",confidential-guest-support=cgs0"
         made.words += ["-object", "sev-guest,id=cgs0"]
+    share = dice.choice(["on", "on", "on", "off", ""])
+    if share:
+        made.machine += ",memory-backend=mem0"
+        made.words += ["-object", f"memory-backend-memfd,id=mem0,size=128M,share={share}"]
     return made
 
 
