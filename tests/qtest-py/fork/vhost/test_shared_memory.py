@@ -12,6 +12,7 @@ from qap.verify.kit.lab import Lab
 
 REFUSED = "is not shared, so a vhost-user backend can't reach it"
 KIND = "vhost-user-fs"
+LOST_S = 10.0
 SLOTS = ("-m", "128,maxmem=1G,slots=4")
 
 # A memory backend, and more options of a q35 with 128 MiB.
@@ -113,6 +114,18 @@ def test_private_memory_can_not_join(lab: Lab, device: Device, backend: str) -> 
     with pytest.raises(QmpRefused, match=REFUSED):
         machine.plug({**device, "memdev": "private"})
     machine.plug({**device, "memdev": "shared"})
+
+
+def test_net_whose_back_end_is_away_is_refused(lab: Lab) -> None:
+    behind = lab.backend("vhost-user-net")
+    machine = lab.machine(
+        memory_backend="memory-backend-ram",
+        extra=["-netdev", f"vhost-user,id=net0,chardev={behind.path.stem}"],
+    )
+    behind.close()
+    machine.qmp.wait_event("NETDEV_VHOST_USER_DISCONNECTED", lambda _: True, LOST_S)
+    with pytest.raises(QmpRefused, match=REFUSED):
+        machine.plug({"driver": "virtio-net-pci", "bus": "port0", "netdev": "net0"})
 
 
 @pytest.mark.parametrize("kind", ["virtio-blk", "virtio-scsi"])
