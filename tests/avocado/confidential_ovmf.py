@@ -7,6 +7,7 @@ from qap.host.errors import MissingError
 from qap.machine.guest import traffic
 from qap.machine.guest.ovmf import Ovmf
 from qap.machine.machine import Machine
+from qap.scenario.confidential_kind import ConfidentialKind
 from qap.verify.kit.confidential_machine import GuestOptions
 from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
 
@@ -19,6 +20,7 @@ class ConfidentialOvmf(ConfidentialTest):
     :avocado: tags=confidential,arch:x86_64,machine:q35,firmware:ovmf
     """
 
+    kind = ConfidentialKind.SEV
     guest = "x86_64"
 
     def use(self, image: Ovmf) -> None:
