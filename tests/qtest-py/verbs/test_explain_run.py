@@ -104,10 +104,11 @@ def test_wrong_prediction_is_told(run: Run) -> None:
 
 
 FS = "-chardev socket,id=c,path=/run/c -device vhost-user-fs-pci,chardev=c,tag=t,id=fs0"
-WHOLE = (
+PRIVATE = (
     "qemu-system-x86_64 -nodefaults -M pc-q35-9.2,default-bus-bypass-iommu=off "
     "-device pcie-root-port,id=rp0 -device pxb-pcie,id=p,bus_nr=32"
 )
+WHOLE = f"{PRIVATE} -object memory-backend-memfd,id=m,size=1G -machine memory-backend=m"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,12 @@ WHOLE = (
             ["intel-iommu", "vhost-user-fs-pci"],
             {"iommu_platform"},
             (Outcome.REFUSED, Outcome.REFUSED),
+        ),
+        (
+            f"{PRIVATE} -device intel-iommu {FS},bus=rp0",
+            ["vhost-user-fs-pci"],
+            set(),
+            (Outcome.WORKS, Outcome.REFUSED),
         ),
         (
             f"{WHOLE} -device virtio-rng-pci,id=r,bus=rp0,iommu_platform=on,disable-legacy=off",
