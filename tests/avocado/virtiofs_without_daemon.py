@@ -24,6 +24,8 @@ FS = 26
 EIO = "Input/output error"
 REFUSED = "connection refused"
 ENDS_S = 20.0
+# The shell opens the file, so it is open when this returns, and a process keeps it open.
+HOLD = "exec 9</mnt/one/file; sleep 1000 <&9 & echo $! >/tmp/holder; exec 9<&-"
 # Linux blinks a slot's light for 5 s before it lets a device go (PCIe hot-plug).
 UNPLUGGED_S = 30.0
 NATIVE = ("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
@@ -177,14 +179,14 @@ class WithoutDaemonX86(WithoutDaemon):
     def test_file_open_at_unplug(self) -> None:
         """As on stock QEMU."""
         machine, _ = self.mounted()
-        machine.console.check("sleep 1000 </mnt/one/file & echo $! >/tmp/holder")
+        machine.console.check(HOLD)
         self.assert_replaceable(machine)
         machine.console.check("kill $(cat /tmp/holder)")
 
     def test_unmounted_after_it_was_killed(self) -> None:
         """A file that was open is closed, and the folder is unmounted."""
         machine, daemon = self.mounted()
-        machine.console.check("sleep 1000 </mnt/one/file & echo $! >/tmp/holder")
+        machine.console.check(HOLD)
         self.kill(daemon)
         machine.console.check('kill $(cat /tmp/holder); await "umount /mnt/one"', ENDS_S)
         self.assert_replaceable(machine)
