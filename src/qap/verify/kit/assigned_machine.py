@@ -15,7 +15,7 @@ from qap.machine.device import Device
 from qap.machine.spec import Spec
 
 # An error is read twice, with a tenth of a second between, in a guest that is emulated.
-TOLD_S = 60.0
+TOLD_S = 20.0
 EVENT = "VFIO_PCI_ERROR"
 # The root port's own hot-plug, without ACPI.
 NATIVE = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
