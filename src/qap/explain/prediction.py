@@ -275,22 +275,10 @@ class _Facts:
     def _remedies(
         self, translated: bool, plugged: Expectation, driven: Expectation, on_stock: Conclusion
     ) -> Sequence[str]:
-        if self.interface.error or self.private:
-            error = self.interface.error
-            other = "bus= of a port or bridge below it"
-            return [REMEDY.get(error, other)] if error else remedy.of_memory()
+        if self.interface.error:
+            return [REMEDY.get(self.interface.error, "bus= of a port or bridge below it")]
         if plugged.outcome is Outcome.REFUSED:
-            if self.backend.kind is Kind.VDPA and not self.interface.legacy:
-                return remedy.of_vdpa()
-            return remedy.of_refusal(
-                transport=self.kind.transport,
-                requested=self.requested,
-                translated=translated,
-                legacy=self.interface.legacy,
-                version_1=self._version_1(presumed=self.machine.lenient),
-                is_iommu=self.family.iommu,
-                demands=bool(self.machine.confidential),
-            )
+            return self._of_refusal(translated)
         if driven.outcome is Outcome.UNSERVED:
             return remedy.of_service(
                 declines=self.family.declined,
@@ -302,6 +290,22 @@ class _Facts:
                 requested=self.requested, demands=bool(self.machine.confidential)
             )
         return []
+
+    def _of_refusal(self, translated: bool) -> Sequence[str]:
+        """What helps where the fork refuses it, in the order in which it asks."""
+        if self.private:
+            return remedy.of_memory()
+        if self.backend.kind is Kind.VDPA and not self.interface.legacy:
+            return remedy.of_vdpa()
+        return remedy.of_refusal(
+            transport=self.kind.transport,
+            requested=self.requested,
+            translated=translated,
+            legacy=self.interface.legacy,
+            version_1=self._version_1(presumed=self.machine.lenient),
+            is_iommu=self.family.iommu,
+            demands=bool(self.machine.confidential),
+        )
 
 
 def _alike(one: Verdict, other: Verdict) -> bool:

@@ -49,7 +49,7 @@ def of_refusal(
         return ["iommu_platform=off for the IOMMU", BYPASS]
     if translated:
         return [
-            "a back-end that offers ACCESS_PLATFORM, REPLY_ACK and BACKEND_REQ",
+            TRANSLATES,
             *instead,
             BYPASS,
         ]

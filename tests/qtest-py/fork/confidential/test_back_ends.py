@@ -16,6 +16,8 @@ from qap.virtio.ccw import INDICATORS, VirtioCcw
 from qap.virtio.driver import Driver
 from qap.virtio.queue import Queue
 
+Blk = tuple[SeGuest, Backend, Queue, Driver]
+
 
 @pytest.fixture
 def plugged(start: Start, lab: Lab) -> Callable[[str], tuple[SeGuest, Backend]]:
@@ -37,6 +39,14 @@ def plugged(start: Start, lab: Lab) -> Callable[[str], tuple[SeGuest, Backend]]:
         return guest, behind
 
     return plug
+
+
+@pytest.fixture
+def blk(plugged: Callable[[str], tuple[SeGuest, Backend]]) -> Blk:
+    """A guest that drives a vhost-user-blk, whose back-end answers a read."""
+    guest, behind = plugged("vhost-user-blk")
+    behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
+    return guest, behind, *working(guest)
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-vsock", "vhost-user-fs"])
@@ -65,23 +75,15 @@ def test_vhost_user_device_on_pci_stays_refused(start: Start, lab: Lab) -> None:
         guest.machine.plug({**device, "iommu_platform": True})
 
 
-def test_back_end_touches_shared_pages_alone(
-    plugged: Callable[[str], tuple[SeGuest, Backend]],
-) -> None:
-    guest, behind = plugged("vhost-user-blk")
-    behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
-    queue, driver = working(guest)
+def test_back_end_touches_shared_pages_alone(blk: Blk) -> None:
+    guest, behind, queue, driver = blk
     driver.serve(queue, guest.chain())
     assert behind.touched
     assert private_touched(behind, Shared.of(guest.machine)) == []
 
 
-def test_record_of_a_back_end_shows_a_page_that_is_private(
-    plugged: Callable[[str], tuple[SeGuest, Backend]],
-) -> None:
-    guest, behind = plugged("vhost-user-blk")
-    behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
-    queue, driver = working(guest)
+def test_record_of_a_back_end_shows_a_page_that_is_private(blk: Blk) -> None:
+    guest, behind, queue, driver = blk
     chain = guest.chain()
     guest.ultravisor.unshare(chain[1].address)
     driver.serve(queue, chain)
@@ -91,13 +93,9 @@ def test_record_of_a_back_end_shows_a_page_that_is_private(
     }
 
 
-def test_ring_of_a_back_end_that_died_is_not_read_once_it_is_private(
-    plugged: Callable[[str], tuple[SeGuest, Backend]],
-) -> None:
+def test_ring_of_a_back_end_that_died_is_not_read_once_it_is_private(blk: Blk) -> None:
     """The driver's reset stops the device, and QEMU can't ask the back-end how far it got."""
-    guest, behind = plugged("vhost-user-blk")
-    behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
-    queue, driver = working(guest)
+    guest, behind, queue, driver = blk
     driver.serve(queue, guest.chain())
     guest.ultravisor.unshare(queue.addresses.device)
     behind.close()
