@@ -25,7 +25,7 @@ EVENTS = [{"capability": "events", "state": True}]
 NOWHERE = "exec:cat >/dev/null"
 # 16550: the scratch register, which only keeps what is written.
 SCRATCH = 7
-FINISHING = "finish-migrate"
+MIGRATING = {"type": "migration"}
 
 
 class MttyMachine(L2):
@@ -97,11 +97,12 @@ class MttyMachine(L2):
         self.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
         self.qmp.execute("migrate", uri=uri)
         end = self.qmp.wait_event("MIGRATION", lambda data: data["status"] in ENDS, MOVED_S)
-        # QEMU tells of the end before it leaves this state, in which it takes no command "cont".
+        # The event comes before QEMU lets the VM and its devices go on, and takes a "cont" or
+        # another "migrate".  It cleans up last what can be yanked.
         poll_until(
-            lambda: None if self.status == FINISHING else True,
+            lambda: None if MIGRATING in self.qmp.execute("query-yank") else True,
             MOVED_S,
-            lambda: f"the VM to leave {FINISHING}",
+            lambda: "QEMU to clean up after the migration",
         )
         return str(end["status"])
 

@@ -136,9 +136,7 @@ class Qmp:
         """The next event; raises EOFError where QEMU ends before there is one."""
         if not self._events.empty():
             return await self._events.get()
-        if self._client.runstate != Runstate.RUNNING:
-            raise EOFError
-        ended = asyncio.create_task(self._client.runstate_changed())
+        ended = asyncio.create_task(self._has_ended())
         event = asyncio.create_task(self._events.get())
         try:
             await asyncio.wait({ended, event}, return_when=asyncio.FIRST_COMPLETED)
@@ -148,6 +146,11 @@ class Qmp:
         finally:
             ended.cancel()
             event.cancel()
+
+    async def _has_ended(self) -> None:
+        """Wait for the session's end, which may come before the wait begins."""
+        while self._client.runstate == Runstate.RUNNING:
+            await self._client.runstate_changed()
 
     def close(self) -> None:
         """End the session; safe after QEMU has gone."""
