@@ -42,11 +42,15 @@ def plugged(start: Start, lab: Lab) -> Callable[[str], tuple[SeGuest, Backend]]:
 
 
 @pytest.fixture
-def blk(plugged: Callable[[str], tuple[SeGuest, Backend]]) -> Blk:
+def blk(plugged: Callable[[str], tuple[SeGuest, Backend]]) -> Callable[[], Blk]:
     """A guest that drives a vhost-user-blk, whose back-end answers a read."""
-    guest, behind = plugged("vhost-user-blk")
-    behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
-    return guest, behind, *working(guest)
+
+    def drive() -> Blk:
+        guest, behind = plugged("vhost-user-blk")
+        behind.service = lambda queue, request, room: request[8:] * 64 + b"\0"
+        return guest, behind, *working(guest)
+
+    return drive
 
 
 @pytest.mark.parametrize("kind", ["vhost-user-blk", "vhost-user-vsock", "vhost-user-fs"])
@@ -75,15 +79,15 @@ def test_vhost_user_device_on_pci_stays_refused(start: Start, lab: Lab) -> None:
         guest.machine.plug({**device, "iommu_platform": True})
 
 
-def test_back_end_touches_shared_pages_alone(blk: Blk) -> None:
-    guest, behind, queue, driver = blk
+def test_back_end_touches_shared_pages_alone(blk: Callable[[], Blk]) -> None:
+    guest, behind, queue, driver = blk()
     driver.serve(queue, guest.chain())
     assert behind.touched
     assert private_touched(behind, Shared.of(guest.machine)) == []
 
 
-def test_record_of_a_back_end_shows_a_page_that_is_private(blk: Blk) -> None:
-    guest, behind, queue, driver = blk
+def test_record_of_a_back_end_shows_a_page_that_is_private(blk: Callable[[], Blk]) -> None:
+    guest, behind, queue, driver = blk()
     chain = guest.chain()
     guest.ultravisor.unshare(chain[1].address)
     driver.serve(queue, chain)
@@ -93,9 +97,11 @@ def test_record_of_a_back_end_shows_a_page_that_is_private(blk: Blk) -> None:
     }
 
 
-def test_ring_of_a_back_end_that_died_is_not_read_once_it_is_private(blk: Blk) -> None:
+def test_ring_of_a_back_end_that_died_is_not_read_once_it_is_private(
+    blk: Callable[[], Blk],
+) -> None:
     """The driver's reset stops the device, and QEMU can't ask the back-end how far it got."""
-    guest, behind, queue, driver = blk
+    guest, behind, queue, driver = blk()
     driver.serve(queue, guest.chain())
     guest.ultravisor.unshare(queue.addresses.device)
     behind.close()
