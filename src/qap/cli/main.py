@@ -114,6 +114,7 @@ for verb in (
     export,
     trials.run,
     trials.matrix,
+    trials.merge,
     trials.shell,
     fetch,
     doctor,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from qap.cli.options import Base, Json, Profile, writable
-from qap.host.errors import UsageError
+from qap.host.errors import Exit, UsageError
 
 BESIDE_CELL = ("cell", "profile", "base", "json")
 
@@ -75,6 +75,30 @@ def matrix(
     if html:
         write_page(html, build, done.results, done.seconds)
     finish(done.report, None)
+
+
+def merge(
+    files: Annotated[list[Path], typer.Argument(help="What ./qap matrix --json wrote.")],
+    select: Annotated[
+        list[str] | None, typer.Option(help="The cells that the parts had together, as matrix.")
+    ] = None,
+    json: Json = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page here.", callback=writable)
+    ] = None,
+) -> None:
+    """Join the results of the matrix's shards into one page and one verdict."""
+    from qap.host.paths import Project
+    from qap.matrix import cell
+    from qap.matrix.merge import merge as merged
+    from qap.matrix.summary import write_page
+
+    done = merged(files, cell.selected(select or []), Project.here())
+    if json:
+        done.run.report.write(json, done.provenance)
+    if html:
+        write_page(html, done.build, done.run.results, done.run.seconds, done.record)
+    raise typer.Exit(Exit.OK if done.run.ok else Exit.UNEXPECTED)
 
 
 def shell(

@@ -36,13 +36,14 @@ class Report:
         """Write it as a JSON object, each result on a line of its own.
 
         Args:
-            provenance: further keys, which tell what was under test.
+            provenance: further keys, which tell what was under test; `packages` are this
+                computer's if they are not among them.
         """
         document = {
             "schema": SCHEMA,
             "version": __version__,
-            **provenance,
             "packages": [taken.model_dump(mode="json") for taken in everything_taken()],
+            **provenance,
             "verb": self.verb,
             "ok": self.ok,
             "seconds": self.seconds,

@@ -36,16 +36,19 @@ class MatrixRun:
     Attributes:
         results: in the order of the cells.
         stale: known gaps of the fork that no cell shows, though all their cells were run.
+        missing: cells that no part of it has; see `qap.matrix.merge`.
     """
 
     results: Sequence[CellResult]
     stale: Sequence[Gap]
     seconds: float
+    missing: Sequence[Cell] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every result is as expected or known, and every known gap still occurs."""
-        return not self.stale and not any(result.wrong for result in self.results)
+        """Whether all are there, as expected or known, and every known gap still occurs."""
+        wrong = any(result.wrong for result in self.results)
+        return not (wrong or self.stale or self.missing)
 
     @property
     def report(self) -> Report:
@@ -100,9 +103,9 @@ def matrix(
     seconds = time.monotonic() - start
     order = {cell: number for number, cell in enumerate(chosen)}
     results.sort(key=lambda result: order[result.cell])
-    stale = [] if build.is_base else _stale(chosen, results)
-    summary(results, stale, build, seconds)
-    return MatrixRun(results, stale, seconds)
+    gone = [] if build.is_base else stale(chosen, results)
+    summary(results, gone, build, seconds)
+    return MatrixRun(results, gone, seconds)
 
 
 def _check_devices(chosen: Sequence[Cell], build: Build, *, lab: bool) -> None:
@@ -138,7 +141,8 @@ def alone(cell: Cell, build: Build) -> Report:
     return Report("repro", not result.wrong, seconds, [result.as_dict()])
 
 
-def _stale(chosen: Sequence[Cell], results: Sequence[CellResult]) -> list[Gap]:
+def stale(chosen: Sequence[Cell], results: Sequence[CellResult]) -> list[Gap]:
+    """Known gaps that no result shows, though all of their cells are among the chosen."""
     occurring = {name for result in results for name in result.gaps}
     run = set(chosen)
     return [

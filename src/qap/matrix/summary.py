@@ -1,7 +1,7 @@
 """What a run of the matrix prints, and the page that it writes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +54,27 @@ def explain(result: CellResult, build: Build, seconds: float) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def write_page(path: Path, build: Build, results: Sequence[CellResult], seconds: float) -> None:
-    """Write the HTML page, with the other build's results beside these if there are any."""
+def write_page(
+    path: Path,
+    build: Build,
+    results: Sequence[CellResult],
+    seconds: float,
+    record: Mapping[str, str] | None = None,
+) -> None:
+    """Write the HTML page, with the other build's results beside these if there are any.
+
+    Args:
+        record: what is known of the build, if it is not here.
+    """
     other = Build(build.profile, not build.is_base, build.project)
     cells = {result.cell for result in results}
     beside = [result for result in Journal(other).results() if result.cell in cells]
     sides = {build.name: results, other.name: beside}
+    records = {build.name: record or build.provenance(), other.name: other.provenance()}
     provenance = {
-        side.name: " ".join(
-            side.provenance().get(key, "?") for key in ("source", "package_version")
-        )
-        for side in (build, other)
-        if sides[side.name]
+        name: " ".join(records[name].get(key, "?") for key in ("source", "package_version"))
+        for name in records
+        if sides[name]
     }
     facts = {
         **provenance,
@@ -85,9 +94,17 @@ def _line(result: CellResult) -> dict[str, Any]:
 
 
 def summary(
-    results: Sequence[CellResult], stale: Sequence[Gap], build: Build, seconds: float
+    results: Sequence[CellResult],
+    stale: Sequence[Gap],
+    build: Build,
+    seconds: float,
+    missing: Sequence[Cell] = (),
 ) -> None:
-    """Print the results: verdicts by machine, gaps by name, and problems that no gap explains."""
+    """Print the results: verdicts by machine, gaps by name, and problems that no gap explains.
+
+    Args:
+        missing: cells of which there ought to be a result.
+    """
     by_machine: dict[str, Counter[Verdict]] = defaultdict(Counter)
     for result in results:
         by_machine[result.cell.config.machine][result.verdict] += 1
@@ -112,6 +129,9 @@ def summary(
         console.print(f"{bad(str(len(cells)))} {escape(text)}")
         console.print(f"  {escape(cells[0])}", soft_wrap=True, highlight=False)
     _skipped([result.cell for result in results if result.skip], console)
+    if missing:
+        said = f"{len(missing)} cells are in no file, such as {missing[0].name}"
+        console.print(bad(said), soft_wrap=True, highlight=False)
     for gap in stale:
         console.print(bad(f"configs/gaps.toml: {gap.name} no longer occurs: take its reason out"))
 
