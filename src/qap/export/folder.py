@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from qap.export import b4, debian, manifest, mbox, queue, quilt, rpm, sbom, sums
+from qap.export import b4, compat, debian, manifest, mbox, queue, quilt, rpm, sbom, sums
 from qap.export.covers import covers
 from qap.export.sign_off import Person
 from qap.host.errors import UsageError
@@ -49,6 +49,7 @@ def _write(opened: queue.Queue, folder: Path) -> None:
         debian.write(opened, letters, folder / "debian")
     rpm.write(opened, letters, folder / "quilt", folder / "rpm")
     b4.write(opened, letters, folder / "b4")
+    compat.write(opened.project, folder / "compat")
     manifest.write(opened, letters, folder)
     sbom.write(opened, folder / "sbom.json")
     sums.write(folder)

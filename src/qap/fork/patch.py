@@ -36,6 +36,11 @@ class Patch:
         return self.path.read_text("utf-8", "surrogateescape")
 
     @property
+    def diff(self) -> str:
+        """The part after the message."""
+        return self.text.partition("\n---\n")[2]
+
+    @property
     def subject(self) -> str:
         match = re.search(r"^Subject: (?:\[PATCH\] )?(.*(?:\n .*)*)", self.text, re.MULTILINE)
         return str(make_header(decode_header(" ".join(match[1].split())))) if match else self.name
