@@ -9,6 +9,7 @@ from qap.export.covers import USERS, Cover
 from qap.export.maintainers import maintainers
 from qap.export.properties import properties
 from qap.export.queue import Commit, Queue
+from qap.export.users import users
 from qap.fork import config
 
 SCHEMA = 1
@@ -17,6 +18,10 @@ SCHEMA = 1
 def write(queue: Queue, covers: Mapping[str, Cover], folder: Path) -> None:
     """Write series.json; docs/json.md says what is in it. quilt/ has to be there already."""
     wanted = config.base(queue.project)
+    changes = {
+        topic: users(queue.project, topic, [one.subject for one in patches])
+        for topic, patches in queue.topics.items()
+    }
     upstream = queue.base
     document = {
         "schema": SCHEMA,
@@ -37,13 +42,16 @@ def write(queue: Queue, covers: Mapping[str, Cover], folder: Path) -> None:
             }
             for topic, patches in queue.topics.items()
         ],
-        "patches": [_patch(queue, one, folder, wanted.series) for one in queue.commits],
+        "patches": [
+            _patch(queue, one, changes[one.topic][one.subject], folder, wanted.series)
+            for one in queue.commits
+        ],
     }
     text = json.dumps(document, indent=2, ensure_ascii=False)
     (folder / "series.json").write_text(text + "\n")
 
 
-def _patch(queue: Queue, one: Commit, folder: Path, series: str) -> dict[str, object]:
+def _patch(queue: Queue, one: Commit, changes: str, folder: Path, series: str) -> dict[str, object]:
     file = folder / "quilt" / one.name
     diff = file.read_text("utf-8", "surrogateescape").partition("\n---\n")[2]
     text, _, _ = one.body.rstrip("\n").rpartition("\n\n")
@@ -51,6 +59,7 @@ def _patch(queue: Queue, one: Commit, folder: Path, series: str) -> dict[str, ob
         "patch": one.name,
         "topic": one.topic,
         "subject": one.subject,
+        "users": changes,
         "changes": text,
         "properties": [asdict(each) for each in properties(diff)],
         "forwarded": " ".join(one.values("Forwarded")),

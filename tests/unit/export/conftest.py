@@ -38,6 +38,8 @@ def queue(project: Project) -> Project:
         project.add_patch(name, subject, change)
     for topic in ("fence", "ccw"):
         write(project.qemu / "covers" / f"{topic}.md", COVER.format(topic=topic))
+    write(project.qemu / "users/fence.toml", f'"{LONG}" = "It asks."\n"pci: tell" = "It tells."\n')
+    write(project.qemu / "users/ccw.toml", '"ccw: add a file" = "New."\n"bus: more" = "More."\n')
     write(project.root / "requirements.lock", "# made\npydantic==2.14.3\nfoo_bar==1.0  # why\n")
     write(project.root / "pyproject.toml", '[project]\ndependencies = ["Foo.Bar==1.0"]\n')
     project.bring()

@@ -34,6 +34,8 @@ def written(queue: Project, tmp_path: Path) -> Path:
         ("hw/bus.c", "bus line 20\n", DEFINED),
         ("hw/ccw.c", "ccw line 20\n", OTHERS),
     )
+    with (queue.qemu / "users/ccw.toml").open("a") as file:
+        file.write('"machine: ask" = "It asks."\n')
     export(queue, tmp_path / "out", None)
     return tmp_path / "out/compat"
 

@@ -10,8 +10,11 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from qap.export.folder import export
 from qap.export.sign_off import Person
+from qap.export.users import users
+from qap.fork import series
 from qap.fork.git import Git
 from qap.host.errors import QapError, UsageError
+from qap.host.paths import Project as Here
 
 from ..project import Project, write
 
@@ -34,6 +37,7 @@ def test_each_patch_says_what_it_is(exported: Path) -> None:
         "patch": "fence/0002-pci-tell.patch",
         "topic": "fence",
         "subject": "pci: tell",
+        "users": "It tells.",
         "changes": "Because.",
         "properties": [],
         "forwarded": "no",
@@ -56,6 +60,30 @@ def test_topics_and_base_are_named(queue: Project, exported: Path) -> None:
         "users": "Lines of ccw are others.",
         "patches": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('"ccw: add a file" = "New."\n', "it does not say what “bus: more” changes for users"),
+        ('"ccw: add a file" = "New."\n"bus: more" = ""\n', "it does not say what “bus: more”"),
+        (
+            '"ccw: add a file" = "New."\n"bus: more" = "More."\n"bus: less" = "Less."\n',
+            "no patch of ccw is called “bus: less”",
+        ),
+        (None, "ccw.toml is missing"),
+    ],
+)
+def test_what_users_notice_is_said_of_each_patch_and_of_no_other(
+    queue: Project, tmp_path: Path, text: str | None, error: str
+) -> None:
+    file = queue.qemu / "users/ccw.toml"
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    with pytest.raises(UsageError, match=error):
+        export(queue, tmp_path / "out", None)
 
 
 def test_maintainers_are_those_of_the_trees_own_script(queue: Project, tmp_path: Path) -> None:
@@ -94,3 +122,11 @@ def test_lock_that_locks_nothing_is_one_line(queue: Project, tmp_path: Path) -> 
     write(queue.root / "requirements.lock", "pydantic>=2\n")
     with pytest.raises(UsageError, match="'pydantic>=2' is not NAME==VERSION"):
         export(queue, tmp_path / "out", None)
+
+
+def test_every_patch_of_the_queue_says_what_users_notice() -> None:
+    here = Here.here()
+    patches = series.patches(here)
+    for topic in dict.fromkeys(patch.topic for patch in patches):
+        subjects = [patch.subject for patch in patches if patch.topic == topic]
+        assert list(users(here, topic, subjects)) == subjects

@@ -61,6 +61,8 @@ def test_sender_maintains_what_is_new(queue: Project, tmp_path: Path) -> None:
     queue.add_patch("ccw/0003-list.patch", "list", listed)
     more = ("MAINTAINERS", "New thing\n", "New thing\nS: Maintained\n")
     queue.add_patch("ccw/0004-more.patch", "more", more)
+    with (queue.qemu / "users/ccw.toml").open("a") as file:
+        file.write('list = "Nothing."\nmore = "Nothing."\n')
     export(queue, tmp_path / "out", Person("Me", "me@mine.org"))
     for name, line in (
         ("0003-list", "+M: Me <me@mine.org>"),
