@@ -51,7 +51,7 @@ class Project(paths.Project):
         made = cls(root)
         made.patches.mkdir(parents=True)
         made.series.touch()
-        (made.qemu / "base.toml").write_text(BASE_TOML)
+        write(made.qemu / "bases" / "10.0.toml", BASE_TOML)
         (made.configs / "profiles").mkdir(parents=True)
         made.profile("small", PROFILE_TOML)
         for name, text in SOURCE.items():
@@ -62,7 +62,7 @@ class Project(paths.Project):
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Make qap work on this project until the test ends."""
         monkeypatch.setenv("XDG_CACHE_HOME", str(self.root / "cache"))
-        monkeypatch.setattr(paths.Project, "here", lambda: self)
+        monkeypatch.setattr(paths.Project, "here", lambda name=None: self.on(name or "10.0"))
         monkeypatch.chdir(self.root)
 
     @property

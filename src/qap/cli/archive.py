@@ -19,8 +19,10 @@ from qap.machine.guest import kernel
 
 def everything() -> list[Bundle]:
     """All bundles: QEMU's source, guests' kernels and modules, those of configs/archive.toml."""
+    project = Project.here()
+    sources = [base.bundle(project.on(name)) for name in project.all_series()]
     kernels = map(kernel.bundle, catalog.guests().values())
-    return [base.bundle(Project.here()), *kernels, *modules.bundles(), *bundles()]
+    return [*sources, *kernels, *modules.bundles(), *bundles()]
 
 
 def chosen(names: Sequence[str]) -> list[Bundle]:

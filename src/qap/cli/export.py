@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from qap.cli.options import BaseSeries
+
 
 def export(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
@@ -12,6 +14,7 @@ def export(
         str | None,
         typer.Option(metavar="'NAME <ADDRESS>'", help="Who sends the patches; else nobody does."),
     ] = None,
+    base_series: BaseSeries = None,
 ) -> None:
     """Write the queue for quilt, gbp, git am, Debian's and RPM's packages, and a list of it."""
     from qap.export import folder as exported
@@ -19,7 +22,7 @@ def export(
     from qap.host.lock import locked
     from qap.host.paths import Project
 
-    project = Project.here()
+    project = Project.here(base_series)
     sender = None if signed_off_by is None else person(signed_off_by)
     with locked(project.qemu):
         queue = exported.export(project, folder.absolute(), sender)

@@ -9,7 +9,7 @@ from qap.cli.explain import explain
 from qap.cli.export import export
 from qap.cli.lab import lab
 from qap.cli.measure import bench, soak
-from qap.cli.options import Base, Json, Profile
+from qap.cli.options import Base, BaseSeries, Json, Profile
 from qap.host.errors import Exit
 
 app = typer.Typer(
@@ -29,56 +29,69 @@ Source = Annotated[
 
 def tree(
     source: Source = None,
+    base_series: BaseSeries = None,
     discard: Annotated[
         bool, typer.Option("--discard", help="Throw away work done in qemu/tree.")
     ] = False,
 ) -> None:
     """Make qemu/tree: the base with one commit for each patch."""
-    from qap.fork import base, series
+    from qap.fork import base, config, series, variants
     from qap.host.lock import locked
     from qap.host.paths import Project
 
-    project = Project.here()
+    project = Project.here(base_series)
     with locked(project.qemu):
         if source is not None and not discard:
             series.refuse_to_lose(project)
         upstream = base.ensure(project, source)
         series.ensure(project, discard=discard, update=True)
-    print(f"qemu/tree: {upstream.title} + {len(series.patches(project))} patches")
+    queue, shared = series.patches(project), series.shared(project)
+    tree = project.tree.relative_to(project.root)
+    print(f"{tree}: {upstream.title} + {len(queue)} patches")
+    if lacking := config.base(project).not_ported:
+        print(f"not ported to {project.base_series} yet: {', '.join(lacking)}")
+    for name in variants.outdated(project, shared):
+        print(f"{name} has changed since its variant was made: look whether that has to change too")
 
 
 def refresh(
     topic: Annotated[str | None, typer.Option(help="The topic of new commits.")] = None,
+    base_series: BaseSeries = None,
 ) -> None:
-    """Write the commits of qemu/tree back to qemu/patches."""
+    """Write the commits of qemu/tree back to qemu/patches; of a further base, to its variants."""
     from qap.fork import series
     from qap.host.lock import locked
     from qap.host.paths import Project
 
-    project = Project.here()
+    project = Project.here(base_series)
     with locked(project.qemu):
         changed = series.refresh(project, topic)
     for name in changed:
         print(f"changed: {name}")
     if not changed:
-        print("qemu/patches: nothing changed")
+        kept = project.patches if project.is_first else project.variants
+        print(f"{kept.relative_to(project.root)}: nothing changed")
 
 
-def build(profile: Profile = "lab", base: Base = False) -> None:
+def build(profile: Profile = "lab", base: Base = False, base_series: BaseSeries = None) -> None:
     """Build the fork (or, with --base, the unpatched upstream)."""
     from qap.fork.build import Build, make
+    from qap.host.paths import Project
 
-    wanted = Build(profile, base)
+    wanted = Build(profile, base, Project.here(base_series))
     make(wanted)
     for tool in wanted.tools():
         print(wanted.path(tool))
 
 
-def path(tool: str, profile: Profile = "lab", base: Base = False) -> None:
+def path(
+    tool: str, profile: Profile = "lab", base: Base = False, base_series: BaseSeries = None
+) -> None:
     """Print the path of a built program, such as qemu-system-x86_64."""
     from qap.fork.build import Build
+    from qap.host.paths import Project
 
-    print(Build(profile, base).path(tool))
+    print(Build(profile, base, Project.here(base_series)).path(tool))
 
 
 def fetch(

@@ -9,6 +9,14 @@ from qap.host.errors import UsageError
 from qap.host.paths import Project
 
 Profile = Annotated[str, typer.Option("--profile", help="A build profile of configs/profiles/.")]
+BaseSeries = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SERIES",
+        help="The upstream that the patches are on, a name in qemu/bases/; "
+        "QAP_BASE_SERIES, or 10.0, without it.",
+    ),
+]
 Base = Annotated[bool, typer.Option("--base", help="The unpatched upstream, not the fork.")]
 
 
@@ -19,7 +27,7 @@ def writable(param: typer.CallbackParam, path: Path | None) -> Path | None:
     """
     if path is not None:
         try:
-            if path.parent.resolve() == Project.here().results:
+            if path.parent.resolve() == Project.here().root / "results":
                 path.parent.mkdir(exist_ok=True)
             path.open("a").close()
         except OSError as exc:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from qap.cli.options import Json, Profile
+from qap.cli.options import BaseSeries, Json, Profile
 from qap.host.errors import UsageError
 
 AVOCADO = "avocado"
@@ -28,12 +28,14 @@ def test(
         str | None,
         typer.Option("--profile", help="A build profile; lab, or debian with --upstream."),
     ] = None,
+    base_series: BaseSeries = None,
     json: Json = None,
 ) -> None:
     """Run the checkers and the test suites on the fork; builds what is missing."""
     from qap.cli import archive
     from qap.cli.finish import finish
     from qap.fork.build import Build, make
+    from qap.host.paths import Project
     from qap.verify import test
     from qap.verify import upstream as upstream_suite
 
@@ -43,7 +45,8 @@ def test(
         raise UsageError("--tag chooses tests of avocado: name no other suite beside it")
     chosen = test.chosen([AVOCADO] if tags else suites or [])
     profile = profile or (upstream_suite.PROFILE if upstream else "lab")
-    fork, base = Build(profile), Build(profile, is_base=True)
+    project = Project.here(base_series)
+    fork, base = Build(profile, False, project), Build(profile, True, project)
     extra = upstream_suite.ninja_targets() if upstream else []
     if upstream or any(suite in test.NEED_BUILDS for suite in chosen):
         archive.bring_for_guests(compiled=test.wants_nightly(tags or []), lab=test.LAB in chosen)
@@ -63,15 +66,18 @@ def prove(
         bool, typer.Option("--each", help="Instead: build and boot the series up to each patch.")
     ] = False,
     profile: Profile = "lab",
+    base_series: BaseSeries = None,
     json: Json = None,
 ) -> None:
     """Run the tests that the patches name: they must fail on base and pass on the fork."""
     from qap.cli import archive
     from qap.cli.finish import finish
     from qap.fork.build import Build, make
+    from qap.host.paths import Project
     from qap.verify import prove as proving
 
-    fork, base = Build(profile), Build(profile, is_base=True)
+    project = Project.here(base_series)
+    fork, base = Build(profile, False, project), Build(profile, True, project)
     chosen = proving.chosen(fork.project, names or [])
     if each:
         from qap.verify import bisect as prefixes

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from qap.cli.options import Base, Json, Profile, writable
+from qap.cli.options import Base, BaseSeries, Json, Profile, writable
 from qap.host.errors import Exit, UsageError
 
-BESIDE_CELL = ("cell", "profile", "base", "json")
+BESIDE_CELL = ("cell", "profile", "base", "base_series", "json")
 
 
 def run(
@@ -50,6 +50,7 @@ def matrix(
     ] = False,
     profile: Profile = "lab",
     base: Base = False,
+    base_series: BaseSeries = None,
     json: Json = None,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page here.", callback=writable)
@@ -59,6 +60,7 @@ def matrix(
     from qap.cli import archive
     from qap.cli.finish import finish, save
     from qap.fork.build import Build, make
+    from qap.host.paths import Project
     from qap.matrix import cell
     from qap.matrix import run as running
     from qap.matrix.summary import write_page
@@ -66,7 +68,7 @@ def matrix(
     chosen = cell.selected(select or [])
     if shard:
         chosen = cell.shard(chosen, shard)
-    build = Build(profile, base)
+    build = Build(profile, base, Project.here(base_series))
     if lab:
         archive.bring_for_guests()
     make(build)
@@ -151,15 +153,17 @@ def repro(
     guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
     profile: Profile = "lab",
     base: Base = False,
+    base_series: BaseSeries = None,
     json: Json = None,
 ) -> None:
     """Reproduce one case and explain it in one screen, with the commands to repeat it."""
     from qap.cli import archive
     from qap.cli.finish import finish
     from qap.fork.build import Build, make
+    from qap.host.paths import Project
     from qap.scenario import repro as reproducing
 
-    build = Build(profile, base)
+    build = Build(profile, base, Project.here(base_series))
     if cell is not None:
         _only_cell(context)
         from qap.matrix.cell import named

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from qap.export.covers import Cover
 from qap.export.queue import Queue
-from qap.fork.series import FORMAT
+from qap.fork.patch import FORMAT
 
 SECOND = "\nFrom 0000000"
 

@@ -25,14 +25,14 @@ EPOCH = "2025-01-01T00:00:00Z"
 
 @dataclass(frozen=True)
 class BaseInfo:
-    """Which upstream is unpacked in qemu/base.
+    """Which upstream is unpacked in the base tree.
 
     Attributes:
         source: where it came from: a Debian suite, or the --source that was given.
         package_version: Debian's version of it, "" for a --source.
         version: QEMU's own, the content of its VERSION file.
-        commit: the one commit of qemu/base.
-        left_out: folders of the source that were removed (leave_out in qemu/base.toml).
+        commit: the one commit of the base tree.
+        left_out: folders of the source that were removed (leave_out in qemu/bases/).
     """
 
     source: str
@@ -51,14 +51,14 @@ def _record(project: Project) -> Path:
 
 
 def info(project: Project) -> BaseInfo | None:
-    """What qemu/base holds; None if there is nothing yet."""
+    """What the base tree holds; None if there is nothing yet."""
     if not _record(project).exists():
         return None
     return BaseInfo(**json.loads(_record(project).read_text()))
 
 
 def ensure(project: Project, source: str | None = None) -> BaseInfo:
-    """Fetch and unpack the base unless it is there already, as qemu/base.toml says.
+    """Fetch and unpack the base unless it is there already, as qemu/bases/ says.
 
     Args:
         source: a folder or tarball to use instead of Debian's package; "debian" goes back to
@@ -79,10 +79,11 @@ def ensure(project: Project, source: str | None = None) -> BaseInfo:
 
 
 def bundle(project: Project) -> Bundle:
-    """The source package that qemu/base.toml names."""
+    """The source package that the base's file in qemu/bases/ names."""
     wanted = config.base(project)
-    places = tuple(Place(suite=suite) for suite in wanted.suites)
-    return Bundle("qemu:source", (f"{wanted.package}:source",), places)
+    places = tuple(Place(suite=suite, version=wanted.version) for suite in wanted.suites)
+    name = "qemu:source" if project.is_first else f"qemu-{wanted.series}:source"
+    return Bundle(name, (f"{wanted.package}:source",), places)
 
 
 def _from_debian(project: Project) -> BaseInfo:
@@ -100,7 +101,7 @@ def _from_debian(project: Project) -> BaseInfo:
             f"Debian {taken.place} now has {wanted.package} {version}, and the patches are for "
             f"{wanted.series}: bring such a tree with --source DIR|TARBALL"
         )
-    with tempfile.TemporaryDirectory(dir=project.qemu, prefix=".unpack-") as scratch:
+    with _scratch(project) as scratch:
         unpacked = Path(scratch) / "qemu"
         argv = ["dpkg-source", "--no-copy", "--require-strong-checksums", "-x"]
         done = subprocess.run(
@@ -111,10 +112,15 @@ def _from_debian(project: Project) -> BaseInfo:
         return _adopt(project, unpacked, f"Debian {taken.place}", version)
 
 
+def _scratch(project: Project) -> tempfile.TemporaryDirectory[str]:
+    project.trees.mkdir(exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=project.trees, prefix=".unpack-")
+
+
 def _from_path(project: Project, path: Path) -> BaseInfo:
     if not path.exists():
         raise UsageError(f"--source {path}: there is no such file or folder")
-    with tempfile.TemporaryDirectory(dir=project.qemu, prefix=".unpack-") as scratch:
+    with _scratch(project) as scratch:
         copied = Path(scratch) / "qemu"
         if path.is_dir():
             shutil.copytree(path, copied, symlinks=True, ignore=_builds_of(path))
@@ -140,7 +146,7 @@ def _builds_of(source: Path) -> Callable[[str, list[str]], list[str]]:
 
 
 def _adopt(project: Project, unpacked: Path, source: str, package_version: str) -> BaseInfo:
-    """Make the unpacked source qemu/base, keeping the builds that are there."""
+    """Make the unpacked source the base tree, keeping the builds that are there."""
     if not (unpacked / "VERSION").exists() or not (unpacked / "configure").exists():
         raise UsageError(f"{source} is not a QEMU source tree (no VERSION or no configure)")
     left_out = list(config.base(project).leave_out)
@@ -165,12 +171,13 @@ def _adopt(project: Project, unpacked: Path, source: str, package_version: str) 
 
 
 def require(project: Project) -> BaseInfo:
-    """What qemu/base holds.
+    """What the base tree holds.
 
     Raises:
         MissingError: nothing yet.
     """
     present = info(project)
     if present is None:
-        raise MissingError("there is no qemu/base yet: run ./qap tree")
+        name = project.base_tree.relative_to(project.root)
+        raise MissingError(f"there is no {name} yet: run ./qap tree{project.option}")
     return present

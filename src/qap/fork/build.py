@@ -1,4 +1,4 @@
-"""Configure and build qemu/tree or qemu/base under a profile."""
+"""Configure and build a base's tree, or the fork's, under a profile."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from qap.fork.git import Git
 from qap.fork.ninja import first_error, ninja
 from qap.host.errors import MissingError, QapError, UsageError, unknown_name
 from qap.host.lock import locked
-from qap.host.paths import Project, shown
+from qap.host.paths import BASE_SERIES, Project, shown
 from qap.host.progress import Progress, bar, quiet
 
 UNDER_TEST = "QAP_BUILD"
@@ -44,10 +44,12 @@ class Build:
 
     @classmethod
     def under_test(cls) -> Self:
-        """The build that QAP_BUILD and QAP_PROFILE name; fork and lab if they are not set.
+        """The build that QAP_BUILD, QAP_PROFILE and QAP_BASE_SERIES name.
+
+        They are fork, lab and 10.0 if they are not set.
 
         Raises:
-            UsageError: there is no such build or profile.
+            UsageError: there is no such build or base.
         """
         name = os.environ.get(UNDER_TEST, "fork")
         if name not in ("fork", "base"):
@@ -56,7 +58,8 @@ class Build:
 
     def as_under_test(self) -> dict[str, str]:
         """The environment variables by which `under_test` finds this build."""
-        return {UNDER_TEST: self.name, PROFILE: self.profile}
+        series = self.project.base_series
+        return {UNDER_TEST: self.name, PROFILE: self.profile, BASE_SERIES: series}
 
     @property
     def name(self) -> str:
@@ -98,7 +101,7 @@ class Build:
             raise unknown_name("tool", tool, self.tools())
         program = self.folder / self.tools()[tool]
         if not program.exists():
-            flags = " --base" if self.is_base else ""
+            flags = (" --base" if self.is_base else "") + self.project.option
             raise MissingError(
                 f"{tool} ({self.name}, profile {self.profile}) is not built: "
                 f"run ./qap build --profile {self.profile}{flags}"

@@ -1,4 +1,4 @@
-"""qemu/base.toml and configs/profiles/: what is built, and how."""
+"""qemu/bases/ and configs/profiles/: what is built, and how."""
 
 from pathlib import Path
 
@@ -10,13 +10,24 @@ from qap.host.toml import Model, checked, read
 
 
 class Base(Model):
-    """Which upstream source the patches apply to (qemu/base.toml)."""
+    """Which upstream source the patches apply to (qemu/bases/SERIES.toml).
+
+    Attributes:
+        version: the version of the package that is wanted; "" for a suite's newest one.
+        leave_out: folders of the source that no build reads.
+        dropped: patches that this base does not need, each with the reason. A patch is named
+            by topic and title, without its number: "fence/virtio-bus-show-…".
+        not_ported: topics and patches that this base lacks although it needs them.
+    """
 
     package: str
     suites: tuple[str, ...] = Field(min_length=1)
     series: str
+    version: str = ""
     tested: tuple[str, ...]
     leave_out: tuple[str, ...] = ()
+    dropped: dict[str, str] = Field(default_factory=dict)
+    not_ported: tuple[str, ...] = ()
 
 
 class Profile(Model):
@@ -38,8 +49,16 @@ class Profile(Model):
 
 
 def base(project: Project) -> Base:
-    path = project.qemu / "base.toml"
-    return checked(Base, read(path), path)
+    """The base of the project's trees.
+
+    Raises:
+        UsageError: its file is wrong.
+    """
+    path = project.base_toml
+    found = checked(Base, read(path), path)
+    if found.series != project.base_series:
+        raise UsageError(f"{shown(path)}: series is {found.series}, unlike the file's name")
+    return found
 
 
 def profiles(project: Project) -> list[str]:

@@ -14,6 +14,22 @@ FILE = re.compile(r"^diff --git a/(\S+) b/")
 FAILED = re.compile(r"^error: patch failed: (.+):(\d+)$", re.MULTILINE)
 NO_FILE = re.compile(r"^error: (\S+): (?:does not exist in index|already exists in index)", re.M)
 
+FORMAT = (
+    "--zero-commit",
+    "--no-signature",
+    "--full-index",
+    "--no-numbered",
+    "--no-renames",
+    "--no-thread",
+    "--unified=3",
+    "--no-encode-email-headers",
+)
+
+
+def formatted(git: Git, commit: str) -> str:
+    """A commit as a file of the queue, with a hash of zeros: it stays the same in a rebase."""
+    return git("format-patch", "-1", "--stdout", *FORMAT, commit)
+
 
 @dataclass(frozen=True)
 class Patch:

@@ -38,12 +38,12 @@ class Prefix(Build):
 
 
 def _scratch(project: Project) -> Path:
-    return project.qemu / "each"
+    return project.trees / "each"
 
 
 @contextmanager
 def scratch_tree(project: Project) -> Iterator[Git]:
-    """A clone of qemu/base that shares its objects, without files yet.
+    """A clone of the base tree that shares its objects, without files yet.
 
     It is removed at the end, with its builds.
     """

@@ -3,31 +3,33 @@
 import hashlib
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.fork import base
+from qap.fork import base, variants
 from qap.fork.git import Git, GitError
-from qap.fork.patch import Patch
+from qap.fork.patch import Patch, formatted
 from qap.host.errors import QapError, UsageError
 from qap.host.paths import Project
 
 TIP = "refs/qap/tip"
 BASE_TAG = "refs/tags/qap-base"
-FORMAT = (
-    "--zero-commit",
-    "--no-signature",
-    "--full-index",
-    "--no-numbered",
-    "--no-renames",
-    "--no-thread",
-    "--unified=3",
-    "--no-encode-email-headers",
-)
 
 
 def patches(project: Project) -> list[Patch]:
-    """The queue, in order. Lines of qemu/series that start with # are comments.
+    """The queue as the project's base has it, in order.
+
+    Raises:
+        UsageError: a line of qemu/series names a patch that does not exist, or the base's file
+            or a variant does.
+    """
+    queue = shared(project)
+    return queue if project.is_first else variants.of_base(project, queue)
+
+
+def shared(project: Project) -> list[Patch]:
+    """All patches of qemu/series, where lines that start with # are comments.
 
     Raises:
         UsageError: a line names a patch that does not exist.
@@ -123,7 +125,7 @@ def ensure(project: Project, *, discard: bool = False, update: bool = False) -> 
 
 
 def refuse_to_lose(project: Project) -> None:
-    """Fail if making qemu/tree again would lose work done in it.
+    """Fail if making the fork's tree again would lose work done in it.
 
     Raises:
         QapError: it has commits of its own or uncommitted changes.
@@ -134,9 +136,13 @@ def refuse_to_lose(project: Project) -> None:
     if now.local or now.dirty:
         what = "changes that are not committed" if now.dirty else "commits of its own"
         raise QapError(
-            f"qemu/tree has {what}: keep them with `./qap refresh`, "
-            "or throw them away with `./qap tree --discard`"
+            f"{_name(project)} has {what}: keep them with `./qap refresh{project.option}`, "
+            f"or throw them away with `./qap tree{project.option} --discard`"
         )
+
+
+def _name(project: Project) -> str:
+    return str(project.tree.relative_to(project.root))
 
 
 def _is_ancestor(git: Git, old: str, new: str) -> bool:
@@ -166,41 +172,50 @@ def refresh(project: Project, topic: str | None = None) -> list[str]:
     """Write the commits of qemu/tree back to qemu/patches and qemu/series.
 
     A commit keeps the topic of the patch with its subject; a new one takes `topic`,
-    or that of the commit before it.
+    or that of the commit before it. On a further base, qemu/patches and qemu/series stay as
+    they are: a commit that differs from its patch becomes a variant.
 
     Returns:
         The names of the files that were changed, added or removed.
     Raises:
         QapError: qemu/tree has changes that are not committed, is in the middle of a
-            rebase, or has another base.
+            rebase, or has another base; or a further base's commits are not those of its queue.
     """
-    git = Git(project.tree)
+    git, name = Git(project.tree), _name(project)
     now = state(project)
     if any((project.tree / ".git" / name).exists() for name in ("rebase-merge", "rebase-apply")):
-        raise QapError("qemu/tree is in the middle of a rebase: finish or abort it first")
+        raise QapError(f"{name} is in the middle of a rebase: finish or abort it first")
     if now.dirty:
-        raise QapError("qemu/tree has changes that are not committed: commit them first")
+        raise QapError(f"{name} has changes that are not committed: commit them first")
     if now.commits is None:
         raise QapError(
-            f"qemu/tree does not stand on {base.require(project).title}: "
-            "in qemu/tree, git rebase its commits onto qap-base"
+            f"{name} does not stand on {base.require(project).title}: "
+            f"in {name}, git rebase its commits onto qap-base"
         )
+    if project.is_first:
+        changed = _write(project, _files(project, git, now.commits, topic))
+    else:
+        changed = variants.refresh(project, git, shared(project), now.commits)
+    git("update-ref", TIP, "HEAD")
+    git("config", "qap.queue", f"{base.require(project).commit} {digest(project)}")
+    return changed
+
+
+def _files(project: Project, git: Git, commits: Sequence[str], topic: str | None) -> dict[str, str]:
+    """The files of qemu/patches that commits become."""
     topics = {patch.subject: patch.topic for patch in patches(project)}
     written: dict[str, str] = {}
     counts: dict[str, int] = {}
     current = topic
-    for commit in now.commits:
+    for commit in commits:
         subject = git("log", "-1", "--format=%s", commit).strip()
         current = topics.get(subject) or topic or current
         if current is None:
             raise UsageError(f"which topic is “{subject}”? Say --topic NAME")
         counts[current] = counts.get(current, 0) + 1
         name = f"{current}/{counts[current]:04d}-{_slug(subject)}.patch"
-        written[name] = git("format-patch", "-1", "--stdout", *FORMAT, commit)
-    changed = _write(project, written)
-    git("update-ref", TIP, "HEAD")
-    git("config", "qap.queue", f"{base.require(project).commit} {digest(project)}")
-    return changed
+        written[name] = formatted(git, commit)
+    return written
 
 
 def _slug(subject: str) -> str:

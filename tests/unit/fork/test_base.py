@@ -94,8 +94,8 @@ def test_path_that_is_not_there_is_named(project: Project) -> None:
 
 
 def test_file_that_is_no_tarball_is_named(project: Project) -> None:
-    with pytest.raises(UsageError, match=r"--source .*/base\.toml: not a tarball"):
-        base.ensure(project, str(project.qemu / "base.toml"))
+    with pytest.raises(UsageError, match=r"--source .*/10\.0\.toml: not a tarball"):
+        base.ensure(project, str(project.base_toml))
 
 
 def test_nothing_there_says_what_to_run(project: Project) -> None:
@@ -129,7 +129,7 @@ def test_base_is_brought_again_when_less_is_left_out(
     programs.add("dpkg-source", f'for last; do :; done\ncp -r "{project.source}" "$last"')
     base.ensure(project)
     assert not (project.base_tree / "roms").exists()
-    said = project.qemu / "base.toml"
+    said = project.base_toml
     said.write_text(said.read_text().replace('leave_out = ["roms"]', "leave_out = []"))
     base.ensure(project)
     assert (project.base_tree / "roms").exists()

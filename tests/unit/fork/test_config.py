@@ -101,8 +101,8 @@ def test_name_like_no_other_lists_them_all(project: Project) -> None:
 
 
 def test_base_names_its_file(project: Project) -> None:
-    write(project.qemu / "base.toml", 'package = "qemu"\nsuites = 13\n')
-    with pytest.raises(UsageError, match=r"^qemu/base\.toml: suites: "):
+    write(project.base_toml, 'package = "qemu"\nsuites = 13\n')
+    with pytest.raises(UsageError, match=r"^qemu/bases/10\.0\.toml: suites: "):
         config.base(project)
 
 

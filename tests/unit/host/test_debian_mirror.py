@@ -361,6 +361,22 @@ def test_source_package_falls_back_likewise(served: Mirror) -> None:
     assert tool.take().passed_over[0].why == "the mirror lists tool_1.tar.xz and answers 404"
 
 
+def test_version_that_a_suite_has_beside_a_newer_one(served: Mirror, moving: Archive) -> None:
+    """The cache holds one version of a suite's package, and is asked for which."""
+    for version in ("1:2", "1:3"):
+        moving.add_source("sid", "tool", version)
+    moving.publish("sid")
+
+    def of(version: str) -> Bundle:
+        return Bundle("tool:source", ("tool:source",), (Place(suite="sid", version=version),))
+
+    for version, name in (("1:2", "tool_2.dsc"), ("", "tool_2.dsc"), ("1:3", "tool_3.dsc")):
+        (dsc,) = of(version).files()
+        assert dsc.name == name
+    with pytest.raises(MissingError, match="it has no tool"):
+        of("1:4").files()
+
+
 def test_everything_taken_is_there_for_reports(served: Mirror) -> None:
     assert everything_taken() == []
     served.lack("pool/trixie/*")

@@ -62,7 +62,7 @@ class Bundle:
 
     @property
     def _asked(self) -> str:
-        asked = [self.packages, self.follow, [place.model_dump() for place in self.places]]
+        asked = [self.packages, self.follow, [place.asked() for place in self.places]]
         return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
     def taken(self) -> Taken | None:

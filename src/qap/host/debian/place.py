@@ -15,11 +15,17 @@ class Place(Model):
         suite: Debian's codename, such as "trixie".
         mixed: packages, without architecture, that come from another suite.
         only: the architectures that it is used for; all if empty.
+        version: Debian's version that every package must have; "" for the suite's newest.
     """
 
     suite: str
     mixed: dict[str, str] = Field(default_factory=dict)
     only: tuple[str, ...] = ()
+    version: str = ""
+
+    def asked(self) -> dict[str, object]:
+        """What a record of what was taken from here depends on."""
+        return self.model_dump(exclude=None if self.version else {"version"})
 
     @property
     def title(self) -> str:
@@ -33,7 +39,7 @@ class Place(Model):
     def suite_of(self, name: str) -> Suite:
         """The suite that a package (with architecture) comes from."""
         package, _, part = name.partition(":")
-        return Suite(self.mixed.get(package, self.suite), part)
+        return Suite(self.mixed.get(package, self.suite), part, self.version)
 
     def by_suite(self, names: Sequence[str]) -> dict[Suite, list[str]]:
         """These packages, grouped by the suite that each comes from."""

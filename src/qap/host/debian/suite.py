@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from qap.host.debian.apt import SOURCE, Apt
 from qap.host.debian.failure import Reason, Unavailable
@@ -17,6 +18,11 @@ from qap.host.paths import cache
 LISTS_S = 600.0
 
 
+def version(file: Path) -> str:
+    """A package's version, from the name that apt gives its file."""
+    return unquote(file.stem.split("_")[1])
+
+
 @dataclass(frozen=True)
 class Suite:
     """One part of a suite. Packages are named without their architecture here.
@@ -24,10 +30,12 @@ class Suite:
     Args:
         name: Debian's codename, such as "trixie".
         part: Debian's name of an architecture, or "source".
+        version: Debian's version that packages must have; "" for the newest.
     """
 
     name: str
     part: str
+    version: str = ""
 
     @property
     def _apt(self) -> Apt:
@@ -40,7 +48,10 @@ class Suite:
     def file(self, package: str) -> Path | None:
         """A package's .deb (.dsc of a source); None if it is not in the cache."""
         pattern = "*.dsc" if self.part == SOURCE else f"{package}_*.deb"
-        return next((self._files / package).glob(pattern), None)
+        found = next((self._files / package).glob(pattern), None)
+        # File names have no epoch.
+        wanted = self.version.rpartition(":")[2]
+        return found if found is None or wanted in ("", version(found)) else None
 
     def bring(self, packages: Sequence[str]) -> list[Path]:
         """Fetch packages unless all of them are cached; returns the files, to `check`.
@@ -66,11 +77,11 @@ class Suite:
             shutil.rmtree(left)
         if self.part == SOURCE:
             for package in packages:
-                words = ("source", "--download-only", "--only-source", package)
+                words = ("source", "--download-only", "--only-source", self._asked(package))
                 with self._brought(*words, wanted=package) as fresh:
                     self._keep(fresh, package)
             return
-        names = [f"{package}:{self.part}" for package in packages]
+        names = [self._asked(f"{package}:{self.part}") for package in packages]
         with self._brought("download", *names, wanted=names[0]) as fresh:
             for package in packages:
                 alone = fresh / package
@@ -81,6 +92,9 @@ class Suite:
                     raise Unavailable(Reason.NO_PACKAGE, f"it has no {package}")
                 deb.rename(alone / deb.name)
                 self._keep(alone, package)
+
+    def _asked(self, name: str) -> str:
+        return f"{name}={self.version}" if self.version else name
 
     def _keep(self, folder: Path, package: str) -> None:
         write_sums(folder)

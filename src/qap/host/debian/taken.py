@@ -1,12 +1,11 @@
 """Records of what has been taken from the archive."""
 
 from pathlib import Path
-from urllib.parse import unquote
 
 from pydantic import ValidationError
 
 from qap.host.debian.failure import Reason
-from qap.host.debian.suite import Suite
+from qap.host.debian.suite import Suite, version
 from qap.host.paths import cache
 from qap.host.toml import Model
 
@@ -41,11 +40,6 @@ class Package(Model):
         """Remove it from the cache."""
         package, _, part = self.name.partition(":")
         Suite(self.suite, part).forget(package)
-
-
-def version(file: Path) -> str:
-    """A package's version, from the name that apt gives its file."""
-    return unquote(file.stem.split("_")[1])
 
 
 class PassedOver(Model):
