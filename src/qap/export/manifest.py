@@ -10,7 +10,8 @@ from qap.export.maintainers import maintainers
 from qap.export.properties import properties
 from qap.export.queue import Commit, Queue
 from qap.export.users import users
-from qap.fork import config
+from qap.fork import config, series
+from qap.host.paths import Project
 
 SCHEMA = 1
 
@@ -23,6 +24,7 @@ def write(queue: Queue, covers: Mapping[str, Cover], folder: Path) -> None:
         for topic, patches in queue.topics.items()
     }
     upstream = queue.base
+    where = _bases(queue.project)
     document = {
         "schema": SCHEMA,
         "base": {
@@ -43,7 +45,7 @@ def write(queue: Queue, covers: Mapping[str, Cover], folder: Path) -> None:
             for topic, patches in queue.topics.items()
         ],
         "patches": [
-            _patch(queue, one, changes[one.topic][one.subject], folder, wanted.series)
+            _patch(queue, one, changes[one.topic][one.subject], folder, where[one.name])
             for one in queue.commits
         ],
     }
@@ -51,7 +53,18 @@ def write(queue: Queue, covers: Mapping[str, Cover], folder: Path) -> None:
     (folder / "series.json").write_text(text + "\n")
 
 
-def _patch(queue: Queue, one: Commit, changes: str, folder: Path, series: str) -> dict[str, object]:
+def _bases(project: Project) -> dict[str, list[str]]:
+    """The bases that have a patch or a variant of it, by the patch's name."""
+    found: dict[str, list[str]] = {}
+    for name in project.all_series():
+        for patch in series.patches(project.on(name)):
+            found.setdefault(patch.name, []).append(name)
+    return found
+
+
+def _patch(
+    queue: Queue, one: Commit, changes: str, folder: Path, bases: list[str]
+) -> dict[str, object]:
     file = folder / "quilt" / one.name
     diff = file.read_text("utf-8", "surrogateescape").partition("\n---\n")[2]
     text, _, _ = one.body.rstrip("\n").rpartition("\n\n")
@@ -65,6 +78,6 @@ def _patch(queue: Queue, one: Commit, changes: str, folder: Path, series: str) -
         "forwarded": " ".join(one.values("Forwarded")),
         "fixes": one.values("Fixes"),
         "tests": one.values("Test"),
-        "bases": [series],
+        "bases": bases,
         "maintainers": maintainers(queue.project.base_tree, file),
     }

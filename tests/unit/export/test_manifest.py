@@ -16,7 +16,7 @@ from qap.fork.git import Git
 from qap.host.errors import QapError, UsageError
 from qap.host.paths import Project as Here
 
-from ..project import Project, write
+from ..project import BASE_TOML, Project, write
 
 SCRIPT = """\
 open(my $patch, "<", $ARGV[-1]) or die "no patch";
@@ -46,6 +46,14 @@ def test_each_patch_says_what_it_is(exported: Path) -> None:
         "bases": ["10.0"],
         "maintainers": [],
     }
+
+
+def test_each_patch_says_which_bases_have_it(queue: Project, tmp_path: Path) -> None:
+    text = BASE_TOML.replace('"10.0"', '"10.2"') + 'not_ported = ["ccw"]\n'
+    write(queue.qemu / "bases/10.2.toml", text)
+    export(queue, tmp_path / "out", None)
+    bases = {each["topic"]: each["bases"] for each in manifest(tmp_path / "out")["patches"]}
+    assert bases == {"fence": ["10.0", "10.2"], "ccw": ["10.0"]}
 
 
 def test_topics_and_base_are_named(queue: Project, exported: Path) -> None:
