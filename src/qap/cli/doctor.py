@@ -58,6 +58,17 @@ def _builds(project: Project) -> list[list[str]]:
     return rows
 
 
+def _base(project: Project) -> list[list[str]]:
+    """The rows of a base: its source, its queue and its builds."""
+    upstream = base.info(project)
+    brought = f"[dim]not brought yet: ./qap tree{project.option}[/]"
+    rows = [[f"base {project.base_series}", good(upstream.title) if upstream else brought]]
+    if upstream or project.is_first:
+        queue = f"{len(series.patches(project))} patches, sha256 {series.digest(project)[:12]}"
+        rows += [["queue", queue], *_builds(project)]
+    return rows
+
+
 def _fetched(bundle: Bundle) -> list[str]:
     taken = bundle.taken()
     return [bundle.name, origin(taken) if taken else "[dim]not brought yet: ./qap fetch[/]"]
@@ -66,13 +77,10 @@ def _fetched(bundle: Bundle) -> list[str]:
 def show() -> bool:
     """Print the table; returns whether all the programs are installed."""
     project = Project.here()
-    upstream = base.info(project)
     rows = [
         ["qap", __version__],
         ["machine", f"{platform.machine()}, {os.cpu_count()} processors" + _unsupported()],
-        ["base", good(upstream.title) if upstream else "[dim]not brought yet: ./qap tree[/]"],
-        ["queue", f"{len(series.patches(project))} patches, sha256 {series.digest(project)[:12]}"],
-        *_builds(project),
+        *(row for name in project.all_series() for row in _base(project.on(name))),
         ["cache", f"{escape(str(cache()))}, {_size(cache()) if cache().exists() else 'empty'}"],
         *map(_fetched, archive.everything()),
         ["accelerator", "TCG; KVM is never probed, only used where asked for by name"],
