@@ -10,6 +10,7 @@ from qap.cli.export import export
 from qap.cli.lab import lab
 from qap.cli.measure import bench, soak
 from qap.cli.options import Base, BaseSeries, Json, Profile
+from qap.cli.repro import repro
 from qap.host.errors import Exit
 
 app = typer.Typer(
@@ -133,7 +134,7 @@ for verb in (
     doctor,
     tests.test,
     tests.prove,
-    trials.repro,
+    repro,
     explain,
 ):
     app.command()(verb)

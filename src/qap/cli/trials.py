@@ -6,9 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from qap.cli.options import Base, BaseSeries, Json, Profile, writable
-from qap.host.errors import Exit, UsageError
-
-BESIDE_CELL = ("cell", "profile", "base", "base_series", "json")
+from qap.host.errors import Exit
 
 
 def run(
@@ -125,81 +123,3 @@ def shell(
     wanted = shells.Shell(build, guest, kind, share)
     make(build)
     wanted.run()
-
-
-def repro(
-    context: typer.Context,
-    machine: Annotated[str | None, typer.Option(help="A machine type, such as q35.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="A device type, such as vhost-user-fs-pci.")
-    ] = None,
-    cell: Annotated[
-        str | None, typer.Option(help="Instead of all the others: a cell of the matrix.")
-    ] = None,
-    hotplug: Annotated[bool, typer.Option("--hotplug", help="Hot-plug it over QMP.")] = False,
-    replug: Annotated[bool, typer.Option("--replug", help="Hot-plug, unplug, plug again.")] = False,
-    viommu: Annotated[str, typer.Option(help="A vIOMMU of configs/viommus.toml.")] = "none",
-    order: Annotated[
-        Literal["before", "after"], typer.Option(help="The vIOMMU's place, seen from the device.")
-    ] = "before",
-    bypass: Annotated[bool, typer.Option("--bypass", help="The root bus bypasses it.")] = False,
-    iommu_platform: Annotated[
-        bool, typer.Option("--iommu-platform/--no-iommu-platform", help="The device's property.")
-    ] = True,
-    confidential: Annotated[
-        Literal["se", "sev", "tdx"] | None,
-        typer.Option(help="A simulated Secure Execution (s390x), SEV or TDX (x86_64) guest."),
-    ] = None,
-    guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
-    profile: Profile = "lab",
-    base: Base = False,
-    base_series: BaseSeries = None,
-    json: Json = None,
-) -> None:
-    """Reproduce one case and explain it in one screen, with the commands to repeat it."""
-    from qap.cli import archive
-    from qap.cli.finish import finish
-    from qap.fork.build import Build, make
-    from qap.host.paths import Project
-    from qap.scenario import repro as reproducing
-
-    build = Build(profile, base, Project.here(base_series))
-    if cell is not None:
-        _only_cell(context)
-        from qap.matrix.cell import named
-        from qap.matrix.run import alone
-
-        chosen = named(cell)
-        if chosen.config.in_lab:
-            archive.bring_for_guests()
-        make(build)
-        report = alone(chosen, build)
-        finish(report, json, [build])
-    if machine is None or device is None:
-        raise UsageError("repro needs --machine and --device, or --cell")
-    scenario = reproducing.scenario(
-        machine=machine,
-        device=device,
-        guest=guest,
-        plug="replug" if replug else "hot" if hotplug else "cold",
-        viommu=viommu,
-        order=order,
-        bypass=bypass,
-        iommu_platform=iommu_platform,
-        confidential=confidential,
-    )
-    make(build)
-    report = reproducing.repro(scenario, build)
-    finish(report, json, [build])
-
-
-def _only_cell(context: typer.Context) -> None:
-    """Refuse options beside --cell that the cell decides."""
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    given = [
-        f"--{name.replace('_', '-')}"
-        for name, source in sources.items()
-        if name not in BESIDE_CELL and source is not None and source.name == "COMMANDLINE"
-    ]
-    if given:
-        raise UsageError(f"a cell says all of that: leave out {', '.join(given)}, or --cell")

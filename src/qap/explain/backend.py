@@ -31,11 +31,18 @@ class Told:
     Attributes:
         offers: ACCESS_PLATFORM.
         lacks: of what translation takes, as in `qap.oracle.fence.can_translate`.
+        ring_packed: RING_PACKED.
     """
 
     offers: bool
     version_1: bool = True
     lacks: tuple[str, ...] = ()
+    ring_packed: bool = False
+
+    @property
+    def can(self) -> bool:
+        """Whether it can translate."""
+        return fence.can_translate(offers=self.offers, lacks=self.lacks)
 
 
 @dataclass(frozen=True)
@@ -58,27 +65,38 @@ class Backend:
 
 
 def told(text: str) -> tuple[str, Told]:
-    """`ID=FEATURES` as --backend takes it.
+    """`ID=FEATURES` as `explain --backend` takes it; FEATURES as `features` takes it.
 
-    FEATURES are names joined by commas, or “none”, or the word that GET_FEATURES answers, such as
+    Raises:
+        UsageError: it is something else.
+    """
+    name, equals, said = text.rpartition("=")
+    if not (equals and name and said):
+        raise UsageError(f"--backend {text}: expected ID=FEATURES, such as fs0=ACCESS_PLATFORM")
+    return name, features(said)
+
+
+def features(text: str) -> Told:
+    """What a back-end offers, as people say it.
+
+    Names joined by commas, or “none”, or the word that GET_FEATURES answers, such as
     0x170000000. A name with a minus before it says that it is missing: VERSION_1, REPLY_ACK and
     BACKEND_REQ are taken to be there otherwise.
 
     Raises:
         UsageError: it is something else.
     """
-    name, equals, features = text.rpartition("=")
-    if not (equals and name and features):
-        raise UsageError(f"--backend {text}: expected ID=FEATURES, such as fs0=ACCESS_PLATFORM")
-    if features[0].isdigit():
-        return name, of_word(features)
-    words = [word for word in features.split(",") if word != "none"]
+    if text[:1].isdigit():
+        return of_word(text)
+    words = [word for word in text.split(",") if word != "none"]
     known = {bit.name for bit in FeatureBit} | set(PROTOCOL)
     for word in words:
         if word.removeprefix("-") not in known:
             raise unknown_name("feature", word.removeprefix("-"), known)
     lacks = tuple(one for one in PROTOCOL if f"-{one}" in words)
-    return name, Told("ACCESS_PLATFORM" in words, "-VERSION_1" not in words, lacks)
+    return Told(
+        "ACCESS_PLATFORM" in words, "-VERSION_1" not in words, lacks, "RING_PACKED" in words
+    )
 
 
 def of_word(text: str) -> Told:
@@ -96,9 +114,9 @@ def of_word(text: str) -> Told:
 
 def of_bits(word: int, lacks: tuple[str, ...] = ()) -> Told:
     """What the answer to GET_FEATURES says."""
-    return Told(
-        bool(word >> FeatureBit.ACCESS_PLATFORM & 1), bool(word >> FeatureBit.VERSION_1 & 1), lacks
-    )
+    bits = (FeatureBit.ACCESS_PLATFORM, FeatureBit.VERSION_1, FeatureBit.RING_PACKED)
+    offers, version_1, ring_packed = (bool(word >> bit & 1) for bit in bits)
+    return Told(offers, version_1, lacks, ring_packed)
 
 
 def family_of(command: Command, item: Item, kind: VirtioType) -> tuple[DeviceType, Opts | None]:

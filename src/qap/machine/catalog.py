@@ -12,6 +12,7 @@ from qap.host.toml import Model, checked, read
 from qap.machine.device import Device
 from qap.machine.device_type import (
     Between,
+    Check,
     DeviceType,
     GuestCheck,
     Kernel,
@@ -28,12 +29,14 @@ __all__ = [
     "MACHINES",
     "VIOMMUS",
     "Between",
+    "Check",
     "DeviceType",
     "Guest",
     "GuestCheck",
     "Interface",
     "Kernel",
     "MachineType",
+    "Place",
     "Probe",
     "Property",
     "Transport",
@@ -120,10 +123,29 @@ class Interface(Model):
     args: tuple[str, ...] = ()
 
 
+class Place(Model):
+    """Another place for a device than where the machine says.
+
+    Attributes:
+        devices: what has to be on the machine for it.
+        place: properties of a device that select it.
+        modern: as of the machine type.
+        own_root: its root bus is not the machine's, and so not one that bypasses the vIOMMU.
+        hotplug: why nothing is hot-plugged there; "" if it can be.
+    """
+
+    devices: tuple[dict[str, Property], ...] = ()
+    place: dict[str, str]
+    modern: dict[str, Property] = Field(default_factory=dict)
+    own_root: bool = False
+    hotplug: str = ""
+
+
 class MachineType(Model):
     """A machine type and where on it a device goes (configs/machines.toml).
 
     Attributes:
+        type: what -machine calls it, if not by its name.
         qemu: the emulator's target.
         guest: the guest that boots on it unless another is named; "" if none does.
         order: its guests' byte order.
@@ -134,12 +156,20 @@ class MachineType(Model):
         port: what the device is plugged into.
         place: properties of a device that select where it is plugged.
         viommus: those with which a guest boots on it.
+        behind: other places for a device, by name.
         bypass: it has default-bus-bypass-iommu.
+        translates: its bus is behind an IOMMU that can't be left out.
+        driven: a driver in Python reaches the queues of a device there.
+        hotplug: why nothing is plugged into it while it runs; "" if it can be.
         modern: properties that make a transitional device a modern one, in a guest's scenarios.
+        modern_args: the same as options of QEMU.
+        modules: kernel modules without which a guest finds no device there.
+        append: what a guest's kernel must be told there.
         interface: the interfaces that a device can have there, by name.
     """
 
     name: str
+    type: str = ""
     qemu: str
     order: Literal["little", "big"] = "little"
     guest: str = ""
@@ -150,10 +180,22 @@ class MachineType(Model):
     acpi: str | None = None
     port: dict[str, Property] | None = None
     place: dict[str, str] = Field(default_factory=dict)
+    behind: dict[str, Place] = Field(default_factory=dict)
     viommus: tuple[str, ...] = ()
     bypass: bool = False
+    translates: bool = False
+    driven: bool = True
+    hotplug: str = ""
     modern: dict[str, Property] = Field(default_factory=dict)
+    modern_args: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    append: str = ""
     interface: dict[str, Interface]
+
+    @property
+    def called(self) -> str:
+        """What -machine calls it."""
+        return self.type or self.name
 
     @property
     def ports(self) -> list[Device]:

@@ -90,17 +90,49 @@ class Kernel(Model):
     vdpa_disk: bool = False
 
 
+Check = Literal[
+    "files",
+    "9p-files",
+    "disk",
+    "random",
+    "balloon",
+    "network",
+    "port",
+    "stream",
+    "key",
+    "motion",
+    "position",
+    "touch",
+    "display",
+    "sound",
+    "cipher",
+    "memory",
+    "store",
+]
+
+
 class GuestCheck(Model):
     """What a guest does to prove service.
 
     Attributes:
+        check: what is done with the device (qap.scenario.proof).
         modules: kernel modules that drive the device, where they are not built in.
         declines: its driver never accepts ACCESS_PLATFORM.
+        args: of QEMU, in place of the device type's.
+        after: devices that are plugged after it, each on a bus of its own.
+        append: what the guest's kernel must be told.
+        tools: the guest needs the programs of qap.machine.guest.tools.
+        not_on: Debian's architectures whose kernels have no driver for it that works.
     """
 
-    check: Literal["files", "disk", "random", "balloon"]
+    check: Check
     modules: tuple[str, ...] = ()
     declines: bool = False
+    args: tuple[str, ...] = ()
+    after: tuple[dict[str, Property], ...] = ()
+    append: str = ""
+    tools: bool = False
+    not_on: tuple[str, ...] = ()
 
 
 class DeviceType(Model):
@@ -114,6 +146,8 @@ class DeviceType(Model):
         machines: the only ones that take it; any if empty.
         place: where it goes, if not where the machine says.
         legacy: it has a legacy interface, and so properties that choose.
+        queues: the property that says how many request queues it has; "" if that can't be chosen.
+        iothread: it can be served by an iothread.
         properties: that it needs beside a chardev.
         args: of QEMU that it needs; {folder} is a temporary folder.
         accepts: feature bits of its own that a modern driver has to accept.
@@ -137,6 +171,8 @@ class DeviceType(Model):
     machines: tuple[str, ...] = ()
     place: dict[str, str] = Field(default_factory=dict)
     legacy: bool = False
+    queues: str = ""
+    iothread: bool = False
     properties: dict[str, Property] = Field(default_factory=dict)
     args: tuple[str, ...] = ()
     accepts: tuple[int, ...] = ()

@@ -127,8 +127,12 @@ def _check_devices(chosen: Sequence[Cell], build: Build, *, lab: bool) -> None:
             )
 
 
-def alone(cell: Cell, build: Build) -> Report:
-    """Carry out one cell in a QEMU of its own and explain it in one screen."""
+def alone(cell: Cell, build: Build, why: str = "") -> Report:
+    """Carry out one cell in a QEMU of its own and explain it in one screen.
+
+    Args:
+        why: no guest shows it, to be printed.
+    """
     start = time.monotonic()
     _check_devices([cell], build, lab=True)
     results: list[CellResult] = []
@@ -137,7 +141,7 @@ def alone(cell: Cell, build: Build) -> Report:
         Group(build, [cell], results.append, lab=lab).run()
     (result,) = results
     seconds = time.monotonic() - start
-    explain(result, build, seconds)
+    explain(result, build, seconds, why)
     return Report("repro", not result.wrong, seconds, [result.as_dict()])
 
 

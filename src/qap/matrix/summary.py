@@ -24,12 +24,18 @@ EMPTY: tuple[object, ...] = (None, "", [])
 TITLE = "qap matrix: VIRTIO_F_ACCESS_PLATFORM"
 
 
-def explain(result: CellResult, build: Build, seconds: float) -> None:
-    """Print one result: what was expected, what was seen, and the lines to repeat it by hand."""
+def explain(result: CellResult, build: Build, seconds: float, why: str = "") -> None:
+    """Print one result: what was expected, what was seen, and the lines to repeat it by hand.
+
+    Args:
+        why: it is not shown by a guest.
+    """
     console = Console()
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
+    if why:
+        grid.add_row("shown by", escape(f"the device level, a driver in Python: {why}"))
     for axis, value in result.cell.axes.items():
         grid.add_row(axis, escape(value))
     grid.add_row("build", f"{build.name}, profile {build.profile} [dim]{seconds:.1f} s[/]")

@@ -200,7 +200,8 @@ def _service(
 def _spec(
     scenario: Scenario, build: Build, service: BackendProcess | None, host_data: io_checks.HostData
 ) -> Spec:
-    spec = scenario_spec(scenario, service, host_data, is_base=build.is_base)
+    socket = service.socket if service else None
+    spec = scenario_spec(scenario, socket, host_data, is_base=build.is_base)
     assert spec.boot is not None
     blockdevs = [null_disk(DISK)] if spec.blockdevs else []
     return replace(spec, boot=replace(spec.boot, programs=(PROGRAM,)), blockdevs=blockdevs)

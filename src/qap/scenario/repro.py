@@ -9,9 +9,8 @@ from rich.table import Table
 
 from qap.fork import base
 from qap.fork.build import Build
-from qap.host.errors import UsageError, unknown_name
 from qap.host.report import Report, bad, good
-from qap.machine.catalog import DeviceType, MachineType, device_types, machine_types
+from qap.machine.asked import asked
 from qap.oracle.features import names
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
@@ -22,50 +21,15 @@ def scenario(*, machine: str, device: str, guest: str | None, **options: object)
     """The scenario that the command line describes.
 
     Args:
-        machine: a machine type of configs/machines.toml.
-        device: a device type as -device calls it there.
+        machine, device: as `qap.machine.asked.asked` takes them.
         guest: a guest of configs/guests.toml; the machine's own if None.
         options: further fields of Scenario.
     Raises:
-        UsageError: a name is not known; gives the nearest.
+        UsageError: a name is not known, gives the nearest; or it can't be done.
     """
-    if machine not in machine_types():
-        raise _unknown_machine(machine)
-    chosen = guest or machine_types()[machine].guest
-    if not chosen:
-        raise UsageError(f"no guest here boots on {machine}: qap repro --cell shows it without one")
-    kind = _device_type(device, machine_types()[machine]).name
-    return Scenario.model_validate({"guest": chosen, "machine": machine, "device": kind, **options})
-
-
-def _device_type(device: str, machine: MachineType) -> DeviceType:
-    """The device type that -device calls so on this machine."""
-    known = {kind.driver(machine.transport): kind for kind in reversed(device_types().values())}
-    if device in known:
-        return known[device]
-    elsewhere = {
-        kind.driver(transport): kind
-        for kind in device_types().values()
-        for transport in (*kind.transports, *kind.fork_transports)
-    }
-    if device in elsewhere:
-        kind = elsewhere[device]
-        has = machine.transport in (*kind.transports, *kind.fork_transports)
-        there = f"try {kind.driver(machine.transport)}" if has else f"{kind.name} has none for it"
-        raise UsageError(f"{machine.name} has {machine.transport}, so no {device}: {there}")
-    raise unknown_name("device", device, known)
-
-
-def _unknown_machine(name: str) -> UsageError:
-    """The error for a machine type that isn't in the catalogue; it may be a version of one."""
-    for known in machine_types().values():
-        before, brace, _ = known.versioned.partition("{}")
-        if brace and name.startswith(before):
-            return UsageError(
-                f"{name} is a version of {known.name}, of which repro boots the newest: "
-                f"--machine {known.name}; cells of the matrix have older ones (--cell)"
-            )
-    return unknown_name("machine", name, machine_types())
+    place, kind = asked(machine, device)
+    chosen = {"guest": guest or place.guest, "machine": place.name, "device": kind.name}
+    return Scenario.model_validate({**chosen, **options})
 
 
 def repro(scenario: Scenario, build: Build) -> Report:
@@ -75,6 +39,7 @@ def repro(scenario: Scenario, build: Build) -> Report:
     wrong = problems(scenario, seen, build.name)
     _print(scenario, build, seen, wrong)
     result = {
+        "level": "guest",
         "build": build.name,
         "scenario": scenario.model_dump(exclude={"name"}),
         "expected": asdict(scenario.expected(is_base=build.is_base)),
@@ -92,6 +57,7 @@ def _print(scenario: Scenario, build: Build, seen: Observation, wrong: list[str]
     stock = base.require(build.project)
     asked = f"{scenario.title}, iommu_platform=on" if scenario.iommu_platform else scenario.title
     grid.add_row("asked", escape(asked))
+    grid.add_row("shown by", f"a guest, {scenario.guest}")
     grid.add_row("build", escape(f"{build.name} of {stock.title}, profile {build.profile}"))
     outcome = str(seen.outcome or "went wrong")
     shown = bad(outcome) if wrong else good(outcome)

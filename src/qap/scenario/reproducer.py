@@ -2,29 +2,50 @@
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from qap.machine.catalog import Check
 from qap.machine.device import device_option
 from qap.machine.guest import balloon
 from qap.machine.spec import Spec
 from qap.oracle.fence import Outcome
+from qap.scenario.behind import Behind
 from qap.scenario.scenario import Scenario
 from qap.scenario.scenario_spec import scenario_device
-from qap.vhost_user.programs import BackendProcess
 
 FOLDER = "/tmp/qap-repro"
 MONITOR = "# in the monitor (Ctrl-A C, and again to go back):"
-GUEST_CHECKS = {
+KEYS = "hexdump -C /dev/input/event*"
+GUEST_CHECKS: Mapping[Check, str] = {
     "files": "mount -t virtiofs share /mnt && ls -l /mnt && sha256sum /mnt/*",
-    "disk": "dd if=/dev/vda bs=1M count=1 | sha256sum",
+    "9p-files": "mount -t 9p -o trans=virtio,version=9p2000.L share /mnt && ls -l /mnt",
+    "disk": "dd if=/dev/[vs]da bs=1M count=1 | sha256sum",
     "balloon": "awk '/^MemTotal/' /proc/meminfo",
     "random": "dd if=/dev/hwrng bs=64 count=1 | hexdump -C",
+    "network": "ifconfig eth0 10.0.2.15 up && ping -c 1 10.0.2.2",
+    "port": "echo hello >/dev/vport*p1",
+    "stream": "mount -t 9p -o trans=virtio,version=9p2000.L,ro tools /mnt; perl there has socket()",
+    "key": KEYS,
+    "motion": KEYS,
+    "position": KEYS,
+    "touch": KEYS,
+    "display": "cat /dev/urandom >/dev/fb0",
+    "sound": "head -c 4000 /dev/zero >/dev/dsp",
+    "cipher": "grep -A 8 virtio_crypto /proc/crypto",
+    "memory": "awk '/^MemTotal/' /proc/meminfo",
+    "store": "dd if=/dev/urandom of=/dev/pmem0 bs=1M count=1 conv=fsync",
+}
+# What to say in the monitor before.
+MONITOR_CHECKS = {
+    "key": "sendkey a",
+    "motion": "mouse_move 5 0",
+    "memory": "qom-set /machine/peripheral/dut requested-size 128M",
 }
 
 
 def commands(
-    scenario: Scenario, binary: Path, spec: Spec, service: BackendProcess | None, folder: Path
+    scenario: Scenario, binary: Path, spec: Spec, service: Behind | None, folder: Path
 ) -> list[str]:
     """Shell lines, with what to type into QEMU's monitor and the guest as comments.
 
@@ -35,7 +56,7 @@ def commands(
         folder: the trial's scratch folder, which becomes /tmp/qap-repro.
     """
     lines = [f"mkdir -p {FOLDER}/shared && echo hello >{FOLDER}/shared/from-host"]
-    if scenario.kind.check == "disk":
+    if scenario.check.check == "disk":
         lines.append(f"truncate -s 16M {FOLDER}/disk.img")
     if service is not None:
         lines += [line if line.startswith("until") else f"{line} &" for line in service.by_hand]
@@ -49,7 +70,9 @@ def commands(
         if service is not None:
             socket = f"socket,id={service.socket.stem},path={service.socket}"
             lines.append(f"#   chardev-add {socket}")
-        lines.append(f"#   device_add {device_option(scenario_device(scenario, service))}")
+        device = scenario_device(scenario, service.socket if service else None)
+        added = [device_option(one) for one in (device, *scenario.check.after)]
+        lines += [f"#   device_add {one}" for one in added]
     lines += _looks(scenario)
     return [line.replace(str(folder), FOLDER) for line in lines]
 
@@ -60,11 +83,14 @@ def _looks(scenario: Scenario) -> list[str]:
     unserved = scenario.expected().outcome is Outcome.UNSERVED
     in_guest = wait if unserved else f"cat /sys/bus/virtio/devices/$({wait})/features"
     lines = ["# in the guest:", f"#   {in_guest}"]
-    if scenario.kind.check == "balloon":
+    if scenario.check.check == "balloon":
         less = scenario.settings.memory - balloon.TAKEN // balloon.MIB
         lines += [MONITOR, f"#   balloon {less}"]
         lines += [] if unserved else ["# in the guest:"]
-    return lines if unserved else [*lines, f"#   {GUEST_CHECKS[scenario.kind.check]}"]
+    check = scenario.check.check
+    if not unserved and check in MONITOR_CHECKS:
+        lines += [MONITOR, f"#   {MONITOR_CHECKS[check]}", "# in the guest:"]
+    return lines if unserved else [*lines, f"#   {GUEST_CHECKS[check]}"]
 
 
 def _wrapped(argv: Sequence[str]) -> str:

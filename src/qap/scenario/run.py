@@ -65,6 +65,9 @@ def problems(scenario: Scenario, seen: Observation, build: str) -> list[str]:
                 f"{build}: bit {FeatureBit.ACCESS_PLATFORM.value} must be {wanted}, "
                 f"and was {actual}"
             ]
+        packed = FeatureBit.RING_PACKED in seen.features
+        if packed != scenario.packed_expected:
+            return [f"{build}: packed rings are {'' if packed else 'not '}used"]
     return []
 
 

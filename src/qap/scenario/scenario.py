@@ -1,27 +1,35 @@
 """Scenarios: a guest, a device and how it is plugged, as data."""
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Literal, Self
 
 from pydantic import model_validator
 
+from qap.explain.backend import features
 from qap.host.errors import UsageError, unknown_name
 from qap.host.paths import data
 from qap.host.toml import Model, checked, read
 from qap.machine import catalog
 from qap.machine.catalog import (
     DeviceType,
+    GuestCheck,
     MachineType,
+    Place,
     Transport,
     device_types,
     machine_types,
     viommus,
 )
-from qap.oracle import fence
+from qap.machine.device import Device
+from qap.machine.place import check_place
+from qap.oracle import fence, offered
 from qap.scenario.confidential_kind import ConfidentialKind
 
 Plug = Literal["cold", "hot", "replug"]
 Order = Literal["before", "after"]
+# Fields that are options of their own.
+OPTIONS = ("iothread", "packed", "ats")
 
 
 class Scenario(Model):
@@ -34,7 +42,13 @@ class Scenario(Model):
         machine: a machine type other than the guest's own.
         viommu: a name of configs/viommus.toml.
         order: the vIOMMU's place on the command line, seen from the device.
-        bypass: the root bus bypasses the vIOMMU (default-bus-bypass-iommu).
+        bypass: the machine's root bus bypasses the vIOMMU (default-bus-bypass-iommu).
+        behind: another place of the machine for the device; "" for the usual one.
+        features: what a back-end in Python offers, as `qap.explain.backend.features` takes it.
+        queues: how many request queues the device has; 0 for its default.
+        iothread: an iothread serves it.
+        packed: it is asked to offer packed rings.
+        ats: it and the vIOMMU have an address translation service.
         confidential: which simulated confidential guest it is; None for none.
         base: what stock QEMU does; None if it is not known.
     """
@@ -48,6 +62,12 @@ class Scenario(Model):
     viommu: str = "none"
     order: Order = "before"
     bypass: bool = False
+    behind: str = ""
+    features: str = ""
+    queues: int = 0
+    iothread: bool = False
+    packed: bool = False
+    ats: bool = False
     confidential: ConfidentialKind | None = None
     base: fence.Outcome | None = None
 
@@ -56,18 +76,12 @@ class Scenario(Model):
         catalog.guest(self.guest)
         if self.machine is not None and self.machine not in machine_types():
             raise unknown_name("machine", self.machine, machine_types())
-        if not self.machine_type.guest:
-            raise UsageError(f"no guest here boots on {self.machine_type.name}")
+        if why := no_guest(self.machine_type, self.kind_named, self.features):
+            raise UsageError(why)
         if self.machine_type.qemu != self.settings.qemu:
             raise UsageError(f"the guest {self.guest} doesn't boot on {self.machine_type.name}")
-        if self.device not in device_types():
-            raise unknown_name("device", self.device, device_types())
         if self.viommu not in viommus():
             raise unknown_name("vIOMMU", self.viommu, viommus())
-        if not self.kind.guest:
-            raise UsageError(
-                f"no guest here drives {self.device}: qap repro --cell shows it without a guest"
-            )
         if self.transport not in (*self.kind.transports, *self.kind.fork_transports):
             raise UsageError(
                 f"{self.device} has no {self.transport} transport in QEMU, "
@@ -75,19 +89,83 @@ class Scenario(Model):
             )
         if self.confidential and self.confidential.traits.target != self.settings.qemu:
             raise UsageError(f"{self.guest} can't be {self.confidential.traits.title}")
+        check_place(self.machine_type, self.kind, plug=self.plug, behind=self.behind)
         if self.viommu != "none" and self.viommu not in self.machine_type.viommus:
             raise UsageError(f"{self.machine_type.name} takes no {self.viommu}")
-        if self.bypass and not self.machine_type.bypass:
-            raise UsageError(f"{self.machine_type.name} can't bypass a vIOMMU")
+        if self.bypass and (self._place.own_root or not self.machine_type.bypass):
+            where = self.behind or self.machine_type.name
+            raise UsageError(f"{where} can't bypass a vIOMMU")
+        self._check_options()
         return self
+
+    def _check_options(self) -> None:
+        if self.features:
+            features(self.features)
+            if self.kind.vhost_user is None:
+                raise UsageError(f"{self.driver} is in QEMU: it has no back-end to be told of")
+        if self.queues and not self.kind.queues:
+            raise UsageError(f"{self.driver} has no property for how many queues it has")
+        if self.iothread and not self.kind.iothread:
+            raise UsageError(f"{self.driver} is not served by an iothread")
+        x86 = self.viommu in ("intel-iommu", "amd-iommu")
+        if self.ats and not (self.transport == "pci" and x86):
+            raise UsageError("ATS takes a device on PCI and --viommu intel-iommu or amd-iommu")
 
     @property
     def settings(self) -> catalog.Guest:
         return catalog.guest(self.guest)
 
     @property
+    def kind_named(self) -> DeviceType:
+        """The device type; raises UsageError if there is none of that name."""
+        if self.device not in device_types():
+            raise unknown_name("device", self.device, device_types())
+        return self.kind
+
+    @property
     def kind(self) -> DeviceType:
         return device_types()[self.device]
+
+    @property
+    def check(self) -> GuestCheck:
+        """How the guest proves service."""
+        assert self.kind.guest is not None
+        return self.kind.guest
+
+    @property
+    def _place(self) -> Place:
+        machine = self.machine_type
+        if self.behind:
+            return machine.behind[self.behind]
+        ports = (machine.port,) if machine.port else ()
+        return Place(devices=ports, place=self.kind.place or machine.place)
+
+    @property
+    def place(self) -> Mapping[str, object]:
+        """Properties of the device that say where it is plugged."""
+        return self._place.place
+
+    @property
+    def modern(self) -> Mapping[str, object]:
+        """Properties with which a transitional device there is a modern one."""
+        return self._place.modern if self.behind else self.machine_type.modern
+
+    @property
+    def ports(self) -> list[Device]:
+        """What has to be on the machine for that."""
+        return [dict(device) for device in self._place.devices]
+
+    @property
+    def can_translate(self) -> bool:
+        """Whether what serves the device can serve it behind a vIOMMU."""
+        return features(self.features).can if self.features else self.kind.can_translate
+
+    @property
+    def packed_expected(self) -> bool:
+        """Whether the driver is to be offered packed rings."""
+        in_qemu = self.kind.vhost_user is None
+        offers = in_qemu or (bool(self.features) and features(self.features).ring_packed)
+        return offered.ring_packed(asked=self.packed, backend_offers=offers)
 
     @property
     def machine_type(self) -> MachineType:
@@ -105,14 +183,14 @@ class Scenario(Model):
     @property
     def translated(self) -> bool:
         """Whether the bus is behind an IOMMU once the machine is complete."""
-        return self.viommu != "none" and not self.bypass
+        return self.machine_type.translates or (self.viommu != "none" and not self.bypass)
 
     def expected(self, *, is_base: bool = False) -> fence.Expectation:
         """The row of the fence table; a guest on the base is not a confidential one."""
         plugged = fence.plug(
             requested=self.iommu_platform,
             translated=self.translated,
-            backend_can=self.kind.can_translate,
+            backend_can=self.can_translate,
         )
         demands = self.confidential is not None and not is_base
         return fence.driven(plugged, declines=self.kind.declined, demands=demands)
@@ -129,13 +207,17 @@ class Scenario(Model):
 
     def repro(self, is_base: bool = False) -> str:
         """The `qap repro` command for it."""
-        words = ["./qap repro", f"--machine {self.machine_type.name}", f"--device {self.driver}"]
+        words = ["./qap repro", f"--machine {self.machine_type.called}", f"--device {self.driver}"]
         if self.guest != self.machine_type.guest:
             words.append(f"--guest {self.guest}")
         words += {"cold": [], "hot": ["--hotplug"], "replug": ["--replug"]}[self.plug]
         if self.viommu != "none":
             words += [f"--viommu {self.viommu}", f"--order {self.order}"]
+        words += [f"--behind {self.behind}"] if self.behind else []
         words += ["--bypass"] if self.bypass else []
+        words += [f"--backend {self.features}"] if self.features else []
+        words += [f"--queues {self.queues}"] if self.queues else []
+        words += [f"--{name}" for name in OPTIONS if getattr(self, name)]
         words += [f"--confidential {self.confidential}"] if self.confidential else []
         words += [] if self.iommu_platform else ["--no-iommu-platform"]
         words += ["--base"] if is_base else []
@@ -149,13 +231,39 @@ class Scenario(Model):
             words.append(self.viommu)
             if self.plug == "cold":
                 words.append(f"{self.order} the device")
+        if self.behind:
+            words.append(f"behind {self.behind}")
         if self.bypass:
             words.append("bypassed")
+        if self.features:
+            words.append(f"its back-end offers {self.features}")
+        if self.queues:
+            words.append(f"{self.queues} queues")
+        words += [name for name in OPTIONS if getattr(self, name)]
         if not self.iommu_platform:
             words.append("iommu_platform=off")
         if self.confidential:
             words.append(f"as {self.confidential.traits.title}")
         return ", ".join(words)
+
+
+def no_guest(machine: MachineType, kind: DeviceType, told: str = "") -> str:
+    """Why no guest here shows such a device; "" if one does.
+
+    Args:
+        told: what its back-end is told to offer.
+    """
+    if not machine.guest:
+        return f"no guest here boots on {machine.name}"
+    if kind.guest is None:
+        return f"no guest here drives {kind.name}"
+    if catalog.guest(machine.guest).architecture in kind.guest.not_on:
+        return f"no driver of Debian's kernel for {machine.guest} works with {kind.name}"
+    if told and kind.program:
+        return f"{kind.program}, with which a guest is shown {kind.name}, offers what it offers"
+    if told and not features(told).version_1:
+        return "a guest's driver wants VERSION_1"
+    return ""
 
 
 @cache

@@ -18,10 +18,10 @@ from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
 from qap.scenario import confidential, reproducer
+from qap.scenario.behind import Behind, behind
+from qap.scenario.proof import Proof
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import scenario_device, scenario_spec
-from qap.vhost_user import programs
-from qap.vhost_user.programs import BackendProcess
+from qap.scenario.scenario_spec import DUT, scenario_device, scenario_spec
 
 
 @dataclass
@@ -77,33 +77,17 @@ class Trial:
         return self.seen
 
     @contextmanager
-    def _service(
-        self, folder: Path, host_data: io_checks.HostData
-    ) -> Iterator[BackendProcess | None]:
-        with self._started(folder, host_data) as service:
-            try:
-                yield service
-            finally:
-                if service is not None and not service.process.alive:
-                    self._backend_words = f"the back-end ended: {service.process.tail()}"
-
-    @contextmanager
-    def _started(
-        self, folder: Path, host_data: io_checks.HostData
-    ) -> Iterator[BackendProcess | None]:
+    def _behind(self, host_data: io_checks.HostData) -> Iterator[Behind | None]:
+        if self.scenario.kind.vhost_user is None:
+            yield None
+            return
         self._generation += 1
         name = f"backend{self._generation}"
-        kind = self.scenario.kind
-        if kind.program == "virtiofsd":
-            architecture = self.scenario.settings.architecture
-            with programs.virtiofsd(folder, host_data.shared, architecture, name) as service:
-                yield service
-        elif kind.program == "qemu-storage-daemon":
-            program = self.build.path("qemu-storage-daemon")
-            with programs.storage_daemon(folder, program, host_data.image, name) as service:
-                yield service
-        else:
-            yield None
+        with behind(self.scenario, self.build, host_data, name) as one:
+            try:
+                yield one
+            finally:
+                self._backend_words = one.words() or self._backend_words
 
     def _carry_out(self, folder: Path) -> None:
         host_data = io_checks.HostData(folder)
@@ -111,10 +95,12 @@ class Trial:
         binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
         with ExitStack() as owned:
             cold = self.scenario.plug == "cold"
-            service = owned.enter_context(self._service(folder, host_data)) if cold else None
-            spec = scenario_spec(self.scenario, service, host_data, is_base=self.build.is_base)
-            machine = Machine(binary, spec, log=folder / "qemu.log")
-            self.seen.commands = self._by_hand(folder, spec, service)
+            one = owned.enter_context(self._behind(host_data)) if cold else None
+            socket = one.socket if one else None
+            spec = scenario_spec(self.scenario, socket, host_data, is_base=self.build.is_base)
+            log = folder / "qemu.log"
+            machine = Machine(binary, spec, log=log)
+            self.seen.commands = self._by_hand(folder, spec, one)
             try:
                 owned.enter_context(machine)
                 machine.boot()
@@ -122,15 +108,15 @@ class Trial:
                 self._died_at_start(died)
                 return
             if cold:
-                self._prove(machine, host_data)
+                self._prove(machine, host_data, one)
                 return
             self._hot(machine, folder, host_data)
             if self.scenario.plug == "replug" and self.seen.outcome == Outcome.WORKS:
                 self._hot(machine, folder, host_data)
 
-    def _by_hand(self, folder: Path, spec: Spec, service: BackendProcess | None) -> list[str]:
+    def _by_hand(self, folder: Path, spec: Spec, one: Behind | None) -> list[str]:
         binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
-        return reproducer.commands(self.scenario, binary, spec, service, folder)
+        return reproducer.commands(self.scenario, binary, spec, one, folder)
 
     def _died_at_start(self, died: QemuDied) -> None:
         self.seen.exit_status = died.status
@@ -143,38 +129,38 @@ class Trial:
 
     def _hot(self, machine: Machine, folder: Path, host_data: io_checks.HostData) -> None:
         """Plug, prove and (for replug) unplug; or see it refused and the VM unharmed."""
-        with self._service(folder, host_data) as service:
-            self.seen.commands = self._by_hand(folder, machine.spec, service)
-            if service is not None:
-                machine.add_socket(service.socket.stem, service.socket)
+        with self._behind(host_data) as one:
+            self.seen.commands = self._by_hand(folder, machine.spec, one)
+            if one is not None:
+                machine.add_socket(one.socket.stem, one.socket)
             try:
-                machine.plug(scenario_device(self.scenario, service))
+                machine.plug(scenario_device(self.scenario, one.socket if one else None))
             except QmpRefused as refused:
                 if REFUSAL_PHRASE not in refused.said:
                     raise
                 self.seen.outcome, self.seen.error = Outcome.REFUSED, refused.said
                 self._unharmed(machine, host_data)
                 return
-            self._prove(machine, host_data)
+            for more in self.scenario.check.after:
+                machine.plug(more)
+            self._prove(machine, host_data, one)
             if self.scenario.plug == "replug":
-                machine.unplug("dut")
+                machine.unplug(DUT)
                 io_checks.wait_gone(machine.console, self.scenario.kind.device_id)
                 self.seen.said.append("unplugged")
-                if service is not None:
-                    machine.qmp.execute("chardev-remove", id=service.socket.stem)
+                if one is not None:
+                    machine.qmp.execute("chardev-remove", id=one.socket.stem)
 
-    def _prove(self, machine: Machine, host_data: io_checks.HostData) -> None:
-        kind = self.scenario.kind
+    def _prove(self, machine: Machine, host_data: io_checks.HostData, one: Behind | None) -> None:
         try:
-            name = io_checks.find(machine.console, kind.device_id)
+            name = io_checks.find(machine.console, self.scenario.kind.device_id)
         except io_checks.DeviceGivenUp as given_up:
             self._unserved(machine, str(given_up))
         else:
             self.seen.features = io_checks.negotiated(machine.console, name)
-            if kind.check == "balloon":
-                self.seen.said += balloon.inflate(machine)
-            else:
-                self.seen.said += io_checks.CHECKS[kind.check](machine.console, host_data, name)
+            host = one.host if one else None
+            proof = Proof(self.scenario, machine, host_data, name, host)
+            self.seen.said += proof.run()
             self.seen.outcome = Outcome.WORKS
         if self.scenario.confidential and self.build.is_base:
             self.seen.said.append(confidential.UNPROTECTED)
@@ -196,10 +182,9 @@ class Trial:
         if not machine.alive:
             raise QapError("device_add was refused, but the VM no longer runs")
         driver = f"virtio-rng-{self.scenario.transport}"
-        place = self.scenario.machine_type
-        free = {"driver": driver, "id": "next", **place.place, **place.modern}
-        machine.plug({**free, "iommu_platform": True})
+        free = {"driver": driver, "id": "next", **self.scenario.place}
+        machine.plug({**free, **self.scenario.modern, "iommu_platform": True})
         kind = device_types()["virtio-rng"]
         name = io_checks.find(machine.console, kind.device_id)
-        io_checks.CHECKS[kind.check](machine.console, host_data, name)
+        io_checks.random(machine.console, host_data, name)
         self.seen.said.append(f"the VM runs on, and {driver} works in the same slot")

@@ -105,7 +105,7 @@ def null_disk(node: str) -> str:
 
 @contextmanager
 def storage_daemon(
-    folder: Path, program: Path, image: Path | None, name: str
+    folder: Path, program: Path, image: Path | None, name: str, queues: int = 1
 ) -> Iterator[BackendProcess]:
     """qemu-storage-daemon exporting a raw image as a vhost-user-blk disk.
 
@@ -114,6 +114,7 @@ def storage_daemon(
         program: the daemon.
         image: the raw image; None for a null disk of 1 GiB.
         name: of socket and log.
+        queues: how many request queues it serves.
     """
     path = folder / f"{name}.sock"
     blockdev = f"driver=file,node-name=disk,filename={image},cache.direct=off"
@@ -122,6 +123,7 @@ def storage_daemon(
 
     def command(address: str) -> list[str]:
         export = f"type=vhost-user-blk,id=export,node-name=disk,writable=on,{address}"
+        export += f",num-queues={queues}" if queues > 1 else ""
         return [str(program), "--blockdev", blockdev, "--export", export]
 
     by_hand = shlex.join(command(f"addr.type=unix,addr.path={path}"))

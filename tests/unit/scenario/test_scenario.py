@@ -3,8 +3,13 @@
 import pytest
 
 from qap.host.errors import UsageError
+from qap.machine.asked import asked
+from qap.machine.catalog import device_types
 from qap.oracle.fence import Outcome
+from qap.scenario.proof import CHECKS
 from qap.scenario.repro import scenario
+from qap.scenario.reproducer import GUEST_CHECKS
+from qap.scenario.request import Request
 from qap.scenario.scenario import Scenario
 
 
@@ -34,18 +39,18 @@ def a_scenario(device: str = "virtio-rng-pci", machine: str = "q35", **options: 
 def test_balloon_is_served_without_the_bit_alone(
     options: dict[str, object], fork: Outcome, base: Outcome, remedy: str
 ) -> None:
-    asked = scenario(machine="q35", device="virtio-balloon-pci", guest=None, **options)
-    assert asked.expected().outcome == fork
-    assert asked.expected(is_base=True).outcome == base
-    assert asked.remedy(asked.expected()) == remedy
+    balloon = scenario(machine="q35", device="virtio-balloon-pci", guest=None, **options)
+    assert balloon.expected().outcome == fork
+    assert balloon.expected(is_base=True).outcome == base
+    assert balloon.remedy(balloon.expected()) == remedy
 
 
 def test_confidential_guest_demands_the_bit_of_any_device() -> None:
     """The base has no confidential guests."""
-    asked = a_scenario(confidential="sev", iommu_platform=False)
-    assert asked.expected().outcome == Outcome.UNSERVED
-    assert asked.remedy(asked.expected()) == "iommu_platform=on"
-    assert asked.expected(is_base=True).outcome == Outcome.WORKS
+    one = a_scenario(confidential="sev", iommu_platform=False)
+    assert one.expected().outcome == Outcome.UNSERVED
+    assert one.remedy(one.expected()) == "iommu_platform=on"
+    assert one.expected(is_base=True).outcome == Outcome.WORKS
 
 
 @pytest.mark.parametrize(
@@ -64,9 +69,9 @@ def test_guest_can_not_be_another_architectures_confidential_guest(
 
 
 def test_command_and_title_name_the_kind() -> None:
-    asked = a_scenario(confidential="tdx")
-    assert asked.title == "q35, virtio-rng-pci, cold, as a TDX guest"
-    assert asked.repro().endswith(" --confidential tdx")
+    one = a_scenario(confidential="tdx")
+    assert one.title == "q35, virtio-rng-pci, cold, as a TDX guest"
+    assert one.repro().endswith(" --confidential tdx")
 
 
 def test_title_says_iommu_platform_once() -> None:
@@ -79,10 +84,10 @@ def test_title_says_iommu_platform_once() -> None:
         ("q35", "vhost-user-fs-ccw", "q35 has pci, so no vhost-user-fs-ccw: try vhost-user-fs-pci"),
         (
             "s390-ccw-virtio",
-            "vhost-user-rng-pci",
-            "s390-ccw-virtio has ccw, so no vhost-user-rng-pci: vhost-user-rng has none for it",
+            "vhost-user-i2c-device",
+            "s390-ccw-virtio has ccw and pci, so no vhost-user-i2c-device: try vhost-user-i2c-pci",
         ),
-        ("s390-ccw-virtio", "vhost-user-blk-pci", "try vhost-user-blk-ccw"),
+        ("microvm", "virtio-vga", "virtio-vga has no mmio transport, which microvm has"),
         ("q35", "vhost-user-fs-pc", "unknown device 'vhost-user-fs-pc': did you mean .*-fs-pci"),
         ("pc-q35-9.2", "virtio-rng-pci", "pc-q35-9.2 is a version of q35, .* --machine q35"),
         ("pc-i440fx-9.2", "virtio-rng-pci", "is a version of pc, "),
@@ -93,3 +98,76 @@ def test_title_says_iommu_platform_once() -> None:
 def test_wrong_name_gets_the_right_one(machine: str, device: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         a_scenario(device, machine)
+
+
+@pytest.mark.parametrize("device", sorted(one for one, row in device_types().items() if row.guest))
+def test_every_check_is_known_and_can_be_typed(device: str) -> None:
+    check = device_types()[device].guest
+    assert check is not None
+    assert {check.check} <= set(CHECKS) & set(GUEST_CHECKS)
+
+
+def test_device_of_pci_goes_to_the_pci_of_s390x() -> None:
+    """Where each function is behind an IOMMU that can't be left out."""
+    one = a_scenario("vhost-user-fs-pci", "s390-ccw-virtio")
+    assert one.machine == "s390-pci"
+    assert one.expected().outcome is Outcome.REFUSED
+    assert one.repro() == "./qap repro --machine s390-ccw-virtio --device vhost-user-fs-pci"
+    assert a_scenario("virtio-blk-pci", "s390-ccw-virtio").expected().outcome is Outcome.WORKS
+
+
+def test_back_end_that_is_told_to_translate_does() -> None:
+    where = {"viommu": "amd-iommu", "plug": "hot"}
+    device = "vhost-user-vsock-pci"
+    assert a_scenario(device, "q35", **where).expected().outcome is Outcome.REFUSED
+    able = a_scenario(device, "q35", features="ACCESS_PLATFORM", **where)
+    assert able.expected().outcome is Outcome.WORKS
+    assert able.repro().endswith(" --backend ACCESS_PLATFORM")
+    unable = a_scenario(device, "q35", features="ACCESS_PLATFORM,-REPLY_ACK", **where)
+    assert unable.expected().outcome is Outcome.REFUSED
+
+
+def test_packed_rings_are_expected_where_both_ends_can() -> None:
+    assert a_scenario("virtio-blk-pci", packed=True).packed_expected
+    assert not a_scenario("vhost-user-rng-pci", packed=True).packed_expected
+    assert a_scenario("vhost-user-rng-pci", packed=True, features="RING_PACKED").packed_expected
+    assert not a_scenario("vhost-user-rng-pci", features="RING_PACKED").packed_expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"behind": "pbx"}, "unknown place of q35 'pbx': did you mean pxb"),
+        ({"behind": "root-bus", "plug": "hot"}, "a PCI Express root bus takes no device while"),
+        ({"behind": "pxb", "bypass": True}, "pxb can't bypass"),
+        ({"queues": 2}, "virtio-rng-pci has no property for how many queues"),
+        ({"iothread": True}, "virtio-rng-pci is not served by an iothread"),
+        ({"ats": True}, "ATS takes a device on PCI and --viommu"),
+        ({"features": "ACCESS_PLATFORM"}, "virtio-rng-pci is in QEMU: it has no back-end"),
+    ],
+)
+def test_option_that_does_not_fit_is_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        scenario(machine="q35", device="virtio-rng-pci", guest=None, **options)
+
+
+@pytest.mark.parametrize(
+    ("machine", "device", "options", "why"),
+    [
+        ("q35", "virtio-gpu-pci", {}, ""),
+        ("q35", "vhost-user-fs-pci", {}, ""),
+        ("q35", "vhost-user-fs-pci", {"backend": "ACCESS_PLATFORM"}, "virtiofsd, with which"),
+        ("q35", "vhost-user-rng-pci", {"backend": "-VERSION_1"}, "a guest's driver wants"),
+        ("q35", "vhost-user-gpu-pci", {}, "no guest here drives vhost-user-gpu"),
+        ("q35", "virtio-blk-pci", {"no_guest": True}, "--no-guest"),
+        ("q35", "virtio-blk-pci", {"later": "moves-on"}, "--later is shown at device level"),
+        ("s390-ccw-virtio", "virtio-gpu-ccw", {}, "no driver of Debian's kernel for s390x"),
+    ],
+)
+def test_what_no_guest_shows_is_shown_at_device_level(
+    machine: str, device: str, options: dict[str, object], why: str
+) -> None:
+    wanted = Request.model_validate({"machine": machine, "device": device, **options})
+    said = wanted.without_guest(*asked(machine, device))
+    assert said.startswith(why)
+    assert bool(said) == bool(why)

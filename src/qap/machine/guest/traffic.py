@@ -12,6 +12,7 @@ from typing import Protocol
 
 from qap.host.errors import QapError
 from qap.machine.guest.console import Console
+from qap.machine.guest.tools import mounted
 
 SIZE = 1 << 20
 HOST = "10.0.2.2"  # the host, as a guest behind -netdev user sees it
@@ -159,17 +160,11 @@ def over_vsock(console: Console, host: SocketHost) -> None:
     Raises:
         TrafficMismatch: what arrived on either side is not what was sent.
     """
-    console.check(
-        "mkdir -p /mnt/tools && "
-        "mount -t 9p -o trans=virtio,version=9p2000.L,ro tools /mnt/tools && "
-        "mount -o bind /dev /mnt/tools/dev && "
-        f"head -c {SIZE} /dev/urandom >/tmp/sent"
-    )
-    program = f"chroot /mnt/tools /usr/bin/perl -e '{VSOCK_CLIENT}' {host.port}"
-    console.check(f"{program} </tmp/sent >/tmp/got")
-    sums = console.check(
-        "sha256sum </tmp/sent; sha256sum </tmp/got; umount /mnt/tools/dev /mnt/tools"
-    )
+    with mounted(console) as perl:
+        console.check(f"head -c {SIZE} /dev/urandom >/tmp/sent")
+        program = f"{perl} -e '{VSOCK_CLIENT}' {host.port}"
+        console.check(f"{program} </tmp/sent >/tmp/got")
+        sums = console.check("sha256sum </tmp/sent; sha256sum </tmp/got")
     sent, got = (line.split()[0] for line in sums.splitlines())
     _compare("the host got", sent, _digest(bytes(host.heard)))
     _compare("the guest got", _digest(host.data), got)
