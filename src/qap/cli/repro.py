@@ -1,20 +1,26 @@
 """The verb repro: one case, in a guest or at device level."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from qap.cli.options import Base, Json, Profile
+from qap.cli.options import Base, Json, Profile, writable
 from qap.host.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from qap.fork.build import Build
     from qap.host.report import Report
+    from qap.machine.recording import Recording
     from qap.matrix.cell import Cell
+    from qap.scenario.bundle import Bundle
     from qap.scenario.request import Request
 
-BESIDE_CELL = ("cell", "profile", "base", "json")
+BESIDE_CELL = ("cell", "profile", "base", "json", "bundle")
+BESIDE_BUNDLE = ("bundle_in", "json", "bundle")
 
 
 def repro(
@@ -62,14 +68,30 @@ def repro(
     profile: Profile = "lab",
     base: Base = False,
     json: Json = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(help="Write all of it here, for a bug report.", callback=writable),
+    ] = None,
+    bundle_in: Annotated[
+        Path | None, typer.Option(help="Instead of all the others: carry out this bundle's case.")
+    ] = None,
 ) -> None:
     """Reproduce one case and explain it in one screen, with the commands to repeat it."""
+    from qap import __version__
     from qap.cli.finish import finish
     from qap.fork.build import Build
+    from qap.fork.provenance import provenance
+    from qap.machine.recording import Recording
+    from qap.scenario import bundle as bundles
     from qap.scenario.request import Request
 
-    if cell is not None:
-        _only_cell(context)
+    there = None
+    if bundle_in is not None:
+        _alone(context, BESIDE_BUNDLE, "a bundle", "--bundle-in")
+        there = bundles.read(bundle_in)
+        asked = there.request
+    elif cell is not None:
+        _alone(context, BESIDE_CELL, "a cell", "--cell")
         asked = Request(cell=cell, profile=profile, base=base)
     elif machine is None or device is None:
         raise UsageError("repro needs --machine and --device, or --cell")
@@ -95,13 +117,40 @@ def repro(
             profile=profile,
             base=base,
         )
-    report = carry_out(asked)
-    finish(report, json, [Build(asked.profile, asked.base)])
+    recording = Recording() if bundle else None
+    report = carry_out(asked, recording)
+    build = Build(asked.profile, asked.base)
+    (result,) = report.results
+    versions = {"qap": __version__, **provenance(build.project, [build])}
+    if bundle and recording:
+        bundles.Bundle.of(asked, versions, result, recording).write(bundle)
+    if there:
+        _compare(there, result, versions)
+    finish(report, json, [build])
 
 
-def carry_out(asked: "Request") -> "Report":
+def _compare(there: "Bundle", result: "Mapping[str, Any]", versions: "Mapping[str, Any]") -> None:
+    """Print how the case ended where the bundle was made, and here."""
+    import json
+
+    from rich.console import Console
+
+    from qap.host.report import bad, good
+    from qap.scenario.bundle import outcome
+
+    was, now = there.outcome, outcome(result)
+    same = good("the same") if was == now else bad("not the same")
+    Console().print(f"there: {was}; here: {now}: {same}", highlight=False)
+    for key in ("qap", "base", "queue"):
+        if there.versions.get(key) != json.loads(json.dumps(versions[key])):
+            Console().print(f"{key}: not the same version as there", highlight=False)
+
+
+def carry_out(asked: "Request", recording: "Recording | None" = None) -> "Report":
     """Show the case, and print it.
 
+    Args:
+        recording: gathers what is said.
     Raises:
         UsageError: there is no such case.
     """
@@ -114,11 +163,11 @@ def carry_out(asked: "Request") -> "Report":
 
     build = Build(asked.profile, asked.base)
     if asked.cell:
-        return _at_device_level(cell_named(asked.cell), build)
+        return _at_device_level(cell_named(asked.cell), build, recording)
     machine, kind = named(asked.machine, asked.device)
     if why := asked.without_guest(machine, kind):
         cell = asked_cell(machine, kind, asked)
-        report = _at_device_level(cell, build, why)
+        report = _at_device_level(cell, build, recording, why)
         (result,) = report.results
         return Report(report.verb, report.ok, report.seconds, [{**result, "repro": asked.command}])
     scenario = reproducing.scenario(
@@ -139,10 +188,12 @@ def carry_out(asked: "Request") -> "Report":
         ats=asked.ats,
     )
     make(build)
-    return reproducing.repro(scenario, build)
+    return reproducing.repro(scenario, build, recording)
 
 
-def _at_device_level(cell: "Cell", build: "Build", why: str = "") -> "Report":
+def _at_device_level(
+    cell: "Cell", build: "Build", recording: "Recording | None", why: str = ""
+) -> "Report":
     """Drive the device from Python.
 
     Args:
@@ -156,20 +207,25 @@ def _at_device_level(cell: "Cell", build: "Build", why: str = "") -> "Report":
     if cell.config.in_lab:
         archive.bring_for_guests()
     make(build)
-    report = alone(cell, build, why)
+    report = alone(cell, build, why, recording)
     results: Sequence[dict[str, object]] = report.results
     return Report(
         report.verb, report.ok, report.seconds, [{"level": "device", **one} for one in results]
     )
 
 
-def _only_cell(context: typer.Context) -> None:
-    """Refuse options beside --cell that the cell decides."""
+def _alone(context: typer.Context, beside: "Collection[str]", what: str, option: str) -> None:
+    """Refuse options that are decided already.
+
+    Args:
+        beside: parameters that are not.
+        what: decides, and was given by this option.
+    """
     sources = {name: context.get_parameter_source(name) for name in context.params}
     given = [
         f"--{name.replace('_', '-')}"
         for name, source in sources.items()
-        if name not in BESIDE_CELL and source is not None and source.name == "COMMANDLINE"
+        if name not in beside and source is not None and source.name == "COMMANDLINE"
     ]
     if given:
-        raise UsageError(f"a cell says all of that: leave out {', '.join(given)}, or --cell")
+        raise UsageError(f"{what} says all of that: leave out {', '.join(given)}, or {option}")

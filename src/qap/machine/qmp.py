@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, cast
 
 from qemu.qmp import ExecInterruptedError, Message, QMPClient, Runstate
@@ -32,6 +32,25 @@ class QmpLost(QapError):
     """QEMU closed the connection, most likely because it ended."""
 
 
+class Transcript:
+    """What is said in a session: each command with its answer, and the events before it."""
+
+    def __init__(self) -> None:
+        self._said: list[Mapping[str, Any]] = []
+        self._events = 0
+
+    def note(self, qmp: "Qmp", *messages: Mapping[str, Any]) -> None:
+        """Add messages, after the events that have come meanwhile."""
+        events = qmp.events
+        self._said += [dict(message) for message in (*events[self._events :], *messages)]
+        self._events = len(events)
+
+    def all(self, qmp: "Qmp") -> Sequence[Mapping[str, Any]]:
+        """Everything so far."""
+        self.note(qmp)
+        return self._said
+
+
 class Qmp:
     """A QMP session on a connected socket.
 
@@ -46,6 +65,7 @@ class Qmp:
     Attributes:
         timeout: seconds to wait for the answer to a command; may be assigned.
         unanswered: a command had no answer in time.
+        transcript: notes what is said, if it is assigned.
     """
 
     def __init__(
@@ -56,6 +76,7 @@ class Qmp:
     ) -> None:
         self._lost = lost
         self.unanswered = False
+        self.transcript: Transcript | None = None
         self.timeout = COMMAND_S
         self._runner = asyncio.Runner()
         self._client = QMPClient("qap")
@@ -89,23 +110,36 @@ class Qmp:
             QmpRefused: QEMU answered with an error.
             QmpLost: QEMU ended.
         """
-        named = {key.replace("_", "-"): value for key, value in arguments.items()}
+        return self._said(command, {key.replace("_", "-"): one for key, one in arguments.items()})
+
+    def device_add(self, device: Mapping[str, object]) -> None:
+        """device_add with a device's properties under their own names."""
+        self._said("device_add", dict(device))
+
+    def _said(self, command: str, arguments: dict[str, Any]) -> Any:
+        """A command and its answer, noted if somebody wants that."""
+        asked = {"execute": command, "arguments": arguments}
         try:
-            return self._run(
-                self._client.execute(command, named or None), self.timeout, f"QMP {command}"
-            )
+            work = self._client.execute(command, arguments or None)
+            answer = self._run(work, self.timeout, f"QMP {command}")
         except TimeoutError:
             self.unanswered = True
             raise
         except ExecuteError as exc:
-            raise QmpRefused(command, exc.error.error.desc) from exc
+            said = exc.error.error.desc
+            self._note(asked, {"error": {"desc": said}})
+            raise QmpRefused(command, said) from exc
+        self._note(asked, {"return": answer})
+        return answer
 
-    def device_add(self, device: Mapping[str, object]) -> None:
-        """device_add with a device's properties under their own names."""
-        try:
-            self._run(self._client.execute("device_add", dict(device)), self.timeout, "device_add")
-        except ExecuteError as exc:
-            raise QmpRefused("device_add", exc.error.error.desc) from exc
+    def _note(self, *messages: Mapping[str, Any]) -> None:
+        if self.transcript is not None:
+            self.transcript.note(self, *messages)
+
+    @property
+    def events(self) -> Sequence[Mapping[str, Any]]:
+        """Every event that has come so far."""
+        return self._events.history
 
     def hmp(self, line: str) -> str:
         """Run a line of the human monitor; returns what it printed."""

@@ -11,6 +11,7 @@ from typing import Any
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.machine.machine import OUTPUT_LINES, QemuDied
+from qap.machine.recording import Recording
 from qap.matrix.cell import Cell
 from qap.matrix.cell_run import CellRun
 from qap.matrix.judge import ProblemKind, judge
@@ -73,6 +74,7 @@ class Group:
         report: gets each result as soon as it is there.
         debug: if QEMU crashed in a cell, rerun that cell under a debugger.
         lab: for cells that need the kernel lab; they are skipped if None.
+        recording: gathers what is said.
     """
 
     build: Build
@@ -80,6 +82,7 @@ class Group:
     report: Report
     debug: bool = True
     lab: CellLab | None = None
+    recording: Recording | None = None
     _testbed: Testbed | None = None
     _crashes: dict[str, Cell] = field(default_factory=dict)
     _owned: ExitStack = field(default_factory=ExitStack)
@@ -241,7 +244,7 @@ class Group:
         if self._testbed is None:
             configs = list(dict.fromkeys(cell.config for cell in self.cells))
             wanted = [config for config in configs if not self._skips(config)]
-            self._testbed = Testbed(self.build, wanted, lab=self.lab)
+            self._testbed = Testbed(self.build, wanted, lab=self.lab, recording=self.recording)
             self._owned.enter_context(self._testbed)
         return self._testbed
 

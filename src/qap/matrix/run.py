@@ -16,6 +16,7 @@ from qap.fork.build import Build
 from qap.host.errors import MissingError
 from qap.host.progress import bar
 from qap.host.report import Report
+from qap.machine.recording import Recording
 from qap.matrix import pool
 from qap.matrix.cell import Cell, cells, matches_axes
 from qap.matrix.gaps import Gap, gaps
@@ -127,18 +128,19 @@ def _check_devices(chosen: Sequence[Cell], build: Build, *, lab: bool) -> None:
             )
 
 
-def alone(cell: Cell, build: Build, why: str = "") -> Report:
+def alone(cell: Cell, build: Build, why: str = "", recording: Recording | None = None) -> Report:
     """Carry out one cell in a QEMU of its own and explain it in one screen.
 
     Args:
         why: no guest shows it, to be printed.
+        recording: gathers what is said.
     """
     start = time.monotonic()
     _check_devices([cell], build, lab=True)
     results: list[CellResult] = []
     with ExitStack() as owned:
         lab = owned.enter_context(cell_lab(build, [cell])) if cell.config.in_lab else None
-        Group(build, [cell], results.append, lab=lab).run()
+        Group(build, [cell], results.append, lab=lab, recording=recording).run()
     (result,) = results
     seconds = time.monotonic() - start
     explain(result, build, seconds, why)

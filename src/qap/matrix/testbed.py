@@ -22,6 +22,7 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
 from qap.machine.qtest_follow import MovingQtest
+from qap.machine.recording import Recording, traced
 from qap.machine.resources import Footprint
 from qap.machine.spec import Spec
 from qap.matrix.chardev import Chardev
@@ -70,6 +71,7 @@ class Testbed:
         census: count before each plug what QEMU holds, for `leftovers`.
         args: what else is on QEMU's command line.
         lab: where QEMU runs, if not here.
+        recording: gathers what is said, of a QEMU that runs here.
     Attributes:
         misbehaviour: what the next Python back-end does wrong.
         spoilt: properties that make QEMU refuse the next device.
@@ -86,6 +88,7 @@ class Testbed:
     census: bool = True
     args: Sequence[str] = ()
     lab: CellLab | None = None
+    recording: Recording | None = None
     misbehaviour: Sequence[Misbehaviour] = field(init=False, default=())
     spoilt: Mapping[str, object] = field(init=False, default_factory=dict)
     said: str = field(init=False, default="")
@@ -135,10 +138,17 @@ class Testbed:
         cold = [config for config in self.configs if config.plug == "cold"]
         assert not cold or len(self.configs) == 1
         device, args = self._cold(cold[0]) if cold else (None, [])
-        spec = machine_spec(self.configs, self.folder, device, [*self.args, *args])
+        recording = None if self.lab else self.recording
+        traces = traced(self.folder) if recording else []
+        spec = machine_spec(self.configs, self.folder, device, [*self.args, *args, *traces])
         binary = self.build.path(f"qemu-system-{self.first.machine_row.qemu}")
         self._say(shlex.join([binary.name, *spec.argv()]))
-        machine = self.machine = self._owned.enter_context(self._machine(binary, spec))
+        machine = self.machine = self._machine(binary, spec)
+        if recording:
+            self._owned.callback(recording.end, machine, self.folder / LOG)
+        self._owned.enter_context(machine)
+        if recording:
+            recording.begin(machine)
         qtest = self.session = MovingQtest(machine.qtest)
         self.slot = slot_for(self.first, qtest, machine)
         self.memory = GuestMemory(qtest, RING_BASE, RING_SIZE)

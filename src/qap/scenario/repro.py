@@ -11,6 +11,7 @@ from qap.fork import base
 from qap.fork.build import Build
 from qap.host.report import Report, bad, good
 from qap.machine.asked import asked
+from qap.machine.recording import Recording
 from qap.oracle.features import names
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
@@ -32,10 +33,14 @@ def scenario(*, machine: str, device: str, guest: str | None, **options: object)
     return Scenario.model_validate({**chosen, **options})
 
 
-def repro(scenario: Scenario, build: Build) -> Report:
-    """Carry out a scenario and print what was asked, what happened, why, and how to repeat it."""
+def repro(scenario: Scenario, build: Build, recording: Recording | None = None) -> Report:
+    """Carry out a scenario and print what was asked, what happened, why, and how to repeat it.
+
+    Args:
+        recording: gathers what is said.
+    """
     start = time.monotonic()
-    seen = Trial(scenario, build).run()
+    seen = Trial(scenario, build, recording).run()
     wrong = problems(scenario, seen, build.name)
     _print(scenario, build, seen, wrong)
     result = {

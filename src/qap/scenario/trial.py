@@ -14,6 +14,7 @@ from qap.machine.catalog import device_types
 from qap.machine.guest import balloon, io_checks
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
+from qap.machine.recording import Recording
 from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
@@ -54,10 +55,12 @@ class Trial:
     Args:
         scenario: what to do.
         build: which QEMU.
+        recording: gathers what is said, if somebody wants it.
     """
 
     scenario: Scenario
     build: Build
+    recording: Recording | None = None
     seen: Observation = field(default_factory=Observation)
     _generation: int = 0
     _backend_words: str = ""
@@ -99,14 +102,21 @@ class Trial:
             socket = one.socket if one else None
             spec = scenario_spec(self.scenario, socket, host_data, is_base=self.build.is_base)
             log = folder / "qemu.log"
-            machine = Machine(binary, spec, log=log)
+            running = self.recording.spec(spec, folder) if self.recording else spec
+            machine = Machine(binary, running, log=log)
+            if self.recording:
+                owned.callback(self.recording.end, machine, log)
             self.seen.commands = self._by_hand(folder, spec, one)
             try:
                 owned.enter_context(machine)
+                if self.recording:
+                    self.recording.begin(machine)
                 machine.boot()
             except QemuDied as died:
                 self._died_at_start(died)
                 return
+            if self.recording:
+                owned.callback(self.recording.ask_kernel, machine)
             if cold:
                 self._prove(machine, host_data, one)
                 return

@@ -48,3 +48,20 @@ def test_folder_of_results_is_made(project: Project) -> None:
         "repro", "--machine", "q53", "--device", "none", "--json", str(path)
     )
     assert path.exists()
+
+
+def test_bundle_stands_alone() -> None:
+    wanted = "a bundle says all of that: leave out --machine, --base, or --bundle-in"
+    assert said("repro", "--bundle-in", "b", "--machine", "q35", "--base") == wanted
+
+
+def test_bundle_goes_into_no_folder_that_is_not_there(tmp_path: Path) -> None:
+    missing = tmp_path / "nowhere" / "b"
+    words = ("--machine", "q35", "--device", "virtio-rng-pci", "--bundle", str(missing))
+    assert said("repro", *words) == f"--bundle {missing}: No such file or directory"
+
+
+def test_no_bundle_is_told_in_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "b"
+    path.write_text("qemu-system-x86_64 -M q35")
+    assert said("repro", "--bundle-in", str(path)) == f"--bundle-in {path}: no bundle of qap repro"

@@ -91,6 +91,15 @@ class Console:
         kept = [line for line in text.splitlines() if line and not line.startswith(DIALOGUE)]
         return "\n".join(kept[-lines:])
 
+    def text(self) -> str:
+        """All that was printed so far; output of scripts is decoded."""
+        kept = b"".join(self._seen).decode(errors="replace")
+
+        def decoded(match: re.Match[str]) -> str:
+            return base64.b64decode(match[1]).decode(errors="replace")
+
+        return re.sub(r"qap-out (\S+)\r?\n?", decoded, kept)
+
     def wait_ready(self, timeout: float) -> str:
         """Wait for the guest's /init; returns the kernel's release.
 
