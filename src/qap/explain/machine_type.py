@@ -15,6 +15,7 @@ from qap.host.errors import UsageError, unknown_name
 UNNAMED_TARGET = "x86_64"
 VERSION = re.compile(r"-(\d+)\.(\d+)(\.\d+)?([+-].*)?$")
 VENDOR = re.compile(r"-(rhel|centos|fedora)[\w.]*$")
+SIMULATION = "x-confidential-sim"
 # The newest that the project's QEMU has.
 NEWEST = (10, 0)
 # Up to this one the fork does not insist on what guests may not know.
@@ -32,6 +33,7 @@ class Machine:
         row: what is known of it; None if nothing is.
         version: of the type; None for the newest, and where a vendor has its own.
         confidential: the property that makes it a confidential guest, as it was given; "".
+        simulated: that guest is simulated, by the fork.
         bypass: its root bus bypasses the IOMMU.
         iommu: what translates its root bus without being a device; "".
     """
@@ -42,6 +44,7 @@ class Machine:
     row: MachineRow | None
     version: tuple[int, int] | None
     confidential: str
+    simulated: bool
     bypass: bool
     iommu: str
     root: str
@@ -83,7 +86,7 @@ def machine_of(command: Command) -> Machine:
         kind,
         row,
         _version(name, command),
-        _confidential(command),
+        *_confidential(command),
         bool(row and row.bypass and boolean(command.machine.get("default-bus-bypass-iommu"))),
         _iommu(row, command),
         root,
@@ -133,13 +136,14 @@ def _version(name: str, command: Command) -> tuple[int, int] | None:
     return version
 
 
-def _confidential(command: Command) -> str:
+def _confidential(command: Command) -> tuple[str, bool]:
     for key in ("confidential-guest-support", "memory-encryption"):
         if name := command.machine.get(key):
-            if name not in command.objects:
+            found = command.objects.get(name)
+            if found is None:
                 command.left.append(f"{key}={name}: there is no such -object")
-            return f"{key}={name}"
-    return ""
+            return f"{key}={name}", bool(found and found.get("qom-type") == SIMULATION)
+    return "", False
 
 
 def _iommu(row: MachineRow | None, command: Command) -> str:

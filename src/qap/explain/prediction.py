@@ -137,7 +137,8 @@ class Predictor:
         requested = said.on if said else bool(machine.confidential)
         private = private_memory(command, item) if behind.kind is Kind.PROGRAM else ""
         lenient = self._lenient(item, kind)
-        facts = _Facts(kind, family, shown, requested, behind, lenient, machine, private)
+        iommus = bool(self._buses.iommus)
+        facts = _Facts(kind, family, shown, requested, behind, lenient, machine, private, iommus)
         return Prediction(
             item,
             kind,
@@ -177,6 +178,17 @@ class _Facts:
     lenient: bool
     machine: Machine
     private: str
+    iommus: bool
+
+    @property
+    def _fixed(self) -> bool:
+        """Whether the host bridge translates by itself."""
+        return bool(self.machine.row and self.machine.row.translates)
+
+    @property
+    def _unchecked(self) -> bool:
+        """Whether a simulated confidential guest has a vIOMMU, so that nothing plugs."""
+        return self.machine.simulated and self.iommus and not self._fixed
 
     def verdicts(self, translated: bool | None) -> list[Verdict]:
         """One for each case that may be."""
@@ -221,6 +233,8 @@ class _Facts:
         )
 
     def _plug(self, translated: bool, can: bool) -> Expectation:
+        if self._unchecked:
+            return fence.simulated_behind_viommu()
         if self.interface.error:
             return Expectation(
                 Outcome.REFUSED, False, False, self.interface.error, "virtio 1.3, 2.2.3"
@@ -240,6 +254,8 @@ class _Facts:
         )
 
     def _stock(self, translated: bool, can: bool) -> Conclusion:
+        if self.machine.simulated:
+            return Conclusion(Outcome.REFUSED, stock.NO_SIMULATION)
         if self.interface.error:
             return Conclusion(Outcome.REFUSED, self.interface.error)
         if self.backend.kind is Kind.VDPA:
@@ -275,6 +291,8 @@ class _Facts:
     def _remedies(
         self, translated: bool, plugged: Expectation, driven: Expectation, on_stock: Conclusion
     ) -> Sequence[str]:
+        if self._unchecked:
+            return remedy.of_simulation()
         if self.interface.error:
             return [REMEDY.get(self.interface.error, "bus= of a port or bridge below it")]
         if plugged.outcome is Outcome.REFUSED:
@@ -305,6 +323,7 @@ class _Facts:
             version_1=self._version_1(presumed=self.machine.lenient),
             is_iommu=self.family.iommu,
             demands=bool(self.machine.confidential),
+            fixed=self._fixed,
         )
 
 

@@ -79,6 +79,18 @@ _NO_VERSION_1 = Expectation(
 )
 
 
+def simulated_behind_viommu() -> Expectation:
+    """What plugging any device must lead to where a simulated confidential guest has a vIOMMU."""
+    return Expectation(
+        Outcome.REFUSED,
+        False,
+        False,
+        "a vIOMMU can't be used with x-confidential-sim: what a device reaches through it is not "
+        "checked",
+        "docs/confidential.md",
+    )
+
+
 def plug(
     *,
     requested: bool,

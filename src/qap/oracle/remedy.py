@@ -9,6 +9,7 @@ Transport = Literal["pci", "mmio", "ccw"]
 
 TRANSLATES = "a back-end that offers ACCESS_PLATFORM, REPLY_ACK and BACKEND_REQ"
 INSTEAD = "iommu_platform=off"
+NO_VIOMMU = "no vIOMMU"
 BYPASS = (
     "a root bus that bypasses the IOMMU: bypass_iommu=on of a pxb-pcie, or "
     "default-bus-bypass-iommu=on of the machine; the IOMMU does not protect then"
@@ -29,11 +30,13 @@ def of_refusal(
     version_1: bool,
     is_iommu: bool,
     demands: bool = False,
+    fixed: bool = False,
 ) -> Sequence[str]:
     """What makes a device plug that the fence table refuses; the best first.
 
     Args: as in `qap.oracle.fence.plug`, and
         demands: the guest is a confidential one, which drives no device without the bit.
+        fixed: the host bridge translates by itself: there is no vIOMMU to leave out or bypass.
     """
     instead = [] if demands else [INSTEAD]
     if not version_1:
@@ -45,15 +48,17 @@ def of_refusal(
         if transport == "pci" and legacy == "only":
             modern = "disable-modern=off,disable-legacy=on"
         return [modern, *instead]
+    without = [] if fixed else [NO_VIOMMU, BYPASS] if demands else [BYPASS]
     if is_iommu:
-        return ["iommu_platform=off for the IOMMU", BYPASS]
+        return [*(["iommu_platform=off for the IOMMU"] if not demands else []), *without]
     if translated:
-        return [
-            TRANSLATES,
-            *instead,
-            BYPASS,
-        ]
+        return [TRANSLATES, *instead, *without]
     return []
+
+
+def of_simulation() -> Sequence[str]:
+    """What helps where a simulated confidential guest has a vIOMMU."""
+    return [NO_VIOMMU]
 
 
 def of_stock(*, requested: bool, demands: bool) -> Sequence[str]:

@@ -15,6 +15,7 @@ NO_MEANS = "IOMMU support requires reply-ack and backend-req protocol features."
 LOW_REVISION = "Invalid value of property max_rev"
 NO_INTERFACE = "Device doesn't support modern mode, and legacy mode is disabled"
 UNREACHABLE = "its back-end can't map guest memory: the guest waits for ever at its first request"
+NO_SIMULATION = "Parameter 'qom-type' does not accept value 'x-confidential-sim'"
 LEGACY_PCI = "VIRTIO_F_IOMMU_PLATFORM was supported by neither legacy nor transitional device"
 
 

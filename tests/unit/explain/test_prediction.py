@@ -4,8 +4,9 @@ import pytest
 
 from qap.explain.prediction import Verdict
 from qap.host.errors import UsageError
+from qap.oracle import remedy
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
-from qap.oracle.stock import LEGACY_PCI, NO_MEANS
+from qap.oracle.stock import LEGACY_PCI, NO_MEANS, NO_SIMULATION
 
 from .lines import FS, device, explanation
 
@@ -259,3 +260,33 @@ def test_wrong_backend_is_one_line(told: str, error: str) -> None:
     with pytest.raises(UsageError) as caught:
         explanation(f"{Q35} {FS}", told)
     assert str(caught.value).startswith(error)
+
+
+def test_confidential_guest_behind_a_viommu_is_not_told_to_do_without_the_bit() -> None:
+    (verdict,) = device(f"{SEV} -device intel-iommu {FS}", "fs0").verdicts
+    assert ends(verdict) == (R, R)
+    assert verdict.remedies == [remedy.TRANSLATES, remedy.NO_VIOMMU, remedy.BYPASS]
+
+
+@pytest.mark.parametrize("other", [FS, "-device virtio-rng-pci,id=fs0,bus=rp0"])
+def test_simulated_confidential_guest_has_no_viommu(other: str) -> None:
+    """Whatever the device is, QEMU says that first; stock QEMU simulates nothing."""
+    simulated = SEV.replace("sev-guest", "x-confidential-sim")
+    (verdict,) = device(f"{simulated} -device intel-iommu {other}", "fs0").verdicts
+    assert ends(verdict) == (R, R)
+    assert "can't be used with x-confidential-sim" in verdict.driven.why
+    assert verdict.remedies == [remedy.NO_VIOMMU]
+    assert verdict.on_stock.error == NO_SIMULATION
+    (without,) = device(f"{simulated} {other}", "fs0").verdicts
+    assert ends(without) == (R, W)
+
+
+def test_zpci_of_a_simulated_confidential_guest_is_no_viommu() -> None:
+    line = (
+        "qemu-system-s390x -nodefaults -M confidential-guest-support=c "
+        "-object x-confidential-sim,id=c -chardev socket,id=c,path=/f "
+        "-device vhost-user-fs-pci,chardev=c,tag=t,id=fs0"
+    )
+    (verdict,) = device(line, "fs0").verdicts
+    assert "the bus translates" in verdict.driven.why
+    assert verdict.remedies == [remedy.TRANSLATES]

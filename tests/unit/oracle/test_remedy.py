@@ -53,3 +53,34 @@ def test_confidential_guest_needs_the_bit() -> None:
     ]
     assert found
     assert "iommu_platform=off" not in found
+
+
+@pytest.mark.parametrize("is_iommu", [False, True])
+def test_confidential_guest_behind_a_viommu_does_without_that(is_iommu: bool) -> None:
+    """Its driver demands the bit, so the vIOMMU goes, or the bus bypasses it."""
+    found = remedy.of_refusal(
+        transport="pci",
+        requested=True,
+        translated=True,
+        legacy="",
+        version_1=True,
+        is_iommu=is_iommu,
+        demands=True,
+    )
+    assert list(found)[-2:] == [remedy.NO_VIOMMU, remedy.BYPASS]
+    assert not any("iommu_platform" in one for one in found)
+
+
+@pytest.mark.parametrize("demands", [False, True])
+def test_host_bridge_that_translates_can_be_neither_left_out_nor_bypassed(demands: bool) -> None:
+    found = remedy.of_refusal(
+        transport="pci",
+        requested=True,
+        translated=True,
+        legacy="",
+        version_1=True,
+        is_iommu=False,
+        demands=demands,
+        fixed=True,
+    )
+    assert list(found) == [remedy.TRANSLATES, *([] if demands else [remedy.INSTEAD])]
