@@ -33,6 +33,9 @@ CONFIG_AMD_IOMMU=y
 CONFIG_VIRTIO_IOMMU=y
 CONFIG_IOMMUFD=y
 
+# sev-guest, which ends QEMU without KVM, but not before devices are plugged
+CONFIG_SEV=y
+
 # virtio in QEMU
 CONFIG_VIRTIO_PCI=y
 CONFIG_VIRTIO_MMIO=y

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from qap.machine.device import Device
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
-from qap.machine.spec import Spec
+from qap.machine.spec import SHARED, Spec
+from qap.oracle.fence import REFUSAL_PHRASE
 from qap.scenario.confidential import ID
 from qap.verify.kit.lab import Lab
 from qap.verify.kit.se_guest import MEMORY, Start
@@ -130,3 +132,26 @@ def test_viommu_is_refused(lab: Lab, viommu: str) -> None:
     with pytest.raises(QemuDied) as died:
         lab.owned.enter_context(Machine(lab.build.path("qemu-system-x86_64"), spec))
     assert "A vIOMMU can't be used with x-confidential-sim" in died.value.said
+
+
+@pytest.mark.parametrize("viommu", VIOMMUS)
+@pytest.mark.parametrize("first", ["viommu", "device"])
+def test_viommu_is_refused_before_what_is_behind_it(lab: Lab, viommu: str, first: str) -> None:
+    """Nobody is told of a device that could not have stayed anyway."""
+    behind = lab.backend("vhost-user-blk")
+    devices: list[Device] = [
+        {"driver": viommu},
+        {"driver": "vhost-user-blk-pci", "chardev": "backend", "disable-legacy": "on"},
+    ]
+    spec = Spec(
+        f"q35,confidential-guest-support={ID}",
+        cpu="max",
+        memory_backend=SHARED,
+        extra=sim_options(),
+        devices=devices if first == "viommu" else devices[::-1],
+        chardevs=[f"socket,id=backend,path={behind.path}"],
+    )
+    with pytest.raises(QemuDied) as died:
+        lab.owned.enter_context(Machine(lab.build.path("qemu-system-x86_64"), spec))
+    assert "A vIOMMU can't be used with x-confidential-sim" in died.value.said
+    assert REFUSAL_PHRASE not in died.value.said

@@ -17,6 +17,10 @@ USE = re.compile(r"; use (.+)")
 HINT = re.compile(r"^Set (\S+) to (\S+)$", re.MULTILINE)
 GLOBAL = "-global "
 TYPE = "the device's non-transitional type"
+NO_VIOMMU = "no vIOMMU"
+BYPASS = "a root bus that bypasses it (bypass_iommu=on)"
+# With this QEMU ends without KVM, when all devices are plugged.
+LAST = "accelerator does not support confidential guest"
 SET = re.compile(r"([\w-]+)=(\w+)( or higher)?")
 
 
@@ -30,6 +34,7 @@ class Attempt:
         translates, modern: whether the back-end offers ACCESS_PLATFORM, VERSION_1.
         others: devices before it.
         extra: more options.
+        accel, cpu: as in Spec.
     """
 
     machine: str
@@ -39,9 +44,11 @@ class Attempt:
     modern: bool = True
     others: tuple[dict[str, object], ...] = ()
     extra: tuple[str, ...] = field(default=())
+    accel: str = "qtest"
+    cpu: str | None = None
 
     def said(self, lab: Lab) -> str:
-        """What QEMU says when it refuses this; "" if it starts."""
+        """What QEMU says when it refuses this; "" if it takes all devices."""
         path = lab.folder / f"{len(lab.backends)}.sock"
         kind = "vhost-user-blk"
         served = lab.owned.enter_context(
@@ -50,7 +57,8 @@ class Attempt:
         lab.backends.append(served)
         spec = Spec(
             self.machine,
-            "qtest",
+            self.accel,
+            cpu=self.cpu,
             memory=128,
             devices=[*self.others, self.device],
             chardevs=[f"socket,id=backend,path={path}"],
@@ -60,7 +68,7 @@ class Attempt:
             lab.start(self.emulator, spec)
         except QemuDied as died:
             assert died.status == 1, f"QEMU ended with status {died.status}: {died.said}"
-            return died.said
+            return "" if LAST in died.said else died.said
         return ""
 
     def with_properties(self, **properties: object) -> Self:
@@ -72,6 +80,8 @@ class Attempt:
             return replace(self, translates=True)
         if remedy == "a backend that offers VIRTIO_F_VERSION_1":
             return replace(self, modern=True)
+        if remedy in (NO_VIOMMU, BYPASS):
+            return self._untranslated(without=remedy == NO_VIOMMU)
         if remedy == TYPE:
             driver = str(self.device["driver"]).removesuffix("-transitional")
             return self.with_properties(driver=f"{driver}-non-transitional")
@@ -81,6 +91,12 @@ class Attempt:
         assert all(settings), f"nobody can follow “{remedy}”"
         properties = {match[1]: value(match[2]) for match in settings if match}
         return self.with_properties(**properties)
+
+    def _untranslated(self, *, without: bool) -> Self:
+        """Without the vIOMMU, or with a root bus that bypasses it."""
+        if without:
+            return replace(self, others=())
+        return replace(self, machine=f"{self.machine},default-bus-bypass-iommu=on")
 
 
 def value(text: str) -> object:
@@ -122,6 +138,29 @@ LEGACY = {
     "mmio": Attempt("microvm", {**RNG, "driver": "virtio-rng-device"}),
     "ccw": Attempt(CCW, {**RNG, "driver": "virtio-rng-ccw", "max_revision": 0}, S390X),
 }
+# Needs neither KVM nor such a host to be made.
+SEV = ("-object", "sev-guest,id=cg0,cbitpos=47,reduced-phys-bits=1")
+# Stopped, as there is nothing to boot.
+SIMULATED = ("-S", "-object", "x-confidential-sim,id=cg0")
+OF_CG0 = "confidential-guest-support=cg0"
+SEV_BEHIND = {
+    name: Attempt(f"q35,{OF_CG0}", {**BLK, "disable-legacy": "on"}, others=(viommu,), extra=SEV)
+    for name, viommu in {
+        **VIOMMUS,
+        "virtio, not behind itself": {**VIOMMUS["virtio"], "iommu_platform": "off"},
+    }.items()
+}
+DEMANDS = {
+    **{
+        f"SEV, {name}": replace(LEGACY[name], machine=f"pc,{OF_CG0}", extra=SEV)
+        for name in ("pci", "pci only", "pci transitional type")
+    },
+    "SE, ccw": replace(
+        LEGACY["ccw"], machine=f"{CCW},{OF_CG0}", extra=SIMULATED, accel="tcg", cpu="max"
+    ),
+    # The host bridge translates: there is no vIOMMU to leave out.
+    "SE, zPCI": Attempt(f"{CCW},{OF_CG0}", BLK, S390X, extra=SIMULATED, accel="tcg", cpu="max"),
+}
 LEGACY_BACK_ENDS = {
     "pci transitional": Attempt("pc", {**BLK, "disable-legacy": "off"}, modern=False),
     "pci auto": Attempt("pc", BLK, modern=False),
@@ -145,6 +184,24 @@ def assert_remedies_work(lab: Lab, attempt: Attempt, steps: int = MOST_STEPS) ->
 @pytest.mark.parametrize("attempt", UNTRANSLATED.values(), ids=UNTRANSLATED.keys())
 def test_remedy_for_a_back_end_that_cannot_translate_works(lab: Lab, attempt: Attempt) -> None:
     assert "behind an IOMMU" in attempt.said(lab)
+    assert_remedies_work(lab, attempt)
+
+
+@pytest.mark.parametrize("attempt", SEV_BEHIND.values(), ids=SEV_BEHIND.keys())
+def test_remedy_for_a_confidential_guest_behind_a_viommu_works(lab: Lab, attempt: Attempt) -> None:
+    """Its driver demands the bit: not the device does without it, but the bus without a vIOMMU."""
+    named = remedies(attempt.said(lab))
+    assert named[-2:] == [NO_VIOMMU, BYPASS]
+    assert not any("iommu_platform" in remedy for remedy in named)
+    assert_remedies_work(lab, attempt)
+
+
+@pytest.mark.parametrize("attempt", DEMANDS.values(), ids=DEMANDS.keys())
+def test_confidential_guest_is_not_told_to_do_without_the_bit(lab: Lab, attempt: Attempt) -> None:
+    said = attempt.said(lab)
+    (named,) = remedies(said)
+    assert REFUSAL_PHRASE in said
+    assert "iommu" not in named
     assert_remedies_work(lab, attempt)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -41,10 +42,10 @@ SWITCHED = (F.INDIRECT_DESC, F.EVENT_IDX)
 def offered(
     lab: Lab,
     kind: str,
-    has: Iterable[F],
+    has: Iterable[int],
     *,
     machine_type: str | None = None,
-    **properties: bool,
+    properties: Mapping[str, object] = MappingProxyType({}),
 ) -> int:
     """What a device in front of the kernel's offers if that has ALWAYS and these bits."""
     way = TRANSPORTS["pci modern"]
@@ -89,8 +90,33 @@ def test_vdpa_device_offers_nothing_that_no_transport_can_do(lab: Lab) -> None:
 
 
 def test_vdpa_device_obeys_its_properties(lab: Lab) -> None:
-    shown = offered(lab, "vhost-vdpa-device", SWITCHED, indirect_desc=False, event_idx=False)
+    shown = offered(
+        lab, "vhost-vdpa-device", SWITCHED, properties={"indirect_desc": False, "event_idx": False}
+    )
     assert not shown & mask(SWITCHED)
+
+
+@pytest.mark.parametrize(("name", "bit"), [("packed", F.RING_PACKED), ("in_order", F.IN_ORDER)])
+def test_vdpa_device_obeys_properties_that_others_have_off(lab: Lab, name: str, bit: F) -> None:
+    assert not offered(lab, "vhost-vdpa-device", [bit], properties={name: False}) & mask([bit])
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_device_of_the_kernel_obeys_the_properties_of_rings(lab: Lab, kind: str) -> None:
+    off = {"indirect_desc": False, "event_idx": False, "packed": False, "in_order": False}
+    bits = (*SWITCHED, F.RING_PACKED, F.IN_ORDER)
+    assert not offered(lab, kind, bits, properties=off) & mask(bits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "bit"), [("vhost-scsi", "t10_pi", 3), ("vhost-vsock", "seqpacket", 1)]
+)
+@pytest.mark.parametrize("on", [True, False])
+def test_device_of_the_kernel_obeys_its_own_property(
+    lab: Lab, kind: str, name: str, bit: int, on: bool
+) -> None:
+    value: object = on if kind == "vhost-scsi" else "on" if on else "off"
+    assert bool(offered(lab, kind, [bit], properties={name: value}) & mask([bit])) == on
 
 
 def test_vdpa_device_keeps_rings_that_nobody_asked_for(lab: Lab) -> None:
