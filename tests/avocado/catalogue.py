@@ -22,4 +22,7 @@ class Catalogue(GuestTest):
     def test_queues_of_a_scsi_controller_behind_a_pxb(self) -> None:
         """:avocado: tags=machine:q35,device:virtio-scsi-pci,viommu,hotplug"""
         where = {"device": "virtio-scsi", "plug": "hot", "viommu": "intel-iommu", "behind": "pxb"}
-        self.check(guest="x86_64", queues=2, iothread=True, packed=True, **where)
+        options = {"queues": 2, "iothread": True, "packed": True, "busy": True}
+        seen = self.check(guest="x86_64", **options, **where)
+        self.assertIn("guest uses 2 queues", seen.said)
+        self.assertIn("the guest read a disk meanwhile", seen.said[-1])

@@ -54,6 +54,9 @@ def repro(
     ats: Annotated[
         bool, typer.Option("--ats", help="It and the vIOMMU have a translation service.")
     ] = False,
+    busy: Annotated[
+        bool, typer.Option("--busy", help="The guest reads another disk meanwhile.")
+    ] = False,
     confidential: Annotated[
         Literal["se", "sev", "tdx"] | None,
         typer.Option(help="A simulated Secure Execution (s390x), SEV or TDX (x86_64) guest."),
@@ -112,6 +115,7 @@ def repro(
             iothread=iothread,
             packed=packed,
             ats=ats,
+            busy=busy,
             later=later,
             no_guest=no_guest,
             profile=profile,
@@ -186,6 +190,7 @@ def carry_out(asked: "Request", recording: "Recording | None" = None) -> "Report
         iothread=asked.iothread,
         packed=asked.packed,
         ats=asked.ats,
+        busy=asked.busy,
     )
     make(build)
     return reproducing.repro(scenario, build, recording)

@@ -153,6 +153,7 @@ class MachineType(Model):
             is none.
         accel, cpu: how it runs where a driver in Python drives it.
         acpi: the registers of its ACPI hot-plug (`qap.hw.acpi_hotplug`).
+        root: the name of its root bus of PCI.
         port: what the device is plugged into.
         place: properties of a device that select where it is plugged.
         viommus: those with which a guest boots on it.
@@ -178,6 +179,7 @@ class MachineType(Model):
     accel: str = "qtest"
     cpu: str | None = None
     acpi: str | None = None
+    root: str = ""
     port: dict[str, Property] | None = None
     place: dict[str, str] = Field(default_factory=dict)
     behind: dict[str, Place] = Field(default_factory=dict)

@@ -8,7 +8,7 @@ from qap.machine.catalog import DeviceType, MachineType
 from qap.scenario.scenario import Order, Plug, no_guest
 
 # What a guest alone shows.
-GUEST_ONLY = ("guest", "confidential", "behind", "queues", "iothread", "ats")
+GUEST_ONLY = ("guest", "confidential", "behind", "queues", "iothread", "ats", "busy")
 
 
 class Request(Model):
@@ -38,6 +38,7 @@ class Request(Model):
     iothread: bool = False
     packed: bool = False
     ats: bool = False
+    busy: bool = False
     later: str = ""
     no_guest: bool = False
     profile: str = "lab"

@@ -29,7 +29,7 @@ from qap.scenario.confidential_kind import ConfidentialKind
 Plug = Literal["cold", "hot", "replug"]
 Order = Literal["before", "after"]
 # Fields that are options of their own.
-OPTIONS = ("iothread", "packed", "ats")
+OPTIONS = ("iothread", "packed", "ats", "busy")
 
 
 class Scenario(Model):
@@ -49,6 +49,7 @@ class Scenario(Model):
         iothread: an iothread serves it.
         packed: it is asked to offer packed rings.
         ats: it and the vIOMMU have an address translation service.
+        busy: the guest reads another disk while the device is plugged.
         confidential: which simulated confidential guest it is; None for none.
         base: what stock QEMU does; None if it is not known.
     """
@@ -68,6 +69,7 @@ class Scenario(Model):
     iothread: bool = False
     packed: bool = False
     ats: bool = False
+    busy: bool = False
     confidential: ConfidentialKind | None = None
     base: fence.Outcome | None = None
 
@@ -107,6 +109,8 @@ class Scenario(Model):
             raise UsageError(f"{self.driver} has no property for how many queues it has")
         if self.iothread and not self.kind.iothread:
             raise UsageError(f"{self.driver} is not served by an iothread")
+        if self.busy and self.plug == "cold":
+            raise UsageError("--busy: nothing is read before the machine starts: add --hotplug")
         x86 = self.viommu in ("intel-iommu", "amd-iommu")
         if self.ats and not (self.transport == "pci" and x86):
             raise UsageError("ATS takes a device on PCI and --viommu intel-iommu or amd-iommu")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qap.machine.catalog import device_types, viommus
+from qap.machine.catalog import DeviceType, device_types, viommus
 from qap.machine.device import Device
 from qap.machine.guest import tools
 from qap.machine.guest.boot import Boot
@@ -14,6 +14,9 @@ from qap.scenario.scenario import Scenario
 DISK = "disk0"  # as the catalogue has it
 DUT = "dut"
 IOTHREAD = "iothread0"
+BUSY = "busy"
+BUSY_SIZE = 1 << 20
+BLOCK = 2  # the virtio device ID (virtio 1.3, 5.2)
 
 
 def scenario_spec(
@@ -38,11 +41,14 @@ def scenario_spec(
             chardevs.append(f"socket,id={socket.stem},path={socket}")
     if viommu.device:
         iommu = {**viommu.device, **({"device-iotlb": True} if scenario.ats else {})}
+        if scenario.behind and "addr" in iommu:
+            iommu["bus"] = place.root
         devices.insert(0 if scenario.order == "before" else len(devices), iommu)
-    devices += _tools(scenario)
+    devices += [*_tools(scenario), *_busy(scenario)]
+    beside = _busy_kind(scenario).modules if scenario.busy else ()
     drivers = (*scenario.kind.modules, *device_types()["virtio-rng"].modules, *viommu.modules)
     with_tools = tools.MODULES if check.tools else ()
-    modules = tuple(dict.fromkeys((*place.modules, *drivers, *with_tools)))
+    modules = tuple(dict.fromkeys((*place.modules, *drivers, *beside, *with_tools)))
     appended = (place.append, viommu.append, check.append)
     spec = Spec(
         machine=machine,
@@ -76,6 +82,17 @@ def scenario_device(scenario: Scenario, socket: Path | None) -> Device:
     return {**device, "iommu_platform": scenario.iommu_platform}
 
 
+def _on_root(scenario: Scenario) -> dict[str, object]:
+    """Properties of a modern device on the machine's root bus.
+
+    QEMU would put one that names no bus on a pxb, if there is one, and refuse it there.
+    """
+    if scenario.transport != "pci":
+        return {}
+    root = scenario.machine_type.root
+    return {"disable-legacy": "on", **({"bus": root} if scenario.behind and root else {})}
+
+
 def _tools(scenario: Scenario) -> list[Device]:
     """What brings a guest its tools."""
     if not scenario.check.tools:
@@ -83,8 +100,25 @@ def _tools(scenario: Scenario) -> list[Device]:
     place = scenario.machine_type
     driver = device_types()["virtio-9p"].driver(place.transport)
     share: Device = {"driver": driver, "fsdev": tools.TAG, "mount_tag": tools.TAG}
-    modern = {"disable-legacy": "on"} if place.transport == "pci" else {}
-    return [{**share, **modern, "iommu_platform": True}]
+    return [{**share, **_on_root(scenario), "iommu_platform": True}]
+
+
+def _busy_kind(scenario: Scenario) -> DeviceType:
+    """The type of the disk that is read meanwhile: another than the device under test."""
+    known = device_types()
+    return known["virtio-scsi" if scenario.kind.device_id == BLOCK else "virtio-blk"]
+
+
+def _busy(scenario: Scenario) -> list[Device]:
+    """The disk that is read meanwhile."""
+    if not scenario.busy:
+        return []
+    place, kind = scenario.machine_type, _busy_kind(scenario)
+    device: Device = {"driver": kind.driver(place.transport), "id": BUSY, **_on_root(scenario)}
+    device = {**device, "iommu_platform": True}
+    if kind.device_id == BLOCK:
+        return [{**device, "drive": BUSY}]
+    return [device, {"driver": "scsi-hd", "bus": f"{BUSY}.0", "drive": BUSY}]
 
 
 def _extra(scenario: Scenario, folder: Path) -> list[str]:
@@ -105,6 +139,8 @@ def _extra(scenario: Scenario, folder: Path) -> list[str]:
 def _blockdevs(scenario: Scenario, host_data: HostData) -> list[str]:
     """A disk that QEMU itself serves; a back-end brings its own."""
     kind = scenario.kind
-    if kind.check != "disk" or kind.program:
-        return []
-    return [f"driver=file,node-name={DISK},filename={host_data.image}"]
+    busy = f"driver=null-co,node-name={BUSY},size={BUSY_SIZE},read-zeroes=on"
+    disks = [busy] if scenario.busy else []
+    if kind.check == "disk" and not kind.program:
+        disks.append(f"driver=file,node-name={DISK},filename={host_data.image}")
+    return disks

@@ -11,7 +11,7 @@ from pathlib import Path
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.machine.catalog import device_types
-from qap.machine.guest import balloon, io_checks
+from qap.machine.guest import balloon, busy, io_checks
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
 from qap.machine.recording import Recording
@@ -120,9 +120,13 @@ class Trial:
             if cold:
                 self._prove(machine, host_data, one)
                 return
+            if self.scenario.busy:
+                busy.start(machine.console)
             self._hot(machine, folder, host_data)
             if self.scenario.plug == "replug" and self.seen.outcome == Outcome.WORKS:
                 self._hot(machine, folder, host_data)
+            if self.scenario.busy:
+                self.seen.said += busy.went_on(machine.console)
 
     def _by_hand(self, folder: Path, spec: Spec, one: Behind | None) -> list[str]:
         binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")

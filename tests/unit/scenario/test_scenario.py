@@ -1,16 +1,20 @@
 """What a scenario of the command line is, and what must become of it."""
 
+from pathlib import Path
+
 import pytest
 
 from qap.host.errors import UsageError
 from qap.machine.asked import asked
 from qap.machine.catalog import device_types
+from qap.machine.guest.io_checks import HostData
 from qap.oracle.fence import Outcome
 from qap.scenario.proof import CHECKS
 from qap.scenario.repro import scenario
 from qap.scenario.reproducer import GUEST_CHECKS
 from qap.scenario.request import Request
 from qap.scenario.scenario import Scenario
+from qap.scenario.scenario_spec import scenario_device, scenario_spec
 
 
 def a_scenario(device: str = "virtio-rng-pci", machine: str = "q35", **options: object) -> Scenario:
@@ -142,6 +146,7 @@ def test_packed_rings_are_expected_where_both_ends_can() -> None:
         ({"behind": "pxb", "bypass": True}, "pxb can't bypass"),
         ({"queues": 2}, "virtio-rng-pci has no property for how many queues"),
         ({"iothread": True}, "virtio-rng-pci is not served by an iothread"),
+        ({"busy": True}, "nothing is read before the machine starts: add --hotplug"),
         ({"ats": True}, "ATS takes a device on PCI and --viommu"),
         ({"features": "ACCESS_PLATFORM"}, "virtio-rng-pci is in QEMU: it has no back-end"),
     ],
@@ -171,3 +176,19 @@ def test_what_no_guest_shows_is_shown_at_device_level(
     said = wanted.without_guest(*asked(machine, device))
     assert said.startswith(why)
     assert bool(said) == bool(why)
+
+
+def test_only_the_device_is_on_a_pxb(tmp_path: Path) -> None:
+    """QEMU puts what names no bus there, and refuses it."""
+    where = {"behind": "pxb", "viommu": "virtio-iommu", "plug": "hot", "order": "after"}
+    options: dict[str, object] = {**where, "busy": True}
+    one = scenario(machine="q35", device="vhost-user-rng-pci", guest=None, **options)
+    spec = scenario_spec(one, None, HostData(tmp_path), is_base=False)
+    buses = {str(device["driver"]): device.get("bus") for device in spec.devices}
+    assert buses == {
+        "pxb-pcie": "pcie.0",
+        "pcie-root-port": "pxb0",
+        "virtio-iommu-pci": "pcie.0",
+        "virtio-blk-pci": "pcie.0",
+    }
+    assert scenario_device(one, None)["bus"] == "pxbport0"
