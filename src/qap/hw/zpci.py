@@ -50,6 +50,9 @@ CONFIGURATION = 15
 # FIB: register I/O address translation, with tables for it.
 REGISTER_TRANSLATION = 4
 UNREGISTER_TRANSLATION = 5
+# FIB: set the address of the measurement block.
+SET_MEASUREMENT = 10
+MEASUREMENT_AT = 64
 _FIB = struct.Struct(">8x8xQQQ")
 FIB_SIZE = 88
 TRANSLATION_ON = 0x800
@@ -211,6 +214,15 @@ class ZpciFunction:
         """Remove its DMA translation; raises as `translate` does."""
         modify = {0: self.handle << 32 | UNREGISTER_TRANSLATION, 4: Cpu.DATA}
         self._control([Instruction(MODIFY_FUNCTION_CONTROLS, modify)], b"")
+
+    def measure(self, address: int) -> None:
+        """Let it write its measurement block, of 64 bytes, there from time to time.
+
+        The address is a multiple of 16. Raises ZpciError if the function is not enabled.
+        """
+        modify = {0: self.handle << 32 | SET_MEASUREMENT, 4: Cpu.DATA}
+        block = bytes(MEASUREMENT_AT) + address.to_bytes(8, "big")
+        self._control([Instruction(MODIFY_FUNCTION_CONTROLS, modify)], block)
 
     def _control(self, instructions: Sequence[Instruction], block: bytes) -> None:
         results, _ = self.cpu.run(instructions, block + bytes(FIB_SIZE - len(block)))

@@ -1,5 +1,6 @@
 """What a device keeps mapped is not accessed once the guest has taken it back."""
 
+import struct
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,12 @@ from qap.host.wait import poll_until
 from qap.hw.ahci import DEVICE_ID as AHCI
 from qap.hw.ahci import READ_DMA, AhciPort, Region
 from qap.hw.ahci import VENDOR_ID as INTEL
+from qap.hw.fw_cfg import FwCfg
 from qap.hw.pci_bus import PciBus
 from qap.hw.x86_cpu import Mode
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
+from qap.machine.machine import Machine
 from qap.scenario.confidential import VIOLATION
 from qap.verify.kit.sev_guest import SevGuest, started
 from qap.virtio.driver import Driver
@@ -26,6 +29,8 @@ PATTERN = b"\x5a" * PAGE
 HOST_BUS_FATAL = 1 << 29
 ANSWER_S = 20.0
 SIDE = 64
+# drm_fourcc.h: 32 bits of which 8 are unused, little-endian.
+XRGB8888 = int.from_bytes(b"XR24", "little")
 
 
 def violation(guest: SevGuest) -> tuple[str, int, str]:
@@ -62,7 +67,7 @@ def test_running_ahci_port_leaves_what_it_lost_alone(tmp_path: Path, area: str) 
         if area == "fises":
             memory.write(lost, PATTERN)
         port.issue(READ_DMA, 0, [Region(buffer, SECTOR)])
-        assert violation(guest) == ("dut", lost, "write")
+        assert violation(guest) == ("dut", lost, "write" if area == "fises" else "read")
         poll_until(
             lambda: port.interrupts & HOST_BUS_FATAL or None, ANSWER_S, lambda: "a bus error"
         )
@@ -95,3 +100,33 @@ def test_display_does_not_copy_from_a_backing_it_lost(tmp_path: Path) -> None:
         assert gpu.transfer(1, SIDE, SIDE) == GpuResponse.OK
         guest.take_back(pages[2])
         assert gpu.detach(1) == GpuResponse.OK
+
+
+def shown(machine: Machine, folder: Path) -> bytes:
+    """The first pixel of the screen: red, green, blue."""
+    picture = folder / "screen.ppm"
+    machine.qmp.execute("screendump", filename=str(picture))
+    kind, _, _, pixels = picture.read_bytes().split(b"\n", 3)
+    assert kind == b"P6"
+    return pixels[:3]
+
+
+def test_frame_buffer_that_was_lost_is_not_shown(tmp_path: Path) -> None:
+    with started(tmp_path, Mode.LONG, devices=[{"driver": "ramfb"}]) as guest:
+        memory = prepared(guest)
+        frame = memory.take(SIDE * SIDE * PIXEL, PAGE)
+        memory.write(frame, b"\x10\x20\x30\x00" * (SIDE * SIDE))
+        setup = struct.pack(">QIIIII", frame, XRGB8888, 0, SIDE, SIDE, SIDE * PIXEL)
+        config = FwCfg(memory)
+        config.write("etc/ramfb", setup)
+        assert shown(guest.machine, tmp_path) == b"\x30\x20\x10"
+        lost = frame + PAGE
+        guest.take_back(lost)
+        assert shown(guest.machine, tmp_path) == b"\x00\x00\x00"
+        seen = guest.machine.qmp.wait_event(VIOLATION, lambda data: True, ANSWER_S)
+        assert (seen["address"], seen["direction"]) == (lost, "read")
+        config.write("etc/ramfb", setup)
+        assert shown(guest.machine, tmp_path) == b"\x00\x00\x00"
+        guest.share(lost)
+        config.write("etc/ramfb", setup)
+        assert shown(guest.machine, tmp_path) == b"\x30\x20\x10"

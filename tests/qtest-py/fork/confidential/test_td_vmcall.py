@@ -28,6 +28,7 @@ RTC_INDEX, RTC_DATA = 0x70, 0x71
 RTC_FREE = 0x50  # a byte of its RAM
 IOAPIC = 0xFEC00000
 LSTAR = 0xC0000082
+MTRR_FIX64K = 0x250  # IA32_MTRR_FIX64K_00000, Intel SDM volume 3A, 12.11.2.2
 X2APIC_ID = 0x802  # there in x2APIC mode alone
 EDU_DMA_SOURCE = 0x80
 R12, R13 = 1 << 12, 1 << 13
@@ -173,13 +174,13 @@ def test_msr_is_read_and_written(tmp_path: Path) -> None:
     """GHCI, "Instruction.RDMSR" and "Instruction.WRMSR"."""
     with td_started(tmp_path) as guest:
         for value in (0x0123456789ABCDEF, 5):
-            wrote = guest.td.vmcall(VmcallFunction.WRMSR, r12=LSTAR, r13=value)
+            wrote = guest.td.vmcall(VmcallFunction.WRMSR, r12=MTRR_FIX64K, r13=value)
             assert (wrote["rax"], wrote["r10"]) == (0, VmcallStatus.SUCCESS)
-            read = guest.td.vmcall(VmcallFunction.RDMSR, r12=LSTAR)
+            read = guest.td.vmcall(VmcallFunction.RDMSR, r12=MTRR_FIX64K)
             assert (read["r10"], read["r11"]) == (VmcallStatus.SUCCESS, value)
-            assert guest.bare.cpu.rdmsr(LSTAR, guest.td.cr3) == value
-        guest.bare.cpu.wrmsr(LSTAR, 7, guest.td.cr3)
-        assert guest.td.vmcall(VmcallFunction.RDMSR, r12=LSTAR)["r11"] == 7
+            assert guest.bare.cpu.rdmsr(MTRR_FIX64K, guest.td.cr3) == value
+        guest.bare.cpu.wrmsr(MTRR_FIX64K, 7, guest.td.cr3)
+        assert guest.td.vmcall(VmcallFunction.RDMSR, r12=MTRR_FIX64K)["r11"] == 7
 
 
 @pytest.mark.parametrize("function", [VmcallFunction.RDMSR, VmcallFunction.WRMSR])
@@ -191,6 +192,16 @@ def test_msr_that_raises_an_exception_is_refused(
     with td_started(tmp_path) as guest:
         left = guest.td.vmcall(function, r12=number)
         assert (left["r10"], left["r11"]) == (VmcallStatus.INVALID_OPERAND, function)
+
+
+@pytest.mark.parametrize("function", [VmcallFunction.RDMSR, VmcallFunction.WRMSR])
+def test_msr_of_the_guest_is_refused(tmp_path: Path, function: VmcallFunction) -> None:
+    """A host has no access to what the CPU and the TDX module keep for the guest."""
+    with td_started(tmp_path) as guest:
+        guest.bare.cpu.wrmsr(LSTAR, 7, guest.td.cr3)
+        left = guest.td.vmcall(function, r12=LSTAR, r13=5)
+        assert (left["r10"], left["r11"]) == (VmcallStatus.INVALID_OPERAND, function)
+        assert guest.bare.cpu.rdmsr(LSTAR, guest.td.cr3) == 7
 
 
 def halted(guest: TdGuest) -> bool:
