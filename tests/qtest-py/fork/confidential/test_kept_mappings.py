@@ -7,7 +7,7 @@ import pytest
 
 from qap.host.wait import poll_until
 from qap.hw.ahci import DEVICE_ID as AHCI
-from qap.hw.ahci import READ_DMA, AhciPort, Region
+from qap.hw.ahci import READ_DMA, READ_PIO, AhciPort, Region
 from qap.hw.ahci import VENDOR_ID as INTEL
 from qap.hw.fw_cfg import FwCfg
 from qap.hw.pci_bus import PciBus
@@ -27,6 +27,8 @@ RINGS, ROOM = 32 * MIB, 8 * MIB
 SECTOR = 512
 PATTERN = b"\x5a" * PAGE
 HOST_BUS_FATAL = 1 << 29
+# AHCI 1.3.1, 4.2.1: where a PIO Setup FIS is put.
+PIO_SETUP = 0x20
 ANSWER_S = 20.0
 SIDE = 64
 # drm_fourcc.h: 32 bits of which 8 are unused, little-endian.
@@ -80,6 +82,36 @@ def test_running_ahci_port_leaves_what_it_lost_alone(tmp_path: Path, area: str) 
         port.reset()
         port.run(READ_DMA, 0, [Region(buffer, SECTOR)])
         assert memory.read(buffer, SECTOR) == b"\x77" * SECTOR
+
+
+def test_ahci_port_does_not_transfer_by_pio_from_a_list_that_it_lost(tmp_path: Path) -> None:
+    """The guest takes the list back while the port waits for the disk."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(b"\x77" * MIB)
+    devices: list[Device] = [
+        {"driver": "ahci", "id": "dut"},
+        {"driver": "ide-hd", "id": "disk", "bus": "dut.0", "drive": "disk0"},
+    ]
+    blockdevs = [
+        f"driver=file,node-name=file0,filename={image}",
+        "driver=blkdebug,node-name=debug0,image=file0",
+        "driver=raw,node-name=disk0,file=debug0",
+    ]
+    with started(tmp_path, Mode.LONG, board="pc", devices=devices, blockdevs=blockdevs) as guest:
+        memory, vm = prepared(guest), guest.machine
+        port = AhciPort(PciBus(vm.qtest).find(INTEL, AHCI), memory)
+        port.start()
+        buffer = memory.take(SECTOR, PAGE)
+        vm.qmp.hmp('qemu-io -d disk "break read_aio held"')
+        port.issue(READ_PIO, 0, [Region(buffer, SECTOR)])
+        guest.take_back(port.list)
+        vm.qmp.hmp('qemu-io -d disk "resume held"')
+        assert violation(guest) == ("dut", port.list, "read")
+        poll_until(
+            lambda: port.interrupts & HOST_BUS_FATAL or None, ANSWER_S, lambda: "a bus error"
+        )
+        assert memory.read(port.fises + PIO_SETUP, 1) == b"\0"
+        assert memory.read(buffer, SECTOR) == bytes(SECTOR)
 
 
 def test_display_does_not_copy_from_a_backing_it_lost(tmp_path: Path) -> None:
