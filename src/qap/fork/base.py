@@ -127,7 +127,9 @@ def _from_path(project: Project, path: Path) -> BaseInfo:
         else:
             try:
                 with tarfile.open(path) as tar:
-                    tar.extractall(scratch, filter="tar")
+                    # extractall() has no `filter` before Python 3.11.4, as in Debian 12.
+                    tar.extraction_filter = getattr(tarfile, "tar_filter", None)
+                    tar.extractall(scratch)
             except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as exc:
                 raise UsageError(f"--source {path}: not a tarball ({exc})") from exc
             copied = next((entry for entry in Path(scratch).iterdir() if entry.is_dir()), copied)
