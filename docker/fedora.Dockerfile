@@ -1,4 +1,4 @@
-# Images on Fedora, built from the project's root: docker/README.md has the commands.
+# Images on Fedora, built from the project's root: docker/README.md has the commands. Never built.
 #
 #   build      what ./qap needs to build QEMU, and QEMU's source with the queue
 #   emulators  the fork's programs, their libraries and firmware, and nothing else
