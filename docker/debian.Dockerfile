@@ -4,18 +4,19 @@
 #   ci         and what it has fetched and built: ./qap test runs without a network
 #   emulators  the fork's programs, their libraries and firmware, and nothing else
 #
-# To pin the base, give its digest: --build-arg BASE=docker.io/library/debian@sha256:…
-ARG BASE=docker.io/library/debian:trixie-slim
+# To pin the base, give its digest: --build-arg BASE=debian@sha256:…
+ARG BASE=debian:trixie-slim
 
 FROM ${BASE} AS build
-# A time such as 20261128T000000Z: then all packages, and what ./qap fetches, are those that
-# snapshot.debian.org has of it.
+# An archive of snapshots, and a time such as 20261128T000000Z: then all packages, and what ./qap
+# fetches, are those that it has of that time.
+ARG SNAPSHOTS=
 ARG SNAPSHOT=
 COPY configs/packages.txt /qap/configs/
 RUN export DEBIAN_FRONTEND=noninteractive && \
     if [ -n "${SNAPSHOT}" ]; then \
         find /etc/apt -name '*.list' -o -name '*.sources' | xargs sed -Ei \
-            "s,http://deb\.debian\.org/(debian(-security)?)/?,http://snapshot.debian.org/archive/\1/${SNAPSHOT}/," && \
+            "s,https?://[^ ]*/(debian(-security)?)/?( |$),${SNAPSHOTS}/\1/${SNAPSHOT}/\3," && \
         echo 'Acquire::Check-Valid-Until "false";' >/etc/apt/apt.conf.d/80-snapshot; \
     fi && \
     apt-get update && \

@@ -4,8 +4,8 @@
 #   emulators  the fork's programs, their libraries and firmware, and nothing else
 #
 # Fedora has no Debian archive: QEMU's source is the release's tarball, in the project's root.
-# To pin the base, give its digest: --build-arg BASE=registry.fedoraproject.org/fedora@sha256:…
-ARG BASE=registry.fedoraproject.org/fedora:43
+# To pin the base, give its digest: --build-arg BASE=fedora@sha256:…
+ARG BASE=fedora:43
 
 FROM ${BASE} AS build
 COPY configs/packages-fedora.txt /qap/configs/

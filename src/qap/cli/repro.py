@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from qap.cli.options import Base, Json, Profile, writable
+from qap.cli.options import Base, BaseSeries, Json, Profile, writable
 from qap.host.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qap.scenario.bundle import Bundle
     from qap.scenario.request import Request
 
-BESIDE_CELL = ("cell", "profile", "base", "json", "bundle")
+BESIDE_CELL = ("cell", "profile", "base", "base_series", "json", "bundle")
 BESIDE_BUNDLE = ("bundle_in", "json", "bundle")
 
 
@@ -70,6 +70,7 @@ def repro(
     guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
     profile: Profile = "lab",
     base: Base = False,
+    base_series: BaseSeries = None,
     json: Json = None,
     bundle: Annotated[
         Path | None,
@@ -82,7 +83,6 @@ def repro(
     """Reproduce one case and explain it in one screen, with the commands to repeat it."""
     from qap import __version__
     from qap.cli.finish import finish
-    from qap.fork.build import Build
     from qap.fork.provenance import provenance
     from qap.machine.recording import Recording
     from qap.scenario import bundle as bundles
@@ -95,7 +95,7 @@ def repro(
         asked = there.request
     elif cell is not None:
         _alone(context, BESIDE_CELL, "a cell", "--cell")
-        asked = Request(cell=cell, profile=profile, base=base)
+        asked = Request(cell=cell, profile=profile, base=base, base_series=base_series)
     elif machine is None or device is None:
         raise UsageError("repro needs --machine and --device, or --cell")
     else:
@@ -120,10 +120,11 @@ def repro(
             no_guest=no_guest,
             profile=profile,
             base=base,
+            base_series=base_series,
         )
     recording = Recording() if bundle else None
     report = carry_out(asked, recording)
-    build = Build(asked.profile, asked.base)
+    build = asked.build
     (result,) = report.results
     versions = {"qap": __version__, **provenance(build.project, [build])}
     if bundle and recording:
@@ -158,14 +159,14 @@ def carry_out(asked: "Request", recording: "Recording | None" = None) -> "Report
     Raises:
         UsageError: there is no such case.
     """
-    from qap.fork.build import Build, make
+    from qap.fork.build import make
     from qap.host.report import Report
     from qap.machine.asked import asked as named
     from qap.matrix.asked import asked_cell
     from qap.matrix.cell import named as cell_named
     from qap.scenario import repro as reproducing
 
-    build = Build(asked.profile, asked.base)
+    build = asked.build
     if asked.cell:
         return _at_device_level(cell_named(asked.cell), build, recording)
     machine, kind = named(asked.machine, asked.device)

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
+from qap.fork.build import Build
 from qap.host.errors import UsageError
+from qap.host.paths import Project
 from qap.host.toml import Model
 from qap.machine.catalog import DeviceType, MachineType
 from qap.scenario.scenario import Order, Plug, no_guest
@@ -43,6 +45,16 @@ class Request(Model):
     no_guest: bool = False
     profile: str = "lab"
     base: bool = False
+    base_series: str | None = None
+
+    @property
+    def build(self) -> Build:
+        """What it is shown on.
+
+        Raises:
+            UsageError: there is no such base.
+        """
+        return Build(self.profile, self.base, Project.here(self.base_series))
 
     def without_guest(self, machine: MachineType, kind: DeviceType) -> str:
         """Why it is shown at device level; "" if a guest shows it.
@@ -74,4 +86,5 @@ class Request(Model):
         words += [f"--later {self.later}"] if self.later else []
         words += ["--no-guest"] if self.no_guest else []
         words += [f"--profile {self.profile}"] if self.profile != "lab" else []
-        return " ".join([*words, *(["--base"] if self.base else [])])
+        words += ["--base"] if self.base else []
+        return " ".join(words) + self.build.project.option

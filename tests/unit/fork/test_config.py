@@ -1,4 +1,4 @@
-"""configs/ and qemu/base.toml: valid files become typed objects, errors are named."""
+"""configs/ and qemu/bases/: valid files become typed objects, errors are named."""
 
 import pytest
 
