@@ -12,6 +12,8 @@ from qap.matrix.setup import NO_ORDER, Setup
 from qap.matrix.tables import EVERY, FENCED, STAYS, BackendRow, DriverRow, Plan, tables
 from qap.oracle import fence as oracle
 from qap.oracle import lifecycle
+from qap.oracle.service import ExpectedService
+from qap.oracle.service import service as expected_service
 
 SEPARATOR = "/"
 # The axes on which most cells have the same value.
@@ -43,12 +45,12 @@ class Cell:
         return tables().driver[self.driver]
 
     @property
-    def expected(self) -> tuple[oracle.Expectation, oracle.ExpectedService | None]:
+    def expected(self) -> tuple[oracle.Expectation, ExpectedService | None]:
         """What must happen at the plug, and to the driver if the device is plugged."""
         plugged = self.config.plugging
         if plugged.outcome is oracle.Outcome.REFUSED:
             return plugged, None
-        service = oracle.service(
+        service = expected_service(
             plugged,
             self.driver_row.conduct,
             exempt=self.config.is_exempt,

@@ -10,6 +10,7 @@ from qap.oracle import fence
 from qap.oracle.features import FeatureBit, names
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
 from qap.oracle.lifecycle import Continuation
+from qap.oracle.service import ExpectedService
 
 ACCESS_PLATFORM = FeatureBit.ACCESS_PLATFORM
 
@@ -55,7 +56,7 @@ def judge(cell: Cell, observation: CellObservation) -> list[Problem]:
         return [
             Problem(ProblemKind.PLUGGED, "plugged, but must be refused"),
             *_leftovers(observation),
-            *_backend(observation, fence.ExpectedService(None, None, False, "", "")),
+            *_backend(observation, ExpectedService(None, None, False, "", "")),
         ]
     if service is None:
         return [*_message(cell, plugged, observation), *_leftovers(observation)]
@@ -88,7 +89,7 @@ def _offer(plugged: fence.Expectation, observation: CellObservation) -> list[Pro
     return [Problem(ProblemKind.OFFERED, f"ACCESS_PLATFORM {said} the driver")]
 
 
-def _status(service: fence.ExpectedService, observation: CellObservation) -> list[Problem]:
+def _status(service: ExpectedService, observation: CellObservation) -> list[Problem]:
     if not _differ(service.features_ok, observation.features_ok):
         return []
     return [
@@ -99,7 +100,7 @@ def _status(service: fence.ExpectedService, observation: CellObservation) -> lis
     ]
 
 
-def _service(service: fence.ExpectedService, observation: CellObservation) -> list[Problem]:
+def _service(service: ExpectedService, observation: CellObservation) -> list[Problem]:
     if not _differ(service.served, observation.served):
         return []
     if observation.served:
@@ -107,7 +108,7 @@ def _service(service: fence.ExpectedService, observation: CellObservation) -> li
     return [Problem(ProblemKind.UNSERVED, f"not served, though {service.why}")]
 
 
-def _backend(observation: CellObservation, service: fence.ExpectedService) -> list[Problem]:
+def _backend(observation: CellObservation, service: ExpectedService) -> list[Problem]:
     """What a vhost back-end was told; nothing to judge where it was told nothing."""
     problems = []
     if observation.ring_started and service.served is False and not service.tried:

@@ -11,6 +11,7 @@ from qap.machine.catalog import Property, device_types, machine_types, viommus
 from qap.oracle import fence as oracle
 from qap.oracle import lifecycle
 from qap.oracle.config import Interface
+from qap.oracle.service import Conduct, FeaturesOk, Kicks
 
 PATH = data() / "matrix.toml"
 EVERY = "*"
@@ -77,7 +78,7 @@ class BackendRow(Model):
 
 
 class DriverRow(Model):
-    """A driver's behaviour; see qap.oracle.fence.Conduct for what it shares with that.
+    """A driver's behaviour; see qap.oracle.service.Conduct for what it shares with that.
 
     Attributes:
         reads_config: drivers that read device configuration before it, one after the other, by
@@ -89,18 +90,18 @@ class DriverRow(Model):
     version_1: bool = True
     access_platform: bool = True
     packed: bool = False
-    features_ok: oracle.FeaturesOk = "alone"
+    features_ok: FeaturesOk = "alone"
     obeys: bool = True
-    kicks: oracle.Kicks = "served"
+    kicks: Kicks = "served"
     starts: bool = True
     again: bool = False
     reads_config: tuple[Interface, ...] = ()
     unplugs: bool = False
 
     @property
-    def conduct(self) -> oracle.Conduct:
+    def conduct(self) -> Conduct:
         """The part on which the expectation depends."""
-        return oracle.Conduct(
+        return Conduct(
             legacy=self.legacy,
             version_1=self.version_1,
             access_platform=self.access_platform,

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qap.oracle.fence import Conduct, Expectation, ExpectedService, service
+from qap.oracle.fence import Expectation
+from qap.oracle.service import Conduct, ExpectedService, service
 
 Feature = Literal["VERSION_1", "ACCESS_PLATFORM"]
 

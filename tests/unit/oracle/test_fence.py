@@ -9,15 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qap.oracle import fence as oracle
-from qap.oracle.fence import (
-    Conduct,
-    Expectation,
-    Legacy,
-    Outcome,
-    plug,
-    plug_vdpa,
-    service,
-)
+from qap.oracle.fence import Expectation, Legacy, Outcome, plug, plug_vdpa
+from qap.oracle.service import Conduct, service
 
 # requested, translated, backend can: outcome, bit offered, back-end gets bit and IOTLB
 TABLE = [
