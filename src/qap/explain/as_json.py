@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from qap.explain.prediction import Prediction, Verdict
+from qap.explain.facts import Verdict
+from qap.explain.prediction import Prediction
 
 
 def as_json(one: Prediction) -> dict[str, object]:

@@ -6,7 +6,8 @@ from rich.console import Console
 
 from qap.explain.error_texts import in_log
 from qap.explain.explanation import Explanation
-from qap.explain.prediction import Prediction, Verdict
+from qap.explain.facts import Verdict
+from qap.explain.prediction import Prediction
 from qap.explain.rows import row, wrapped
 from qap.oracle.fence import Outcome
 

@@ -11,8 +11,9 @@ from rich.markup import escape
 
 from qap.explain.backend import Kind
 from qap.explain.explanation import Explanation
+from qap.explain.facts import Verdict
 from qap.explain.interface import NEITHER, NO_MSIX
-from qap.explain.prediction import Prediction, Verdict
+from qap.explain.prediction import Prediction
 from qap.fork.build import Build
 from qap.host.report import bad, good, table, unsure
 from qap.machine.catalog import vhost_user_types

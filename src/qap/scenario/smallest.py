@@ -10,7 +10,8 @@ from typing import Literal
 
 from qap.explain.backend import Kind
 from qap.explain.explanation import Explanation
-from qap.explain.prediction import Prediction, Verdict
+from qap.explain.facts import Verdict
+from qap.explain.prediction import Prediction
 from qap.fork.build import Build
 from qap.host.errors import UsageError
 from qap.machine.catalog import machine_types

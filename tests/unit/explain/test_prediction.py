@@ -2,7 +2,7 @@
 
 import pytest
 
-from qap.explain.prediction import Verdict
+from qap.explain.facts import Verdict
 from qap.host.errors import UsageError
 from qap.oracle import remedy
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
