@@ -216,7 +216,7 @@ def test_back_end_that_never_answers_is_one_line(
     name = f"{FS}/any/on/hot/accepts"
     results = carried_out(name, BALLOON)
     assert verdicts(results) == {name: "error", BALLOON: "match"}
-    assert problem(results[name]) == "waited 0.5 s for device_add"
+    assert problem(results[name]) == "waited 0.5 s for QMP device_add"
     assert results[BALLOON]["fresh"]
 
 
