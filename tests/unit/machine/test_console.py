@@ -18,6 +18,7 @@ from qap.machine.guest.console import (
 )
 
 PANIC = b"Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100"
+TRACE = b"\r\n[    3.3] RIP: 0010:wrong+0x10\r\n[    3.3] ---[ end trace 0000000000000000 ]---\r\n"
 # Long enough for any machine; only a failing test ever waits so long.
 PATIENCE_S = 5.0
 Play = Callable[[socket.socket], object]
@@ -127,15 +128,25 @@ def test_check_raises_on_a_status(guests: Guests) -> None:
 
 
 def test_panic_is_raised_with_its_words(guests: Guests) -> None:
-    text = b"[    3.1] Oh\r\n[    3.2] " + PANIC + b"\r\n[    3.3] CPU: 0\r\n"
+    text = b"[    3.1] Oh\r\n[    3.2] " + PANIC + TRACE
     console = guests.answering([text])
     with pytest.raises(GuestPanic, match=r"Attempted to kill init! exitcode=0x00000100$") as raised:
         console.run("kill 1")
     assert "Oh" in raised.value.detail
 
 
+def test_panic_is_raised_with_what_comes_after_it(guests: Guests) -> None:
+    def play(sock: socket.socket) -> None:
+        sock.sendall(PANIC + b"\r\n")
+        sock.sendall(TRACE)
+
+    with pytest.raises(GuestPanic) as raised:
+        guests.play(play).run("kill 1")
+    assert "RIP: 0010:wrong+0x10" in raised.value.detail
+
+
 def test_panic_while_booting_is_raised_too(guests: Guests) -> None:
-    console = guests.answering([], first=PANIC + b"\r\n")
+    console = guests.answering([], first=PANIC + TRACE)
     with pytest.raises(GuestPanic, match="Attempted to kill init"):
         console.wait_ready(PATIENCE_S)
 
@@ -143,7 +154,7 @@ def test_panic_while_booting_is_raised_too(guests: Guests) -> None:
 def test_panic_is_raised_with_all_its_words_on_a_slow_line() -> None:
     ours, theirs = socket.socketpair()
     with theirs, OneByteAtATime(fileno=ours.detach()) as slow:
-        theirs.sendall(PANIC + b"\r\n")
+        theirs.sendall(PANIC + TRACE)
         with pytest.raises(GuestPanic, match=r"Attempted to kill init! exitcode=0x00000100$"):
             Console(slow).wait_ready(PATIENCE_S)
 

@@ -12,6 +12,9 @@ from pexpect.socket_pexpect import SocketSpawn
 from qap.host.errors import QapError
 
 PANIC = rb"(?:Kernel panic - not syncing|Oops:|BUG: unable to handle)[^\r\n]*[\r\n]"
+# The last line of what the kernel says of it: registers, code and calls come before.
+TRACE_END = rb"---\[ end [^\r\n]*[\r\n]"
+TRACE_S, TRACE_LINES = 5.0, 40
 COMMAND_S = 60.0
 DIALOGUE = ("qap-out ", "qap-end ")
 
@@ -78,8 +81,19 @@ class Console:
         self._keep(match[0])
         if index == 1:
             words = match[0].decode(errors="replace").strip()
-            raise GuestPanic(f"the guest's kernel stopped: {words}", self.tail())
+            self._keep_trace()
+            raise GuestPanic(f"the guest's kernel stopped: {words}", self.tail(TRACE_LINES))
         return match
+
+    def _keep_trace(self) -> None:
+        """Read what else a kernel says that stopped, as far as it comes."""
+        try:
+            self._line.expect(TRACE_END, timeout=TRACE_S)
+        except (pexpect.TIMEOUT, pexpect.EOF, OSError):
+            self._keep(self._line.before)
+        else:
+            self._keep(self._line.before)
+            self._keep(cast("re.Match[bytes]", self._line.match)[0])
 
     def _keep(self, data: object) -> None:
         if isinstance(data, bytes):
