@@ -1,7 +1,7 @@
 """Options that many verbs of ./qap have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,19 @@ BaseSeries = Annotated[
         "QAP_BASE_SERIES, or 10.0, without it.",
     ),
 ]
+Machine = Annotated[str | None, typer.Option("--machine", help="A machine type, such as q35.")]
+DeviceName = Annotated[
+    str | None, typer.Option("--device", help="A device type, such as vhost-user-fs-pci.")
+]
+ViommuName = Annotated[str, typer.Option("--viommu", help="A vIOMMU of configs/viommus.toml.")]
+Confidential = Annotated[
+    Literal["se", "sev", "tdx"] | None,
+    typer.Option(
+        "--confidential",
+        help="A simulated Secure Execution (s390x), SEV or TDX (x86_64) guest.",
+    ),
+]
+GuestName = Annotated[str | None, typer.Option("--guest", help="A guest of configs/guests.toml.")]
 Base = Annotated[bool, typer.Option("--base", help="The unpatched upstream, not the fork.")]
 
 

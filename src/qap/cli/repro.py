@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from qap.cli.options import Base, BaseSeries, Json, Profile, writable
+from qap.cli.options import (
+    Base,
+    BaseSeries,
+    Confidential,
+    DeviceName,
+    GuestName,
+    Json,
+    Machine,
+    Profile,
+    ViommuName,
+    writable,
+)
 from qap.host.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,16 +36,14 @@ BESIDE_BUNDLE = ("bundle_in", "json", "bundle")
 
 def repro(
     context: typer.Context,
-    machine: Annotated[str | None, typer.Option(help="A machine type, such as q35.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="A device type, such as vhost-user-fs-pci.")
-    ] = None,
+    machine: Machine = None,
+    device: DeviceName = None,
     cell: Annotated[
         str | None, typer.Option(help="Instead of all the others: a cell of the matrix.")
     ] = None,
     hotplug: Annotated[bool, typer.Option("--hotplug", help="Hot-plug it over QMP.")] = False,
     replug: Annotated[bool, typer.Option("--replug", help="Hot-plug, unplug, plug again.")] = False,
-    viommu: Annotated[str, typer.Option(help="A vIOMMU of configs/viommus.toml.")] = "none",
+    viommu: ViommuName = "none",
     order: Annotated[
         Literal["before", "after"], typer.Option(help="The vIOMMU's place, seen from the device.")
     ] = "before",
@@ -57,17 +66,14 @@ def repro(
     busy: Annotated[
         bool, typer.Option("--busy", help="The guest reads another disk meanwhile.")
     ] = False,
-    confidential: Annotated[
-        Literal["se", "sev", "tdx"] | None,
-        typer.Option(help="A simulated Secure Execution (s390x), SEV or TDX (x86_64) guest."),
-    ] = None,
+    confidential: Confidential = None,
     later: Annotated[
         str, typer.Option(help="What becomes of it: leaves, returns, moves-on, moves-off, …")
     ] = "",
     no_guest: Annotated[
         bool, typer.Option("--no-guest", help="At device level, even where a guest would do.")
     ] = False,
-    guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
+    guest: GuestName = None,
     profile: Profile = "lab",
     base: Base = False,
     base_series: BaseSeries = None,

@@ -1,11 +1,22 @@
 """The verbs that boot guests or drive devices: run, matrix, shell and repro."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from qap.cli.options import Base, BaseSeries, Json, Profile, writable
+from qap.cli.options import (
+    Base,
+    BaseSeries,
+    Confidential,
+    DeviceName,
+    GuestName,
+    Json,
+    Machine,
+    Profile,
+    ViommuName,
+    writable,
+)
 from qap.host.errors import Exit
 
 
@@ -102,24 +113,40 @@ def merge(
 
 
 def shell(
-    confidential: Annotated[
-        Literal["se", "sev", "tdx"] | None,
-        typer.Option(help="A simulated Secure Execution (s390x), SEV or TDX (x86_64) guest."),
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Options of QEMU, after --.", metavar="-- OPTION")
     ] = None,
-    guest: Annotated[str | None, typer.Option(help="A guest of configs/guests.toml.")] = None,
+    machine: Machine = None,
+    device: DeviceName = None,
+    viommu: ViommuName = "none",
+    ports: Annotated[
+        int | None,
+        typer.Option(help="Free root ports, on a machine that needs them: 4.", min=1, max=24),
+    ] = None,
+    confidential: Confidential = None,
+    guest: GuestName = None,
     share: Annotated[
         Path | None, typer.Option(help="What virtiofsd shares; a scratch folder if not given.")
     ] = None,
     profile: Profile = "lab",
     base: Base = False,
+    base_series: BaseSeries = None,
 ) -> None:
-    """A guest with its console on this terminal, and virtiofs ready to be hot-plugged."""
+    """A guest with its console on this terminal, and a device ready to be hot-plugged: virtiofs."""
     from qap.fork.build import Build, make
-    from qap.scenario import shell as shells
+    from qap.host.paths import Project
     from qap.scenario.confidential_kind import ConfidentialKind
+    from qap.scenario.shell import Shell, scenario_for
 
-    build = Build(profile, base)
-    kind = ConfidentialKind(confidential) if confidential else None
-    wanted = shells.Shell(build, guest, kind, share)
+    build = Build(profile, base, Project.here(base_series))
+    scenario = scenario_for(
+        build,
+        machine=machine,
+        device=device,
+        viommu=viommu,
+        confidential=ConfidentialKind(confidential) if confidential else None,
+        guest=guest,
+    )
+    chosen = Shell(build, scenario, share, ports, options or [])
     make(build)
-    wanted.run()
+    chosen.run()

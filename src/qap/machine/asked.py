@@ -61,7 +61,7 @@ def _unknown_machine(name: str) -> UsageError:
         before, brace, _ = known.versioned.partition("{}")
         if brace and name.startswith(before):
             return UsageError(
-                f"{name} is a version of {known.name}, of which repro boots the newest: "
+                f"{name} is a version of {known.name}, of which guests boot on the newest: "
                 f"--machine {known.name}; cells of the matrix have older ones (--cell)"
             )
     return unknown_name("machine", name, machine_types())

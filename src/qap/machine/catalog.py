@@ -202,7 +202,16 @@ class MachineType(Model):
     @property
     def ports(self) -> list[Device]:
         """What it needs on its command line for a device to be plugged: a root port, or nothing."""
-        return [dict(self.port)] if self.port else []
+        return self.free_ports(1)
+
+    def free_ports(self, count: int) -> list[Device]:
+        """The same for `count` devices: each port is in a slot of its own, and named after it."""
+        if self.port is None:
+            return []
+        return [
+            {**self.port, "id": f"port{slot}", "chassis": slot + 1, "slot": slot + 1}
+            for slot in range(count)
+        ]
 
 
 M = TypeVar("M", bound=Model)

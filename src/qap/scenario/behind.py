@@ -34,16 +34,19 @@ class Behind:
 
 
 @contextmanager
-def behind(scenario: Scenario, build: Build, host_data: HostData, name: str) -> Iterator[Behind]:
+def behind(
+    scenario: Scenario, build: Build, host_data: HostData, name: str, share: Path | None = None
+) -> Iterator[Behind]:
     """The back-end of a vhost-user device.
 
     Args:
         name: of its socket and log.
+        share: what virtiofsd shares, if not the host's side of the data.
     """
     folder, kind = host_data.folder, scenario.kind
     if kind.program == "virtiofsd":
-        architecture = scenario.settings.architecture
-        with programs.virtiofsd(folder, host_data.shared, architecture, name) as process:
+        shared, architecture = share or host_data.shared, scenario.settings.architecture
+        with programs.virtiofsd(folder, shared, architecture, name) as process:
             yield _of(process)
     elif kind.program == "qemu-storage-daemon":
         program, queues = build.path("qemu-storage-daemon"), max(scenario.queues, 1)

@@ -91,6 +91,10 @@ class Scenario(Model):
             )
         if self.confidential and self.confidential.traits.target != self.settings.qemu:
             raise UsageError(f"{self.guest} can't be {self.confidential.traits.title}")
+        if self.confidential and self.viommu != "none":
+            raise UsageError(
+                "a simulated confidential guest can't have a vIOMMU: leave out --viommu"
+            )
         check_place(self.machine_type, self.kind, plug=self.plug, behind=self.behind)
         if self.viommu != "none" and self.viommu not in self.machine_type.viommus:
             raise UsageError(f"{self.machine_type.name} takes no {self.viommu}")

@@ -1,5 +1,6 @@
 """The machine of a scenario, and its device as device_add takes it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qap.machine.catalog import DeviceType, device_types, viommus
@@ -20,20 +21,26 @@ BLOCK = 2  # the virtio device ID (virtio 1.3, 5.2)
 
 
 def scenario_spec(
-    scenario: Scenario, socket: Path | None, host_data: HostData, *, is_base: bool
+    scenario: Scenario,
+    socket: Path | None,
+    host_data: HostData,
+    *,
+    is_base: bool,
+    ports: Sequence[Device] | None = None,
 ) -> Spec:
     """The machine as it starts, with the device in it if that is cold-plugged.
 
     Args:
         socket: of the back-end of the device, if it has one.
         is_base: it runs on stock QEMU, which can't simulate a confidential guest.
+        ports: where devices can be plugged, if not one port for the device alone.
     """
     guest, place, check = scenario.settings, scenario.machine_type, scenario.check
     machine = place.called
     if scenario.bypass:
         machine += ",default-bus-bypass-iommu=on"
     viommu = viommus()[scenario.viommu]
-    devices: list[Device] = scenario.ports
+    devices = scenario.ports if ports is None else list(ports)
     chardevs: list[str] = []
     if scenario.plug == "cold":
         devices += [scenario_device(scenario, socket), *check.after]

@@ -1,8 +1,9 @@
-"""`qap shell`: a guest with its console on the terminal, and virtiofs ready to be plugged."""
+"""`qap shell`: a guest with its console on the terminal, and a device ready to be plugged."""
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,17 +13,22 @@ from qap.fork.build import Build
 from qap.host.errors import UsageError
 from qap.host.terminal import foreground
 from qap.machine import catalog
-from qap.machine.catalog import MachineType, device_types, machine_types
 from qap.machine.device import Device, device_option
 from qap.machine.guest import io_checks
-from qap.machine.guest.boot import Boot
 from qap.machine.spec import Spec
-from qap.scenario import confidential
+from qap.oracle import stock
+from qap.oracle.fence import Outcome
+from qap.scenario.behind import Behind, behind
 from qap.scenario.confidential_kind import ConfidentialKind
-from qap.vhost_user.programs import BackendProcess, virtiofsd
+from qap.scenario.repro import scenario as described
+from qap.scenario.scenario import Scenario
+from qap.scenario.scenario_spec import scenario_device, scenario_spec
 
 MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
-TAG = "share"
+USUAL_GUEST, USUAL_DEVICE = "x86_64", "vhost-user-fs"
+NAME = "share"
+# Free root ports, where a device needs one.
+PORTS = 4
 
 
 @dataclass(frozen=True)
@@ -31,34 +37,31 @@ class Shell:
 
     Args:
         build: which QEMU.
-        name: of a guest in configs/guests.toml; None for the one that `kind` needs, or x86_64.
-        kind: None for a guest that is not confidential.
+        scenario: guest, machine and device, which is hot-plugged by hand.
         share: the folder that virtiofsd shares; a scratch folder if None.
+        ports: how many root ports are free; None for PORTS on a machine that needs any.
+        options: more options of QEMU.
     Raises:
-        UsageError: the guest or the build can't be of this kind, or there is no such folder.
+        UsageError: the machine has no such ports, the device shares no folder, there is no such
+            folder, or the options are none.
     """
 
     build: Build
-    name: str | None = None
-    kind: ConfidentialKind | None = None
+    scenario: Scenario
     share: Path | None = None
+    ports: int | None = None
+    options: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        guest = self.guest
-        if self.kind and guest.qemu != self.kind.traits.target:
-            raise UsageError(f"{self.name} can't be {self.kind.traits.title}: leave out --guest")
-        if self.kind and self.build.is_base:
-            raise UsageError("the base has no x-confidential-sim: leave out --base")
+        scenario = self.scenario
+        if self.ports is not None and not scenario.machine_type.port:
+            raise UsageError(f"{scenario.machine_type.called} needs no ports: leave out --ports")
+        if self.share is not None and scenario.kind.program != "virtiofsd":
+            raise UsageError(f"{scenario.driver} shares no folder: leave out --share")
         if self.share is not None and not self.share.is_dir():
             raise UsageError(f"--share {self.share}: no such folder")
-
-    @property
-    def guest(self) -> catalog.Guest:
-        return catalog.guest(self.name or (self.kind.traits.guest if self.kind else "x86_64"))
-
-    @property
-    def place(self) -> MachineType:
-        return machine_types()[self.guest.machine]
+        if self.options and not self.options[0].startswith("-"):
+            raise UsageError(f"{self.options[0]}: options of QEMU come after -- and begin with -")
 
     def run(self) -> None:
         """Boot it, and wait until it or its user ends it; raises QapError if QEMU fails."""
@@ -67,58 +70,136 @@ class Shell:
             host_data = io_checks.HostData(folder)
             host_data.prepare()
             (host_data.shared / "from-host").write_text("hello\n")
-            share = self.share or host_data.shared
-            service = owned.enter_context(virtiofsd(folder, share, self.guest.architecture, TAG))
-            spec = self._spec(host_data, service)
+            one = None
+            if self.scenario.kind.vhost_user is not None:
+                one = owned.enter_context(
+                    behind(self.scenario, self.build, host_data, NAME, self.share)
+                )
+            spec = self._spec(host_data, one)
             argv = [
-                str(self.build.path(f"qemu-system-{self.guest.qemu}")),
+                str(self.build.path(f"qemu-system-{self.scenario.settings.qemu}")),
                 *spec.argv(spec.bring()),
                 *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),
                 *("-serial", "mon:stdio"),
+                *self.options,
             ]
-            self._explain(folder, share)
+            self._explain(folder, one, self.share or host_data.shared)
             foreground(argv, "QEMU")
 
-    def _spec(self, host_data: io_checks.HostData, fs: BackendProcess) -> Spec:
-        place, guest = self.place, self.guest
-        disk = {"driver": f"virtio-blk-{place.transport}", "drive": "disk"}
-        source = {"driver": f"virtio-rng-{place.transport}"}
-        modern: dict[str, object] = {"iommu_platform": True}
-        if place.transport == "pci":
-            modern["disable-legacy"] = "on"
-        devices = [{**device, **modern} for device in (disk, source)]
-        spec = Spec(
-            machine=place.name,
-            cpu=guest.cpu,
-            memory=guest.memory,
-            chardevs=[f"socket,id={TAG},path={fs.socket}"],
-            blockdevs=[f"driver=file,node-name=disk,filename={host_data.image}"],
-            devices=[*place.ports, *devices],
-            boot=Boot(guest, MODULES, "qap.shell"),
+    @property
+    def _free(self) -> Sequence[Device]:
+        return self.scenario.machine_type.free_ports(self.ports or PORTS)
+
+    def _spec(self, host_data: io_checks.HostData, one: Behind | None) -> Spec:
+        scenario = self.scenario
+        socket, is_base = one.socket if one else None, self.build.is_base
+        spec = scenario_spec(scenario, socket, host_data, is_base=is_base, ports=self._free)
+        assert spec.boot is not None
+        modules = tuple(dict.fromkeys((*MODULES, *spec.boot.modules)))
+        boot = replace(spec.boot, modules=modules, append=f"{spec.boot.append} qap.shell")
+        beside = [{"driver": f"virtio-rng-{scenario.transport}"}]
+        blockdevs = list(spec.blockdevs)
+        if scenario.check.check != "disk":
+            beside.insert(0, {"driver": f"virtio-blk-{scenario.transport}", "drive": "disk"})
+            blockdevs.append(f"driver=file,node-name=disk,filename={host_data.image}")
+        modern: Device = {"iommu_platform": True}
+        if scenario.transport == "pci":
+            modern = {**modern, "disable-legacy": "on"}
+        return replace(
+            spec,
+            chardevs=[f"socket,id={NAME},path={socket}"] if socket else [],
+            blockdevs=blockdevs,
+            devices=[*spec.devices, *({**device, **modern} for device in beside)],
+            boot=boot,
         )
-        return confidential.simulated(spec, self.kind) if self.kind else spec
 
-    def _fs(self) -> Device:
-        fs = {"driver": f"vhost-user-fs-{self.place.transport}", "id": "fs", **self.place.place}
-        return {**fs, "chardev": TAG, "tag": TAG, "iommu_platform": True}
+    def _driven(self) -> str:
+        """What waits for the device's driver in the guest; mounts what is a virtiofs."""
+        kind = self.scenario.kind
+        waits = f"virtio-device {kind.device_id}"
+        if self.scenario.check.check != "files":
+            return waits
+        return f"{waits} && mount -t virtiofs {kind.properties['tag']} /mnt"
 
-    def _mount(self) -> str:
-        """What mounts virtiofs once a driver has taken the device."""
-        device_id = device_types()["vhost-user-fs"].device_id
-        return f"virtio-device {device_id} && mount -t virtiofs {TAG} /mnt"
-
-    def _explain(self, folder: Path, share: Path) -> None:
-        kind = self.kind
+    def _explain(self, folder: Path, one: Behind | None, share: Path) -> None:
+        scenario = self.scenario
+        kind, place = scenario.confidential, scenario.machine_type
         simulated = f"{kind.traits.title}, simulated: nothing is protected" if kind else ""
-        what = simulated or "not confidential"
-        console = Console(stderr=True, soft_wrap=True, highlight=False)
-        for name, text in (
-            ("guest", f"{self.guest.name}, {what}"),
+        iommu = "" if scenario.viommu == "none" else f", {scenario.viommu}"
+        what = f"{scenario.guest} on {place.called}{iommu}, {simulated or 'not confidential'}"
+        lines = [
+            ("guest", what),
             ("keys", "Ctrl-A C: QEMU's monitor, and back; Ctrl-A X: the end"),
-            ("hot-plug", f"in the monitor: device_add {device_option(self._fs())}"),
-            ("then", f"in the guest: {self._mount()}"),
-            ("", f"/mnt shows {share}"),
+        ]
+        plugged = [scenario_device(scenario, one.socket if one else None), *scenario.check.after]
+        lines += [
+            ("" if number else "hot-plug", f"in the monitor: device_add {device_option(device)}")
+            for number, device in enumerate(plugged)
+        ]
+        if len(ports := self._free) > 1:
+            lines.append(("", f"free for more: bus={ports[1]['id']} to bus={ports[-1]['id']}"))
+        lines.append(("then", f"in the guest: {self._driven()}"))
+        if scenario.check.check == "files":
+            lines.append(("", f"/mnt shows {share}"))
+        lines += [
             ("ask", f"in the monitor: info {'confidential-sim' if kind else 'qtree'}"),
             ("QMP", f"{folder}/qmp.sock"),
-        ):
+        ]
+        console = Console(stderr=True, soft_wrap=True, highlight=False)
+        for name, text in lines:
             console.print(f"[bold]{name:>8}[/]  {escape(text)}")
+
+
+def scenario_for(
+    build: Build,
+    *,
+    machine: str | None = None,
+    device: str | None = None,
+    viommu: str = "none",
+    confidential: ConfidentialKind | None = None,
+    guest: str | None = None,
+) -> Scenario:
+    """The guest, machine and device that the command line describes.
+
+    Args:
+        machine: of configs/machines.toml; the guest's own if None.
+        device: as -device calls it there; virtiofs if None.
+        guest: of configs/guests.toml; the one that the machine or `confidential` needs if None.
+    Raises:
+        UsageError: a name is not known, or these don't go together.
+    """
+    if confidential and build.is_base:
+        raise UsageError("the base has no x-confidential-sim: leave out --base")
+    usual = confidential.traits.guest if confidential else USUAL_GUEST
+    named = guest or (None if machine else usual)
+    scenario = described(
+        machine=machine or catalog.guest(named or usual).machine,
+        device=device or USUAL_DEVICE,
+        guest=named,
+        plug="hot",
+        viommu=viommu,
+        confidential=confidential,
+    )
+    return _that_plugs(scenario, build)
+
+
+def _that_plugs(scenario: Scenario, build: Build) -> Scenario:
+    """The scenario with iommu_platform=off where the device would be refused with it, or unserved.
+
+    Raises:
+        UsageError: stock QEMU has no such device.
+    """
+    kind = scenario.kind
+    if build.is_base and scenario.transport not in kind.transports:
+        raise UsageError(f"stock QEMU has no {scenario.driver}: leave out --base")
+    outcome = scenario.expected(is_base=build.is_base).outcome
+    if build.is_base and outcome is Outcome.WORKS:
+        outcome = stock.plug(
+            transport=scenario.transport,
+            requested=True,
+            translated=scenario.translated,
+            backend_can=scenario.can_translate,
+        ).outcome
+    if outcome is Outcome.WORKS or scenario.confidential:
+        return scenario
+    return scenario.model_copy(update={"iommu_platform": False})

@@ -62,9 +62,64 @@ def test_virtiofs_is_plugged_by_hand(kind: ConfidentialKind | None, tmp_path: Pa
         assert line.exitstatus == Exit.OK
 
 
+def in_monitor(line: "pexpect.spawn[str]", *commands: str) -> str:
+    """What QEMU's monitor answers to these, without their echo."""
+    line.send(TO_MONITOR)
+    line.expect(MONITOR)
+    answers = ""
+    for command in commands:
+        line.sendline(command)
+        line.expect(r"\n(.*)" + MONITOR)
+        assert isinstance(line.match, re.Match)
+        answers += line.match[1]
+    line.send(TO_GUEST)
+    return answers
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--base"],
+        ["--base", "--device", "virtio-balloon-pci"],
+        ["--viommu", "intel-iommu"],
+        ["--machine", "pc"],
+        ["--device", "vhost-user-blk-pci"],
+    ],
+    ids=" ".join,
+)
+def test_line_that_is_printed_plugs(options: list[str]) -> None:
+    """Where a device with iommu_platform=on is refused or not served, it is without."""
+    with shell(*options) as (line, said):
+        plugs = re.findall("device_add [^\r]*", said)
+        drives = re.findall("in the guest: ([^\r]*)", said)
+        assert in_monitor(line, plugs[0]) == ""
+        line.sendline(f"{drives[0]} && echo driven=$?")
+        line.expect("driven=0\r")
+
+
+def test_ports_are_free_and_options_are_qemus() -> None:
+    more = [f"device_add virtio-rng-pci,bus=port{slot}" for slot in (1, 2)]
+    with shell("--ports", "3", "--", "-name", "mine") as (line, said):
+        assert "free for more: bus=port1 to bus=port2" in said
+        assert in_monitor(line, *re.findall("device_add [^\r]*", said), *more) == ""
+        assert in_monitor(line, "info name").strip() == "mine"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--guest", "nowhere"], "unknown guest 'nowhere'"),
+        (["--machine", "pc-q35-9.2"], "--machine q35"),
+        (["--machine", "pc", "--viommu", "intel-iommu"], "pc takes no intel-iommu"),
+        (["--machine", "pc", "--ports", "2"], "pc needs no ports: leave out --ports"),
+        (["--device", "virtio-rng-ccw"], "try virtio-rng-pci"),
+        (["--device", "virtio-rng-pci", "--share", "/"], "virtio-rng-pci shares no folder"),
+        (
+            ["--machine", "s390-ccw-virtio", "--device", "vhost-user-blk-ccw", "--base"],
+            "stock QEMU has no vhost-user-blk-ccw",
+        ),
+        (["--confidential", "sev", "--viommu", "intel-iommu"], "leave out --viommu"),
+        (["sev"], "options of QEMU come after --"),
         (["--confidential", "se", "--guest", "x86_64"], "x86_64 can't be a Secure Execution guest"),
         (["--confidential", "tdx", "--guest", "s390x"], "s390x can't be a TDX guest"),
         (["--confidential", "sev", "--base"], "the base has no x-confidential-sim"),
@@ -72,7 +127,8 @@ def test_virtiofs_is_plugged_by_hand(kind: ConfidentialKind | None, tmp_path: Pa
     ],
 )
 def test_what_can_not_be_is_refused(options: list[str], said: str) -> None:
-    argv = [*QAP, "shell", *options]
+    """In one line, before anything is built."""
+    argv = [*QAP, "shell", "--profile", "debian", *options]
     done = subprocess.run(
         argv, cwd=Project.here().root, capture_output=True, text=True, check=False
     )

@@ -192,3 +192,8 @@ def test_only_the_device_is_on_a_pxb(tmp_path: Path) -> None:
         "virtio-blk-pci": "pcie.0",
     }
     assert scenario_device(one, None)["bus"] == "pxbport0"
+
+
+def test_simulated_confidential_guest_has_no_viommu() -> None:
+    with pytest.raises(UsageError, match="can't have a vIOMMU: leave out --viommu"):
+        a_scenario(confidential="sev", viommu="intel-iommu")
