@@ -3,6 +3,7 @@
 import base64
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -141,7 +142,9 @@ class Console:
             GuestPanic: the kernel panicked meanwhile.
             GuestLost: QEMU ended.
         """
-        self.send(script)
+        # Where QEMU is gone, what it left to read says why.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.send(script)
         shown = script.strip().splitlines()[0][:60]
         match = self._expect(rb"qap-end (\d+)\r?\n", timeout, f"the guest to run “{shown}”")
         before = self._line.before
