@@ -40,7 +40,7 @@ def _by_driver() -> dict[str, tuple[Transport, tuple[DeviceType, ...]]]:
     transports: tuple[Transport, ...] = ("pci", "mmio", "ccw")
     for family in families().values():
         for transport in transports:
-            if transport in (*family.transports, *family.fork_transports):
+            if transport in family.every_transport:
                 driver = family.driver(transport)
                 found[driver] = (transport, (*found.get(driver, (transport, ()))[1], family))
     return found

@@ -34,7 +34,7 @@ def asked(machine: str, device: str) -> tuple[MachineType, DeviceType]:
 
 
 def _has(kind: DeviceType, machine: MachineType) -> bool:
-    return machine.transport in (*kind.transports, *kind.fork_transports)
+    return machine.transport in kind.every_transport
 
 
 def _unknown_device(rows: Sequence[MachineType], device: str) -> UsageError:
@@ -43,7 +43,7 @@ def _unknown_device(rows: Sequence[MachineType], device: str) -> UsageError:
     elsewhere = {
         kind.driver(transport): kind
         for kind in device_types().values()
-        for transport in (*kind.transports, *kind.fork_transports)
+        for transport in kind.every_transport
     }
     if device in elsewhere:
         kind = elsewhere[device]

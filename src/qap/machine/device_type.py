@@ -191,6 +191,11 @@ class DeviceType(Model):
         return self.names.get(transport, f"{self.name}-{SUFFIX[transport]}")
 
     @property
+    def every_transport(self) -> tuple[Transport, ...]:
+        """Those that stock QEMU or the fork has for it."""
+        return (*self.transports, *self.fork_transports)
+
+    @property
     def served_by(self) -> Literal["in-qemu", "python", "kernel"]:
         """The kind of back-end that it takes."""
         return "kernel" if self.kernel is not None else "python" if self.vhost_user else "in-qemu"

@@ -84,7 +84,7 @@ class Scenario(Model):
             raise UsageError(f"the guest {self.guest} doesn't boot on {self.machine_type.name}")
         if self.viommu not in viommus():
             raise unknown_name("vIOMMU", self.viommu, viommus())
-        if self.transport not in (*self.kind.transports, *self.kind.fork_transports):
+        if self.transport not in self.kind.every_transport:
             raise UsageError(
                 f"{self.device} has no {self.transport} transport in QEMU, "
                 f"which the guest {self.guest} needs"

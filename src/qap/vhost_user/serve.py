@@ -64,10 +64,10 @@ def main(kind: str, path: str, offered: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit("expected TYPE SOCKET FEATURES, such as vhost-user-rng /tmp/rng.sock none")
     try:
         main(*sys.argv[1:])
-    except TypeError:
-        sys.exit("expected TYPE SOCKET FEATURES, such as vhost-user-rng /tmp/rng.sock none")
     except QapError as wrong:
         sys.exit(str(wrong))
     except KeyboardInterrupt:

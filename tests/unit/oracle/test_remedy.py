@@ -1,5 +1,6 @@
 """Each refusal of the fence table has a remedy that fits the guest."""
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -8,6 +9,16 @@ from qap.oracle import fence, remedy
 from qap.oracle.fence import Legacy, Outcome
 
 LEGACIES: tuple[Legacy, ...] = ("", "also", "only")
+# A modern device that asks for the bit, on a bus that translates.
+behind_viommu = partial(
+    remedy.of_refusal,
+    transport="pci",
+    requested=True,
+    translated=True,
+    legacy="",
+    version_1=True,
+    is_iommu=False,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,19 +49,7 @@ def test_what_is_refused_has_a_remedy(
 
 
 def test_confidential_guest_needs_the_bit() -> None:
-    found = [
-        one
-        for legacy in LEGACIES
-        for one in remedy.of_refusal(
-            transport="pci",
-            requested=True,
-            translated=True,
-            legacy=legacy,
-            version_1=True,
-            is_iommu=False,
-            demands=True,
-        )
-    ]
+    found = [one for legacy in LEGACIES for one in behind_viommu(legacy=legacy, demands=True)]
     assert found
     assert "iommu_platform=off" not in found
 
@@ -58,29 +57,12 @@ def test_confidential_guest_needs_the_bit() -> None:
 @pytest.mark.parametrize("is_iommu", [False, True])
 def test_confidential_guest_behind_a_viommu_does_without_that(is_iommu: bool) -> None:
     """Its driver demands the bit, so the vIOMMU goes, or the bus bypasses it."""
-    found = remedy.of_refusal(
-        transport="pci",
-        requested=True,
-        translated=True,
-        legacy="",
-        version_1=True,
-        is_iommu=is_iommu,
-        demands=True,
-    )
+    found = behind_viommu(is_iommu=is_iommu, demands=True)
     assert list(found)[-2:] == [remedy.NO_VIOMMU, remedy.BYPASS]
     assert not any("iommu_platform" in one for one in found)
 
 
 @pytest.mark.parametrize("demands", [False, True])
 def test_host_bridge_that_translates_can_be_neither_left_out_nor_bypassed(demands: bool) -> None:
-    found = remedy.of_refusal(
-        transport="pci",
-        requested=True,
-        translated=True,
-        legacy="",
-        version_1=True,
-        is_iommu=False,
-        demands=demands,
-        fixed=True,
-    )
+    found = behind_viommu(demands=demands, fixed=True)
     assert list(found) == [remedy.TRANSLATES, *([] if demands else [remedy.INSTEAD])]

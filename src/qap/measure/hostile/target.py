@@ -93,7 +93,7 @@ def _fits(row: DeviceType, transport: str) -> bool:
     machine, _ = PLACES[transport]
     kind = transport.split(maxsplit=1)[0]
     return (
-        kind in (*row.transports, *row.fork_transports)
+        kind in row.every_transport
         and (not row.machines or machine in row.machines)
         and (transport != "pci legacy" or row.legacy)
         # What only the fork has there has no legacy interface.

@@ -11,7 +11,7 @@ import pytest
 from qap.fork.git import Git
 
 PATCHES = "debian/patches"
-# What Debian's maintainers set: https://www.debian.org/doc/manuals/maint-guide/modify.html
+# What Debian's maintainers set, as the Debian New Maintainers' Guide says (“Modifying the source”).
 REFRESH = ("-p", "ab", "--no-timestamps", "--no-index")
 
 

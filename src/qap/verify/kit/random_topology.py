@@ -164,9 +164,7 @@ def _family(dice: random.Random, transport: Transport) -> DeviceType:
     fitting = [
         family
         for name, family in device_types().items()
-        if transport in (*family.transports, *family.fork_transports)
-        and not family.needs
-        and name not in LEFT_OUT
+        if transport in family.every_transport and not family.needs and name not in LEFT_OUT
     ]
     return dice.choice(fitting)
 

@@ -11,7 +11,6 @@ import pytest
 from qap.export import compat
 from qap.fork.build import Build
 from qap.host.paths import Project
-from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.subchannel import ChannelSubsystem
@@ -198,7 +197,7 @@ def outcome(hosts: Hosts) -> str:
         if case.device != "virtio-pmem":
             return any(queue.take_used() for _ in range(LOOKS))
         try:
-            poll_until(lambda: queue.take_used() or None, FLUSHED_S, lambda: "a flush")
+            queue.wait_used(FLUSHED_S)
         except TimeoutError:
             return False
         return True

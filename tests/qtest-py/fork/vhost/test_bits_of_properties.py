@@ -8,24 +8,12 @@ import pytest
 from qap.machine.catalog import device_types, vhost_user_types
 from qap.machine.device import Device
 from qap.machine.spec import Spec
-from qap.oracle.features import FeatureBit as F
 from qap.oracle.features import mask
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.ring_properties import LEGACY_ONLY, RING_PROPERTIES
 from qap.virtio.transports import RAM_MIB, TRANSPORTS
 
 OLD_MACHINE = "pc-q35-9.2"
-# For every device type; ACCESS_PLATFORM has its own tests.
-RINGS: Mapping[int, str] = {
-    F.NOTIFY_ON_EMPTY: "notify_on_empty",
-    F.ANY_LAYOUT: "any_layout",
-    F.INDIRECT_DESC: "indirect_desc",
-    F.EVENT_IDX: "event_idx",
-    F.RING_PACKED: "packed",
-    F.IN_ORDER: "in_order",
-    F.RING_RESET: "queue_reset",
-}
-# What only a legacy interface shows.
-LEGACY = (F.NOTIFY_ON_EMPTY, F.ANY_LAYOUT)
 # virtio 1.3, 5.1.3: network device.
 NET: Mapping[int, str] = {
     0: "csum",
@@ -107,7 +95,7 @@ THREAD = ("-object", "iothread,id=thread0")
 
 def properties(kind: str) -> Mapping[int, str]:
     """The property of each bit that has one."""
-    return {**RINGS, **OWN.get(kind, {})}
+    return dict([*RING_PROPERTIES.items(), *OWN.get(kind, {}).items()])
 
 
 def offered(features: int, bits: Mapping[int, str]) -> set[str]:
@@ -174,7 +162,7 @@ def test_device_in_qemu_offers_what_is_on(lab: Lab, kind: str) -> None:
     names = {*properties(kind).values()}
     unable = USER_NETDEV if kind == "virtio-net" else set()
     if not device_types()[kind].legacy:
-        unable |= {RINGS[bit] for bit in LEGACY}
+        unable |= {RING_PROPERTIES[bit] for bit in LEGACY_ONLY}
     shown = in_qemu(lab, kind, dict.fromkeys(names, True))
     assert names - shown <= unable
 

@@ -13,6 +13,7 @@ from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit as F
 from qap.oracle.features import bits, mask, names
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.ring_properties import LEGACY_ONLY, RING_PROPERTIES
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.driver import Behaviour, Driver
@@ -23,24 +24,12 @@ TOLD_S = 10.0
 OLD_MACHINE = "pc-q35-9.2"
 EVERY_KIND = tuple(vhost_user_types())
 BASE_KINDS = tuple(f"vhost-user-{name}" for name in ("rng", "i2c", "gpio", "input", "snd"))
-# The properties of a device that are for one of these bits; ACCESS_PLATFORM has its own tests.
-PROPERTIES: Mapping[F, str] = {
-    F.NOTIFY_ON_EMPTY: "notify_on_empty",
-    F.ANY_LAYOUT: "any_layout",
-    F.INDIRECT_DESC: "indirect_desc",
-    F.EVENT_IDX: "event_idx",
-    F.RING_PACKED: "packed",
-    F.IN_ORDER: "in_order",
-    F.RING_RESET: "queue_reset",
-}
 # What a back-end has a part in: who serves a ring must know of it.
-SHARED = (*PROPERTIES, F.VERSION_1, F.ORDER_PLATFORM, F.NOTIFICATION_DATA)
+SHARED = (*RING_PROPERTIES, F.VERSION_1, F.ORDER_PLATFORM, F.NOTIFICATION_DATA)
 # What only a transport can do; QEMU's do none of it for a vhost-user device.
 TRANSPORTS_OWN = (F.SR_IOV, F.NOTIFICATION_DATA, F.NOTIF_CONFIG_DATA, F.ADMIN_VQ)
-# What only a legacy interface shows.
-LEGACY = (F.NOTIFY_ON_EMPTY, F.ANY_LAYOUT)
 NEVER_LEGACY = "vhost-user-vga"
-NOWHERE = {(NEVER_LEGACY, bit) for bit in LEGACY}
+NOWHERE = {(NEVER_LEGACY, bit) for bit in LEGACY_ONLY}
 EVERY_BIT = tuple(sorted({*SHARED, *TRANSPORTS_OWN}))
 
 
@@ -74,7 +63,7 @@ def plugged(
 def offers(
     lab: Lab, kind: str, backend_has: Iterable[F], *, on: bool = True, legacy: bool = False
 ) -> int:
-    """What is offered with all of PROPERTIES on or off; its QEMU ends at once.
+    """What is offered with all of RING_PROPERTIES on or off; its QEMU ends at once.
 
     Args:
         legacy: on a legacy interface, which every type but vhost-user-vga has on MMIO.
@@ -82,7 +71,7 @@ def offers(
     variant = "mmio 1" if legacy else "pci modern"
     with ExitStack() as owned:
         here = Lab(lab.build, lab.folder, owned)
-        properties = dict.fromkeys(PROPERTIES.values(), on)
+        properties = dict.fromkeys(RING_PROPERTIES.values(), on)
         return plugged(
             here, kind, backend_has, properties, variant=variant
         ).transport.device_features
@@ -90,10 +79,10 @@ def offers(
 
 def everything_offered(lab: Lab, kind: str, backend_has: Iterable[F], *, on: bool = True) -> int:
     """What is offered on a modern interface and on a legacy one, where there is one."""
-    modern = offers(lab, kind, backend_has, on=on) & ~mask(LEGACY)
+    modern = offers(lab, kind, backend_has, on=on) & ~mask(LEGACY_ONLY)
     if kind == NEVER_LEGACY:
         return modern
-    return modern | offers(lab, kind, backend_has, on=on, legacy=True) & mask(LEGACY)
+    return modern | offers(lab, kind, backend_has, on=on, legacy=True) & mask(LEGACY_ONLY)
 
 
 def test_no_bit_is_offered_that_the_back_end_lacks(lab: Lab) -> None:
@@ -106,7 +95,7 @@ def test_no_bit_is_offered_that_the_back_end_lacks(lab: Lab) -> None:
         for kind in EVERY_KIND
         for lacked in SHARED
         if lacked != F.VERSION_1 and (kind, lacked) not in NOWHERE
-        if offers(lab, kind, {*SHARED} - {lacked}, legacy=lacked in LEGACY) & mask([lacked])
+        if offers(lab, kind, {*SHARED} - {lacked}, legacy=lacked in LEGACY_ONLY) & mask([lacked])
     }
     assert wrong == set()
 
@@ -115,7 +104,7 @@ def test_no_bit_is_offered_that_the_back_end_lacks(lab: Lab) -> None:
 def test_bit_is_offered_that_both_have(lab: Lab, kind: str) -> None:
     """The test above could fail: a bit with a property is offered if the back-end has it."""
     offered = everything_offered(lab, kind, SHARED)
-    able = [bit for bit in PROPERTIES if (kind, bit) not in NOWHERE and bit != F.RING_RESET]
+    able = [bit for bit in RING_PROPERTIES if (kind, bit) not in NOWHERE and bit != F.RING_RESET]
     assert names(bit for bit in able if not offered & mask([bit])) == []
 
 
@@ -134,7 +123,7 @@ def test_old_machine_type_offers_ring_reset(lab: Lab, kind: str) -> None:
 @pytest.mark.parametrize("kind", EVERY_KIND)
 def test_back_end_is_given_what_the_driver_accepted(lab: Lab, kind: str) -> None:
     """Both must have the same idea of the rings."""
-    here = plugged(lab, kind, SHARED, dict.fromkeys(PROPERTIES.values(), True))
+    here = plugged(lab, kind, SHARED, dict.fromkeys(RING_PROPERTIES.values(), True))
     driver = Driver(here.transport, GuestMemory(here.machine.qtest), Behaviour(mask(range(64))))
     driver.negotiate()
     for index in range(driver_queues(here.transport)):
@@ -154,7 +143,7 @@ def driver_queues(transport: Transport) -> int:
 def test_property_takes_a_bit_away(lab: Lab, kind: str) -> None:
     """A property that is off counts, whatever the back-end has."""
     offered = everything_offered(lab, kind, SHARED, on=False)
-    assert names(bit for bit in PROPERTIES if offered & mask([bit])) == []
+    assert names(bit for bit in RING_PROPERTIES if offered & mask([bit])) == []
 
 
 @pytest.mark.parametrize("kind", BASE_KINDS)
