@@ -12,7 +12,7 @@ from qap.machine.spec import Spec
 from qap.oracle.fence import Outcome
 from qap.scenario.behind import Behind
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import scenario_device
+from qap.scenario.scenario_spec import scenario_devices
 
 FOLDER = "/tmp/qap-repro"
 MONITOR = "# in the monitor (Ctrl-A C, and again to go back):"
@@ -70,9 +70,8 @@ def commands(
         if service is not None:
             socket = f"socket,id={service.socket.stem},path={service.socket}"
             lines.append(f"#   chardev-add {socket}")
-        device = scenario_device(scenario, service.socket if service else None)
-        added = [device_option(one) for one in (device, *scenario.check.after)]
-        lines += [f"#   device_add {one}" for one in added]
+        added = scenario_devices(scenario, service.socket if service else None)
+        lines += [f"#   device_add {device_option(one)}" for one in added]
     lines += _looks(scenario)
     return [line.replace(str(folder), FOLDER) for line in lines]
 

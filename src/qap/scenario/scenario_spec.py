@@ -43,7 +43,7 @@ def scenario_spec(
     devices = scenario.ports if ports is None else list(ports)
     chardevs: list[str] = []
     if scenario.plug == "cold":
-        devices += [scenario_device(scenario, socket), *check.after]
+        devices += scenario_devices(scenario, socket)
         if socket:
             chardevs.append(f"socket,id={socket.stem},path={socket}")
     if viommu.device:
@@ -72,6 +72,11 @@ def scenario_spec(
     if is_base:
         return confidential.bounced(spec)
     return confidential.simulated(spec, scenario.confidential)
+
+
+def scenario_devices(scenario: Scenario, socket: Path | None) -> list[Device]:
+    """The device under test and those that are plugged into it, in the order of their plugging."""
+    return [scenario_device(scenario, socket), *scenario.check.after]
 
 
 def scenario_device(scenario: Scenario, socket: Path | None) -> Device:

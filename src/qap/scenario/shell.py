@@ -22,7 +22,7 @@ from qap.scenario.behind import Behind, behind
 from qap.scenario.confidential_kind import ConfidentialKind
 from qap.scenario.repro import scenario as described
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import scenario_device, scenario_spec
+from qap.scenario.scenario_spec import scenario_devices, scenario_spec
 
 MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
 USUAL_GUEST, USUAL_DEVICE = "x86_64", "vhost-user-fs"
@@ -131,7 +131,7 @@ class Shell:
             ("guest", what),
             ("keys", "Ctrl-A C: QEMU's monitor, and back; Ctrl-A X: the end"),
         ]
-        plugged = [scenario_device(scenario, one.socket if one else None), *scenario.check.after]
+        plugged = scenario_devices(scenario, one.socket if one else None)
         lines += [
             ("" if number else "hot-plug", f"in the monitor: device_add {device_option(device)}")
             for number, device in enumerate(plugged)

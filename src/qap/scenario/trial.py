@@ -22,7 +22,7 @@ from qap.scenario import confidential, reproducer
 from qap.scenario.behind import Behind, behind
 from qap.scenario.proof import Proof
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import DUT, scenario_device, scenario_spec
+from qap.scenario.scenario_spec import DUT, scenario_devices, scenario_spec
 
 
 @dataclass
@@ -147,15 +147,16 @@ class Trial:
             self.seen.commands = self._by_hand(folder, machine.spec, one)
             if one is not None:
                 machine.add_socket(one.socket.stem, one.socket)
+            device, *inside = scenario_devices(self.scenario, one.socket if one else None)
             try:
-                machine.plug(scenario_device(self.scenario, one.socket if one else None))
+                machine.plug(device)
             except QmpRefused as refused:
                 if REFUSAL_PHRASE not in refused.said:
                     raise
                 self.seen.outcome, self.seen.error = Outcome.REFUSED, refused.said
                 self._unharmed(machine, host_data)
                 return
-            for more in self.scenario.check.after:
+            for more in inside:
                 machine.plug(more)
             self._prove(machine, host_data, one)
             if self.scenario.plug == "replug":
