@@ -79,11 +79,8 @@ class Proof:
         wanted = self.scenario.queues
         if not wanted:
             return []
-        script = (
-            f"disk=$(ls -l /sys/block | sed -n 's|.*/{self.name}/.*block/||p') && "
-            "ls /sys/block/$disk/mq | wc -l"
-        )
-        got = int(self.console.check(script))
+        disk = f"disk=$({io_checks.block_nodes(self.name)})"
+        got = int(self.console.check(f"{disk} && ls /sys/block/$disk/mq | wc -l"))
         if got != wanted:
             raise QapError(f"the guest uses {got} queues, not {wanted}")
         return [f"guest uses {got} queues"]

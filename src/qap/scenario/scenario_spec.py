@@ -94,7 +94,7 @@ def scenario_device(scenario: Scenario, socket: Path | None) -> Device:
     return {**device, "iommu_platform": scenario.iommu_platform}
 
 
-def _on_root(scenario: Scenario) -> dict[str, object]:
+def on_root(scenario: Scenario) -> dict[str, object]:
     """Properties of a modern device on the machine's root bus.
 
     QEMU would put one that names no bus on a pxb, if there is one, and refuse it there.
@@ -112,7 +112,7 @@ def _tools(scenario: Scenario) -> list[Device]:
     place = scenario.machine_type
     driver = device_types()["virtio-9p"].driver(place.transport)
     share: Device = {"driver": driver, "fsdev": tools.TAG, "mount_tag": tools.TAG}
-    return [{**share, **_on_root(scenario), "iommu_platform": True}]
+    return [{**share, **on_root(scenario), "iommu_platform": True}]
 
 
 def _busy_kind(scenario: Scenario) -> DeviceType:
@@ -126,7 +126,7 @@ def _busy(scenario: Scenario) -> list[Device]:
     if not scenario.busy:
         return []
     place, kind = scenario.machine_type, _busy_kind(scenario)
-    device: Device = {"driver": kind.driver(place.transport), "id": BUSY, **_on_root(scenario)}
+    device: Device = {"driver": kind.driver(place.transport), "id": BUSY, **on_root(scenario)}
     device = {**device, "iommu_platform": True}
     if kind.device_id == BLOCK:
         return [{**device, "drive": BUSY}]

@@ -13,6 +13,7 @@ from qap.fork.build import Build
 from qap.host.errors import UsageError
 from qap.host.terminal import foreground
 from qap.machine import catalog
+from qap.machine.catalog import device_types
 from qap.machine.device import Device, device_option
 from qap.machine.guest import io_checks
 from qap.machine.spec import Spec
@@ -22,7 +23,7 @@ from qap.scenario.behind import Behind, behind
 from qap.scenario.confidential_kind import ConfidentialKind
 from qap.scenario.repro import scenario as described
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import scenario_devices, scenario_spec
+from qap.scenario.scenario_spec import on_root, scenario_devices, scenario_spec
 
 MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
 USUAL_GUEST, USUAL_DEVICE = "x86_64", "vhost-user-fs"
@@ -91,20 +92,19 @@ class Shell:
         return self.scenario.machine_type.free_ports(self.ports or PORTS)
 
     def _spec(self, host_data: io_checks.HostData, one: Behind | None) -> Spec:
-        scenario = self.scenario
+        scenario, transport = self.scenario, self.scenario.transport
         socket, is_base = one.socket if one else None, self.build.is_base
         spec = scenario_spec(scenario, socket, host_data, is_base=is_base, ports=self._free)
         assert spec.boot is not None
         modules = tuple(dict.fromkeys((*MODULES, *spec.boot.modules)))
         boot = replace(spec.boot, modules=modules, append=f"{spec.boot.append} qap.shell")
-        beside = [{"driver": f"virtio-rng-{scenario.transport}"}]
+        beside: list[Device] = [{"driver": device_types()["virtio-rng"].driver(transport)}]
         blockdevs = list(spec.blockdevs)
         if scenario.check.check != "disk":
-            beside.insert(0, {"driver": f"virtio-blk-{scenario.transport}", "drive": "disk"})
+            driver = device_types()["virtio-blk"].driver(transport)
+            beside.insert(0, {"driver": driver, "drive": "disk"})
             blockdevs.append(f"driver=file,node-name=disk,filename={host_data.image}")
-        modern: Device = {"iommu_platform": True}
-        if scenario.transport == "pci":
-            modern = {**modern, "disable-legacy": "on"}
+        modern: Device = {"iommu_platform": True, **on_root(scenario)}
         return replace(
             spec,
             chardevs=[f"socket,id={NAME},path={socket}"] if socket else [],

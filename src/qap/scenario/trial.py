@@ -196,10 +196,10 @@ class Trial:
         """Check after a refusal that the VM runs and that the slot takes an in-QEMU device."""
         if not machine.alive:
             raise QapError("device_add was refused, but the VM no longer runs")
-        driver = f"virtio-rng-{self.scenario.transport}"
+        kind = device_types()["virtio-rng"]
+        driver = kind.driver(self.scenario.transport)
         free = {"driver": driver, "id": "next", **self.scenario.place}
         machine.plug({**free, **self.scenario.modern, "iommu_platform": True})
-        kind = device_types()["virtio-rng"]
         name = io_checks.find(machine.console, kind.device_id)
         io_checks.random(machine.console, host_data, name)
         self.seen.said.append(f"the VM runs on, and {driver} works in the same slot")

@@ -106,10 +106,17 @@ def large_file(console: Console, host_data: HostData, size: int) -> str:
     return f"guest wrote and read {size} MiB, SHA-256 {guest_sum[:12]}… on both sides"
 
 
+def block_nodes(name: str) -> str:
+    """A command that lists the disks of a device, by its name under /sys/bus/virtio/devices.
+
+    Those of a SCSI controller come some time after it.
+    """
+    return f"ls -l /sys/block | sed -n 's|.*/{name}/.*block/||p'"
+
+
 def disk(console: Console, host_data: HostData, name: str) -> list[str]:
     """Read the start of the disk, write further on, and compare both with the image."""
-    nodes = f"ls -l /sys/block | sed -n 's|.*/{name}/.*block/||p'"
-    # A SCSI disk is found some time after its bus.
+    nodes = block_nodes(name)
     node = console.check(f'await "{nodes} | grep -q ." && {nodes}')
     with host_data.image.open("rb") as image:
         data = image.read(MIB)
