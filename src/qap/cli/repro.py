@@ -185,19 +185,9 @@ def carry_out(asked: "Request", recording: "Recording | None" = None) -> "Report
         machine=asked.machine,
         device=asked.device,
         guest=asked.guest,
-        plug=asked.plug,
-        viommu=asked.viommu,
-        order=asked.order,
-        bypass=asked.bypass,
-        behind=asked.behind,
-        iommu_platform=asked.iommu_platform,
         confidential=asked.confidential,
         features=asked.backend,
-        queues=asked.queues,
-        iothread=asked.iothread,
-        packed=asked.packed,
-        ats=asked.ats,
-        busy=asked.busy,
+        **asked.choices,
     )
     make(build)
     return reproducing.repro(scenario, build, recording)

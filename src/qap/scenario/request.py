@@ -5,15 +5,15 @@ from typing import Literal
 from qap.fork.build import Build
 from qap.host.errors import UsageError
 from qap.host.paths import Project
-from qap.host.toml import Model
 from qap.machine.catalog import DeviceType, MachineType
-from qap.scenario.scenario import Order, Plug, no_guest
+from qap.scenario.choices import Choices
+from qap.scenario.scenario import no_guest
 
 # What a guest alone shows.
 GUEST_ONLY = ("guest", "confidential", "behind", "queues", "iothread", "ats", "busy")
 
 
-class Request(Model):
+class Request(Choices):
     """A case to reproduce: a cell of the matrix, or a device on a machine.
 
     Attributes:
@@ -21,31 +21,28 @@ class Request(Model):
         backend: what a back-end in Python offers; "" for the usual.
         later: what becomes of the device, by configs/matrix.toml; "" for nothing.
         no_guest: at device level, even where a guest would do.
-        The others are as in Scenario.
+        machine, device: as `qap.machine.asked.asked` takes them.
+        guest: a name of configs/guests.toml; the machine's own if None.
+        confidential: which simulated confidential guest it is; None for none.
+        profile, base, base_series: of the build.
     """
 
     cell: str = ""
     machine: str = ""
     device: str = ""
     guest: str | None = None
-    plug: Plug = "cold"
-    viommu: str = "none"
-    order: Order = "before"
-    bypass: bool = False
-    behind: str = ""
-    iommu_platform: bool = True
     confidential: Literal["se", "sev", "tdx"] | None = None
     backend: str = ""
-    queues: int = 0
-    iothread: bool = False
-    packed: bool = False
-    ats: bool = False
-    busy: bool = False
     later: str = ""
     no_guest: bool = False
     profile: str = "lab"
     base: bool = False
     base_series: str | None = None
+
+    @property
+    def choices(self) -> dict[str, object]:
+        """What is chosen, by the names that Scenario has for it, too."""
+        return {name: getattr(self, name) for name in Choices.model_fields}
 
     @property
     def build(self) -> Build:

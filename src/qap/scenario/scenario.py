@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import model_validator
 
 from qap.explain.backend import features
 from qap.host.errors import UsageError, unknown_name
 from qap.host.paths import data
-from qap.host.toml import Model, checked, read
+from qap.host.toml import checked, read
 from qap.machine import catalog
 from qap.machine.catalog import (
     DeviceType,
@@ -24,32 +24,21 @@ from qap.machine.catalog import (
 from qap.machine.device import Device
 from qap.machine.place import check_place
 from qap.oracle import fence, offered
+from qap.scenario.choices import Choices
 from qap.scenario.confidential_kind import ConfidentialKind
 
-Plug = Literal["cold", "hot", "replug"]
-Order = Literal["before", "after"]
 # Fields that are options of their own.
 OPTIONS = ("iothread", "packed", "ats", "busy")
 
 
-class Scenario(Model):
+class Scenario(Choices):
     """What to boot, what to plug into it, and how.
 
     Attributes:
         guest: a name of configs/guests.toml.
         device: a name of configs/devices.toml, without the transport.
-        plug: cold, hot, or replug: hot, out, and in again.
         machine: a machine type other than the guest's own.
-        viommu: a name of configs/viommus.toml.
-        order: the vIOMMU's place on the command line, seen from the device.
-        bypass: the machine's root bus bypasses the vIOMMU (default-bus-bypass-iommu).
-        behind: another place of the machine for the device; "" for the usual one.
         features: what a back-end in Python offers, as `qap.explain.backend.features` takes it.
-        queues: how many request queues the device has; 0 for its default.
-        iothread: an iothread serves it.
-        packed: it is asked to offer packed rings.
-        ats: it and the vIOMMU have an address translation service.
-        busy: the guest reads another disk while the device is plugged.
         confidential: which simulated confidential guest it is; None for none.
         base: what stock QEMU does; None if it is not known.
     """
@@ -57,19 +46,8 @@ class Scenario(Model):
     name: str = ""
     guest: str
     device: str
-    plug: Plug = "cold"
-    iommu_platform: bool = True
     machine: str | None = None
-    viommu: str = "none"
-    order: Order = "before"
-    bypass: bool = False
-    behind: str = ""
     features: str = ""
-    queues: int = 0
-    iothread: bool = False
-    packed: bool = False
-    ats: bool = False
-    busy: bool = False
     confidential: ConfidentialKind | None = None
     base: fence.Outcome | None = None
 
