@@ -27,12 +27,12 @@ class CellRun:
     """One cell, on a testbed where its config is plugged.
 
     Args:
-        patience: factor on the number of round trips that a buffer gets.
+        confirms: see ProbeDriver.
     """
 
     testbed: Testbed
     cell: Cell
-    patience: int = 1
+    confirms: bool = False
 
     def run(self, observation: CellObservation) -> None:
         """Carry out the cell and note what is observed.
@@ -84,7 +84,7 @@ class CellRun:
     ) -> ProbeDriver:
         supports = self._supported(row)
         behaviour = Behaviour(supports, sets_features_ok=row.features_ok == "alone", obeys=False)
-        driving = ProbeDriver(self.testbed, self.cell.config, transport, behaviour, self.patience)
+        driving = ProbeDriver(self.testbed, self.cell.config, transport, behaviour, self.confirms)
         observation.features = bits(driving.offered)
         observation.addresses = "iova" if driving.memory is self.testbed.mapped else "gpa"
         if row.kicks == "first":

@@ -24,7 +24,6 @@ from qap.oracle.fence import Outcome
 
 # At most so many configs share a QEMU, so that a failure affects few others.
 MOST_CONFIGS = 24
-CONFIRMED_BY = 20
 DEBUGGER = (
     "gdb",
     "-batch",
@@ -160,7 +159,7 @@ class Group:
             for problem in judge(cell, observation)
         ):
             # A busy host is slow, too: wait longer before the device counts as not serving.
-            CellRun(testbed, cell, CONFIRMED_BY).run(observation)
+            CellRun(testbed, cell, confirms=True).run(observation)
 
     def _refused(
         self,

@@ -76,7 +76,7 @@ class Migration:
                 driving.driver.start()
             seen.later_served = driving.is_served_again()
         fresh = ProbeDriver(
-            driving.testbed, self.there, driving.transport, self.proper, driving.patience
+            driving.testbed, self.there, driving.transport, self.proper, driving.confirms
         )
         fresh.driver.negotiate()
         fresh.set_up()

@@ -1,5 +1,6 @@
 """A driver of the device under test, and the buffers that show whether it is served."""
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -13,9 +14,13 @@ from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.queue import Buffer, Queue
 from qap.virtio.transport import Transport
 
-# Round trips through QEMU's main loop after which a buffer counts as unserved.
+# Round trips through QEMU's main loop after which a buffer counts as unserved, and the factor on
+# them in a run that confirms it.
 PATIENCE = 16
 PROGRAM_PATIENCE = 48
+CONFIRMED_BY = 20
+# The time that another program gets in such a run: it may have to wait for a processor.
+PROGRAM_S = 3.0
 FILLER = b"\xa5"
 
 
@@ -24,7 +29,7 @@ class ProbeDriver:
     """A driver that has not negotiated yet, on a testbed where the config is plugged.
 
     Args:
-        patience: factor on the number of round trips that a buffer gets.
+        confirms: a buffer counted as unserved before, so this one gets more time.
 
     Attributes:
         offered: the feature word that it was offered.
@@ -36,7 +41,7 @@ class ProbeDriver:
     config: Setup
     transport: Transport
     behaviour: Behaviour
-    patience: int = 1
+    confirms: bool = False
     offered: int = field(init=False)
     memory: GuestMemory = field(init=False)
     driver: Driver = field(init=False)
@@ -93,7 +98,7 @@ class ProbeDriver:
         just lost its connection.
         """
         assert self._queue is not None
-        looks = PATIENCE
+        looks, until = PATIENCE, 0.0
         if self.testbed.backend:
             later = self.config.later_row
             gone = (NoAnswer, Disconnected) if later.returns or later.leaves else ()
@@ -101,7 +106,12 @@ class ProbeDriver:
                 self.testbed.backend.settle()
         elif self.config.device_row.vhost_user or self.config.in_lab:
             looks = PROGRAM_PATIENCE
-        for _ in range(looks * self.patience):
+            if self.confirms:
+                until = time.monotonic() + PROGRAM_S
+        if self.confirms:
+            looks *= CONFIRMED_BY
+        while looks > 0 or time.monotonic() < until:
+            looks -= 1
             used = self._queue.take_used()
             if used:
                 self._unused.discard(used.id)

@@ -14,7 +14,6 @@ from qap.machine.machine import QemuDied
 from qap.machine.resources import Footprint
 from qap.matrix.cell import Cell
 from qap.matrix.cell_run import CellRun
-from qap.matrix.group import CONFIRMED_BY
 from qap.matrix.judge import ProblemKind, judge
 from qap.matrix.observation import CellObservation
 from qap.matrix.setup import NO_ORDER, Setup
@@ -206,7 +205,7 @@ class Soak:
             CellRun(testbed, cell).run(seen)
             if any(problem.kind is ProblemKind.UNSERVED for problem in judge(cell, seen)):
                 # A busy host is slow, too: wait longer before the device counts as not serving.
-                CellRun(testbed, cell, CONFIRMED_BY).run(seen)
+                CellRun(testbed, cell, confirms=True).run(seen)
         except (QapError, TimeoutError) as exc:
             if isinstance(exc, QemuDied):
                 raise
