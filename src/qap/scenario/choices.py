@@ -6,6 +6,8 @@ from qap.host.toml import Model
 
 Plug = Literal["cold", "hot", "replug"]
 Order = Literal["before", "after"]
+# Choices that are there or not, each an option of its own name.
+OPTIONS = ("iothread", "packed", "ats", "busy")
 
 
 class Choices(Model):

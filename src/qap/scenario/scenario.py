@@ -24,11 +24,8 @@ from qap.machine.catalog import (
 from qap.machine.device import Device
 from qap.machine.place import check_place
 from qap.oracle import fence, offered
-from qap.scenario.choices import Choices
+from qap.scenario.choices import OPTIONS, Choices
 from qap.scenario.confidential_kind import ConfidentialKind
-
-# Fields that are options of their own.
-OPTIONS = ("iothread", "packed", "ats", "busy")
 
 
 class Scenario(Choices):
@@ -190,24 +187,6 @@ class Scenario(Choices):
         if self.confidential:
             return f"none: a confidential guest can't use {self.kind.name}"
         return "iommu_platform=off for this device"
-
-    def repro(self, is_base: bool = False) -> str:
-        """The `qap repro` command for it."""
-        words = ["./qap repro", f"--machine {self.machine_type.called}", f"--device {self.driver}"]
-        if self.guest != self.machine_type.guest:
-            words.append(f"--guest {self.guest}")
-        words += {"cold": [], "hot": ["--hotplug"], "replug": ["--replug"]}[self.plug]
-        if self.viommu != "none":
-            words += [f"--viommu {self.viommu}", f"--order {self.order}"]
-        words += [f"--behind {self.behind}"] if self.behind else []
-        words += ["--bypass"] if self.bypass else []
-        words += [f"--backend {self.features}"] if self.features else []
-        words += [f"--queues {self.queues}"] if self.queues else []
-        words += [f"--{name}" for name in OPTIONS if getattr(self, name)]
-        words += [f"--confidential {self.confidential}"] if self.confidential else []
-        words += [] if self.iommu_platform else ["--no-iommu-platform"]
-        words += ["--base"] if is_base else []
-        return " ".join(words)
 
     @property
     def title(self) -> str:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from qap.fork.build import Build
 from qap.host.errors import UsageError
+from qap.host.paths import Project
 from qap.machine.asked import asked
 from qap.machine.catalog import device_types
 from qap.machine.guest.io_checks import HostData
@@ -19,6 +21,10 @@ from qap.scenario.scenario_spec import scenario_device, scenario_spec
 
 def a_scenario(device: str = "virtio-rng-pci", machine: str = "q35", **options: object) -> Scenario:
     return scenario(machine=machine, device=device, guest=None, **options)
+
+
+def command(one: Scenario, build: Build | None = None) -> str:
+    return Request.of(one, build or Build("lab")).command
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,32 @@ def test_guest_can_not_be_another_architectures_confidential_guest(
 def test_command_and_title_name_the_kind() -> None:
     one = a_scenario(confidential="tdx")
     assert one.title == "q35, virtio-rng-pci, cold, as a TDX guest"
-    assert one.repro().endswith(" --confidential tdx")
+    assert command(one).endswith(" --confidential tdx")
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (Build("lab"), ""),
+        (Build("debian", is_base=True), " --profile debian --base"),
+        (Build("lab", project=Project.here("10.2")), " --base-series 10.2"),
+    ],
+)
+def test_command_names_the_build(build: Build, said: str) -> None:
+    wanted = "./qap repro --machine q35 --device virtio-rng-pci"
+    assert command(a_scenario(), build) == wanted + said
+
+
+def test_command_asks_for_the_same_scenario() -> None:
+    """Whatever is chosen."""
+    options: dict[str, object] = {"plug": "hot", "viommu": "intel-iommu", "order": "after"}
+    options |= {"behind": "pxb", "queues": 2, "iommu_platform": False}
+    options |= dict.fromkeys(("iothread", "packed", "ats", "busy"), True)
+    one = a_scenario("virtio-scsi-pci", "q35", **options)
+    wanted = Request.of(one, Build("lab"))
+    assert a_scenario(wanted.device, wanted.machine, **wanted.choices) == one
+    for word in ("order after", "behind pxb", "queues 2", "iothread", "packed", "ats", "busy"):
+        assert f" --{word}" in wanted.command
 
 
 def test_title_says_iommu_platform_once() -> None:
@@ -116,7 +147,7 @@ def test_device_of_pci_goes_to_the_pci_of_s390x() -> None:
     one = a_scenario("vhost-user-fs-pci", "s390-ccw-virtio")
     assert one.machine == "s390-pci"
     assert one.expected().outcome is Outcome.REFUSED
-    assert one.repro() == "./qap repro --machine s390-ccw-virtio --device vhost-user-fs-pci"
+    assert command(one) == "./qap repro --machine s390-ccw-virtio --device vhost-user-fs-pci"
     assert a_scenario("virtio-blk-pci", "s390-ccw-virtio").expected().outcome is Outcome.WORKS
 
 
@@ -126,7 +157,7 @@ def test_back_end_that_is_told_to_translate_does() -> None:
     assert a_scenario(device, "q35", **where).expected().outcome is Outcome.REFUSED
     able = a_scenario(device, "q35", features="ACCESS_PLATFORM", **where)
     assert able.expected().outcome is Outcome.WORKS
-    assert able.repro().endswith(" --backend ACCESS_PLATFORM")
+    assert command(able).endswith(" --backend ACCESS_PLATFORM")
     unable = a_scenario(device, "q35", features="ACCESS_PLATFORM,-REPLY_ACK", **where)
     assert unable.expected().outcome is Outcome.REFUSED
 
