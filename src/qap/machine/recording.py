@@ -65,11 +65,12 @@ class Recording:
         """
         if hasattr(machine, "qmp") and machine.qmp.transcript:
             lines = [json.dumps(message) for message in machine.qmp.transcript.all(machine.qmp)]
-            self.qmp = lines[-MOST_LINES:]
+            self.qmp = [*self.qmp, *lines][-MOST_LINES:]
         if hasattr(machine, "console"):
-            self.console = machine.console.text().splitlines()[-MOST_LINES:]
-        self.qemu = _lines(log)
-        self.traces = _lines(log.with_name(TRACE_LOG))
+            lines = machine.console.text().splitlines()
+            self.console = [*self.console, *lines][-MOST_LINES:]
+        self.qemu = [*self.qemu, *_lines(log)][-MOST_LINES:]
+        self.traces = [*self.traces, *_lines(log.with_name(TRACE_LOG))][-MOST_LINES:]
 
 
 def _lines(file: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from typing import Literal, Self
 
+from pydantic import model_validator
+
 from qap.fork.build import Build
 from qap.host.errors import UsageError
 from qap.host.paths import Project
@@ -11,7 +13,7 @@ from qap.scenario.choices import OPTIONS, Choices
 from qap.scenario.scenario import Scenario, no_guest
 
 # What a guest alone shows.
-GUEST_ONLY = ("guest", "confidential", "behind", "queues", "iothread", "ats", "busy")
+GUEST_ONLY = ("guest", "confidential", "busy", "fail_requests")
 
 
 class Request(Choices):
@@ -39,6 +41,12 @@ class Request(Choices):
     profile: str = "lab"
     base: bool = False
     base_series: str | None = None
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if self.fail_requests and self.base:
+            raise UsageError("stock QEMU has no x-fail-requests: leave out --fail-requests")
+        return self
 
     @classmethod
     def of(cls, scenario: Scenario, build: Build) -> Self:
@@ -87,7 +95,7 @@ class Request(Choices):
             why = why or "--later is shown at device level"
         if self.no_guest:
             why = "--no-guest"
-        given = [f"--{name}" for name in GUEST_ONLY if getattr(self, name)]
+        given = [f"--{name.replace('_', '-')}" for name in GUEST_ONLY if getattr(self, name)]
         if why and given:
             raise UsageError(f"{', '.join(given)}: that takes a guest, and {why}")
         return why
@@ -105,7 +113,8 @@ class Request(Choices):
         words += [] if self.iommu_platform else ["--no-iommu-platform"]
         words += [f"--backend {self.backend}"] if self.backend else []
         words += [f"--queues {self.queues}"] if self.queues else []
-        words += [f"--{name}" for name in OPTIONS if getattr(self, name)]
+        words += [f"--{name.replace('_', '-')}" for name in OPTIONS if getattr(self, name)]
+        words += [f"--kill-backend {self.kill_backend}"] if self.kill_backend else []
         words += [f"--confidential {self.confidential}"] if self.confidential else []
         words += [f"--later {self.later}"] if self.later else []
         words += ["--no-guest"] if self.no_guest else []

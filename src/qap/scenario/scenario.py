@@ -26,6 +26,7 @@ from qap.machine.place import check_place
 from qap.oracle import fence, offered
 from qap.scenario.choices import OPTIONS, Choices
 from qap.scenario.confidential_kind import ConfidentialKind
+from qap.scenario.events import check_events
 
 
 class Scenario(Choices):
@@ -90,6 +91,7 @@ class Scenario(Choices):
             raise UsageError(f"{self.driver} is not served by an iothread")
         if self.busy and self.plug == "cold":
             raise UsageError("--busy: nothing is read before the machine starts: add --hotplug")
+        check_events(self.kind, self, confidential=self.confidential is not None)
         x86 = self.viommu in ("intel-iommu", "amd-iommu")
         if self.ats and not (self.transport == "pci" and x86):
             raise UsageError("ATS takes a device on PCI and --viommu intel-iommu or amd-iommu")
@@ -151,6 +153,12 @@ class Scenario(Choices):
         return offered.ring_packed(asked=self.packed, backend_offers=offers)
 
     @property
+    def reconnects(self) -> bool:
+        """Whether QEMU connects again to a back-end that was killed."""
+        vhost_user = self.kind.vhost_user
+        return bool(self.kill_backend and vhost_user and vhost_user.reconnects)
+
+    @property
     def machine_type(self) -> MachineType:
         return machine_types()[self.machine or self.settings.machine]
 
@@ -204,7 +212,8 @@ class Scenario(Choices):
             words.append(f"its back-end offers {self.features}")
         if self.queues:
             words.append(f"{self.queues} queues")
-        words += [name for name in OPTIONS if getattr(self, name)]
+        words += [name.replace("_", "-") for name in OPTIONS if getattr(self, name)]
+        words += [f"back-end killed while {self.kill_backend}"] if self.kill_backend else []
         if not self.iommu_platform:
             words.append("iommu_platform=off")
         if self.confidential:

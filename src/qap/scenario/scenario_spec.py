@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qap.machine.catalog import DeviceType, device_types, viommus
+from qap.machine.chardev import RECONNECT_MS
 from qap.machine.device import Device
 from qap.machine.guest import tools
 from qap.machine.guest.boot import Boot
@@ -45,7 +46,7 @@ def scenario_spec(
     if scenario.plug == "cold":
         devices += scenario_devices(scenario, socket)
         if socket:
-            chardevs.append(f"socket,id={socket.stem},path={socket}")
+            chardevs.append(chardev_option(scenario, socket))
     if viommu.device:
         iommu = {**viommu.device, **({"device-iotlb": True} if scenario.ats else {})}
         if scenario.behind and "addr" in iommu:
@@ -74,6 +75,12 @@ def scenario_spec(
     return confidential.simulated(spec, scenario.confidential)
 
 
+def chardev_option(scenario: Scenario, socket: Path) -> str:
+    """The value of -chardev in front of a back-end's socket; its id is the socket's name."""
+    again = f",reconnect-ms={RECONNECT_MS}" if scenario.reconnects else ""
+    return f"socket,id={socket.stem},path={socket}{again}"
+
+
 def scenario_devices(scenario: Scenario, socket: Path | None) -> list[Device]:
     """The device under test and those that are plugged into it, in the order of their plugging."""
     return [scenario_device(scenario, socket), *scenario.check.after]
@@ -91,6 +98,8 @@ def scenario_device(scenario: Scenario, socket: Path | None) -> Device:
     if scenario.iothread:
         device["iothread"] = IOTHREAD
     device |= {name: True for name in ("packed", "ats") if getattr(scenario, name)}
+    if scenario.fail_requests:
+        device["x-fail-requests"] = True
     return {**device, "iommu_platform": scenario.iommu_platform}
 
 

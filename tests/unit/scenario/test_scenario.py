@@ -10,11 +10,17 @@ from qap.host.paths import Project
 from qap.machine.asked import asked
 from qap.machine.catalog import device_types
 from qap.machine.guest.io_checks import HostData
+from qap.oracle.features import FeatureBit
 from qap.oracle.fence import Outcome
+from qap.scenario.behind import Behind
+from qap.scenario.events import expected_loss
+from qap.scenario.migrate import destination
+from qap.scenario.observation import Observation
 from qap.scenario.proof import CHECKS
 from qap.scenario.repro import scenario
 from qap.scenario.reproducer import GUEST_CHECKS
 from qap.scenario.request import Request
+from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
 from qap.scenario.scenario_spec import scenario_device, scenario_spec
 
@@ -180,6 +186,11 @@ def test_packed_rings_are_expected_where_both_ends_can() -> None:
         ({"busy": True}, "nothing is read before the machine starts: add --hotplug"),
         ({"ats": True}, "ATS takes a device on PCI and --viommu"),
         ({"features": "ACCESS_PLATFORM"}, "virtio-rng-pci is in QEMU: it has no back-end"),
+        ({"kill_backend": "idle"}, "virtio-rng is served by QEMU: it has no back-end to kill"),
+        ({"fail_requests": True}, "virtio-rng has no x-fail-requests: leave out"),
+        ({"migrate": True, "plug": "replug"}, "--migrate goes with --hotplug, or with neither"),
+        ({"migrate": True, "plug": "hot", "busy": True}, "--busy is for the time of a plug: leave"),
+        ({"migrate": True, "confidential": "sev"}, "a simulated confidential guest does not"),
     ],
 )
 def test_option_that_does_not_fit_is_refused(options: dict[str, object], said: str) -> None:
@@ -228,3 +239,82 @@ def test_only_the_device_is_on_a_pxb(tmp_path: Path) -> None:
 def test_simulated_confidential_guest_has_no_viommu() -> None:
     with pytest.raises(UsageError, match="can't have a vIOMMU: leave out --viommu"):
         a_scenario(confidential="sev", viommu="intel-iommu")
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "said"),
+    [
+        ("vhost-user-blk-pci", {"migrate": True, "kill_backend": "idle"}, "are two cases: leave"),
+        ("vhost-user-vsock-pci", {"kill_backend": "busy"}, "take --kill-backend idle"),
+        ("vhost-user-blk-pci", {"kill_backend": "idle", "plug": "replug"}, "leave out --replug"),
+    ],
+)
+def test_event_that_can_not_happen_is_refused(
+    device: str, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        a_scenario(device, "q35", **options)
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "io", "again"),
+    [
+        ("vhost-user-blk-pci", {"kill_backend": "busy"}, "waits", True),
+        ("vhost-user-fs-pci", {"kill_backend": "idle", "plug": "hot"}, None, True),
+        ("vhost-user-fs-pci", {"kill_backend": "idle"}, None, None),
+        ("vhost-user-fs-pci", {"kill_backend": "busy", "plug": "hot"}, "waits", False),
+        (
+            "vhost-user-fs-pci",
+            {"kill_backend": "busy", "plug": "hot", "fail_requests": True},
+            "fails",
+            True,
+        ),
+    ],
+)
+def test_what_becomes_of_a_guest_without_its_back_end(
+    device: str, options: dict[str, object], io: str | None, again: bool | None
+) -> None:
+    one = a_scenario(device, "q35", **options)
+    loss = expected_loss(one.kind, one)
+    assert loss is not None
+    assert (loss.io, loss.again) == (io, again)
+
+
+def seen_of(**values: object) -> Observation:
+    seen = Observation(Outcome.WORKS, features=[FeatureBit.ACCESS_PLATFORM.value])
+    vars(seen).update(values)
+    return seen
+
+
+def test_guest_that_goes_on_otherwise_is_a_problem() -> None:
+    killed = a_scenario("vhost-user-blk-pci", "q35", kill_backend="busy")
+    assert problems(killed, seen_of(io="waits", again=True), "fork") == []
+    assert problems(killed, seen_of(io="fails", again=True), "fork")
+    assert problems(killed, seen_of(io="waits"), "fork")
+    moved = a_scenario(migrate=True)
+    assert problems(moved, seen_of(migrated=True), "fork") == []
+    assert problems(moved, seen_of(migrated=False, migration_error="no"), "fork")
+    stays = a_scenario("vhost-user-rng-pci", migrate=True)
+    assert problems(stays, seen_of(migrated=False, migration_error="no"), "fork") == []
+    assert problems(stays, seen_of(migrated=True), "fork")
+
+
+def test_destination_has_what_was_plugged() -> None:
+    """At the end of its command line, so that what has no address gets the same one."""
+    one = a_scenario("vhost-user-rng-pci", plug="hot", migrate=True)
+    host_data = HostData(Path("there"))
+    source = scenario_spec(one, None, host_data, is_base=False)
+    there = Behind(Path("there/backend2.sock"), (), lambda: None)
+    spec = destination(one, source, there)
+    assert spec.devices[-1]["chardev"] == "backend2"
+    assert list(spec.devices[:-1]) == list(source.devices)
+    assert spec.chardevs == ["socket,id=backend2,path=there/backend2.sock"]
+    assert spec.extra[-2:] == ["-incoming", "defer"]
+
+
+def test_cold_destination_has_its_own_back_end() -> None:
+    one = a_scenario("vhost-user-rng-pci", migrate=True)
+    source = scenario_spec(one, Path("x/backend1.sock"), HostData(Path("x")), is_base=False)
+    spec = destination(one, source, Behind(Path("x/backend2.sock"), (), lambda: None))
+    assert spec.chardevs == ["socket,id=backend2,path=x/backend2.sock"]
+    assert [one.get("chardev") for one in spec.devices][-1] == "backend2"

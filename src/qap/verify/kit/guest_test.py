@@ -4,10 +4,11 @@ from avocado import Test
 
 from qap.fork.build import Build
 from qap.machine import catalog
+from qap.scenario.observation import Observation
 from qap.scenario.request import Request
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
-from qap.scenario.trial import Observation, Trial
+from qap.scenario.trial import Trial
 
 
 class GuestTest(Test):
