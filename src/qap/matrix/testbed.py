@@ -286,6 +286,8 @@ class Testbed:
         if self.iommu and self.mapped and self.slot.bdf:
             self.iommu.attach(self.slot.bdf)
             self.iommu.map_memory(self.slot.bdf, self.mapped)
+            if config.ats:
+                self.slot.use_ats(self.iommu)
             self.iommu.enable()
 
     def _clear(self, config: Setup) -> None:

@@ -220,6 +220,27 @@ def test_what_no_guest_shows_is_shown_at_device_level(
     assert bool(said) == bool(why)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"busy": True}, "--busy: that takes a guest, and --no-guest"),
+        ({"guest": "x86_64"}, "--guest: that takes a guest, and --no-guest"),
+        ({"fail_requests": True}, "--fail-requests: that takes a guest, and --no-guest"),
+    ],
+)
+def test_what_takes_a_guest_is_refused_without_one(options: dict[str, object], said: str) -> None:
+    wanted = Request.model_validate(
+        {"machine": "q35", "device": "vhost-user-fs-pci", "no_guest": True, **options}
+    )
+    with pytest.raises(UsageError, match=said):
+        wanted.without_guest(*asked(wanted.machine, wanted.device))
+
+
+def test_stock_qemu_answers_no_requests() -> None:
+    with pytest.raises(UsageError, match="stock QEMU has no x-fail-requests"):
+        Request(machine="q35", device="vhost-user-fs-pci", fail_requests=True, base=True)
+
+
 def test_only_the_device_is_on_a_pxb(tmp_path: Path) -> None:
     """QEMU puts what names no bus there, and refuses it."""
     where = {"behind": "pxb", "viommu": "virtio-iommu", "plug": "hot", "order": "after"}
