@@ -97,6 +97,7 @@ Check = Literal[
     "random",
     "balloon",
     "network",
+    "echo",
     "port",
     "stream",
     "key",

@@ -12,7 +12,7 @@ from qap.machine.spec import Spec
 from qap.oracle.fence import Outcome
 from qap.scenario.behind import Behind
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import chardev_option, scenario_devices
+from qap.scenario.scenario_spec import between_option, chardev_option, scenario_devices
 
 FOLDER = "/tmp/qap-repro"
 MONITOR = "# in the monitor (Ctrl-A C, and again to go back):"
@@ -24,6 +24,7 @@ GUEST_CHECKS: Mapping[Check, str] = {
     "balloon": "awk '/^MemTotal/' /proc/meminfo",
     "random": "dd if=/dev/hwrng bs=64 count=1 | hexdump -C",
     "network": "ifconfig eth0 10.0.2.15 up && ping -c 1 10.0.2.2",
+    "echo": "ifconfig eth0 10.0.2.15 up && ping -c 1 10.0.2.2",
     "port": "echo hello >/dev/vport*p1",
     "stream": "mount -t 9p -o trans=virtio,version=9p2000.L,ro tools /mnt; perl there has socket()",
     "key": KEYS,
@@ -68,6 +69,8 @@ def commands(
         lines.append(MONITOR)
         if service is not None:
             lines.append(f"#   chardev-add {chardev_option(scenario, service.socket)}")
+            if between := between_option(scenario, service.socket):
+                lines.append(f"#   netdev_add {between[1]}")
         added = scenario_devices(scenario, service.socket if service else None)
         lines += [f"#   device_add {device_option(one)}" for one in added]
     lines += _looks(scenario)

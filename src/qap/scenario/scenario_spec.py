@@ -15,6 +15,7 @@ from qap.scenario.scenario import Scenario
 
 DISK = "disk0"  # as the catalogue has it
 DUT = "dut"
+BETWEEN = "between0"
 IOTHREAD = "iothread0"
 BUSY = "busy"
 BUSY_SIZE = 1 << 20
@@ -43,10 +44,12 @@ def scenario_spec(
     viommu = viommus()[scenario.viommu]
     devices = scenario.ports if ports is None else list(ports)
     chardevs: list[str] = []
+    before: list[str] = []
     if scenario.plug == "cold":
         devices += scenario_devices(scenario, socket)
         if socket:
             chardevs.append(chardev_option(scenario, socket))
+            before = between_option(scenario, socket)
     if viommu.device:
         iommu = {**viommu.device, **({"device-iotlb": True} if scenario.ats else {})}
         if scenario.behind and "addr" in iommu:
@@ -65,7 +68,7 @@ def scenario_spec(
         devices=devices,
         chardevs=chardevs,
         blockdevs=_blockdevs(scenario, host_data),
-        extra=_extra(scenario, host_data.folder),
+        extra=[*before, *_extra(scenario, host_data.folder)],
         boot=Boot(guest, modules, " ".join(filter(None, appended))),
     )
     if not scenario.confidential:
@@ -81,6 +84,15 @@ def chardev_option(scenario: Scenario, socket: Path) -> str:
     return f"socket,id={socket.stem},path={socket}{again}"
 
 
+def between_option(scenario: Scenario, socket: Path) -> list[str]:
+    """What is between the chardev and the device, as an option and its value; empty if nothing."""
+    vhost_user = scenario.kind.vhost_user
+    if vhost_user is None or vhost_user.between is None:
+        return []
+    between = vhost_user.between
+    return [between.option, f"{between.type},id={BETWEEN},chardev={socket.stem}"]
+
+
 def scenario_devices(scenario: Scenario, socket: Path | None) -> list[Device]:
     """The device under test and those that are plugged into it, in the order of their plugging."""
     return [scenario_device(scenario, socket), *scenario.check.after]
@@ -91,7 +103,9 @@ def scenario_device(scenario: Scenario, socket: Path | None) -> Device:
     kind = scenario.kind
     device: dict[str, object] = {"driver": scenario.driver, "id": DUT, **scenario.place}
     if socket is not None:
-        device["chardev"] = socket.stem
+        assert kind.vhost_user is not None
+        between = kind.vhost_user.between
+        device |= {between.property: BETWEEN} if between else {"chardev": socket.stem}
     device |= {**(scenario.modern if kind.legacy else {}), **kind.properties}
     if scenario.queues:
         device[kind.queues] = scenario.queues

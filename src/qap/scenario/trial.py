@@ -27,7 +27,7 @@ from qap.scenario.migrate import Migration, destination
 from qap.scenario.observation import Observation
 from qap.scenario.proof import Proof
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import DUT, scenario_devices, scenario_spec
+from qap.scenario.scenario_spec import BETWEEN, DUT, between_option, scenario_devices, scenario_spec
 
 
 @dataclass
@@ -139,6 +139,7 @@ class Trial:
             if one is not None:
                 again = self.scenario.reconnects
                 machine.add_socket(one.socket.stem, one.socket, reconnects=again)
+                self._between(machine, one.socket)
             device, *inside = scenario_devices(self.scenario, one.socket if one else None)
             try:
                 machine.plug(device)
@@ -155,8 +156,21 @@ class Trial:
                 machine.unplug(DUT)
                 io_checks.wait_gone(machine.console, self.scenario.kind.device_id)
                 self.seen.said.append("unplugged")
-                if one is not None:
+                if one is not None and between_option(self.scenario, one.socket):
+                    # It removes its chardev, too.
+                    machine.qmp.execute("netdev_del", id=BETWEEN)
+                elif one is not None:
                     machine.qmp.execute("chardev-remove", id=one.socket.stem)
+
+    def _between(self, machine: Machine, socket: Path) -> None:
+        """Add the network that is between the chardev and the device, if there is one."""
+        if between_option(self.scenario, socket):
+            kind = self.scenario.kind.vhost_user
+            assert kind is not None
+            assert kind.between is not None
+            machine.qmp.execute(
+                "netdev_add", type=kind.between.type, id=BETWEEN, chardev=socket.stem
+            )
 
     def _prove(
         self, machine: Machine, host_data: io_checks.HostData, served: Replaceable | None

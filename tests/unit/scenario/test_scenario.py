@@ -115,6 +115,15 @@ def test_command_asks_for_the_same_scenario() -> None:
         assert f" --{word}" in wanted.command
 
 
+def test_network_is_between_its_chardev_and_the_device() -> None:
+    """Its device has another's name, so the command has the catalogue's."""
+    one = a_scenario("vhost-user-net", "q35")
+    spec = scenario_spec(one, Path("x/backend1.sock"), HostData(Path("x")), is_base=False)
+    assert "vhost-user,id=between0,chardev=backend1" in spec.extra
+    assert [device.get("netdev") for device in spec.devices][-1] == "between0"
+    assert command(one) == "./qap repro --machine q35 --device vhost-user-net"
+
+
 def test_title_says_iommu_platform_once() -> None:
     assert a_scenario(iommu_platform=False).title == "q35, virtio-rng-pci, cold, iommu_platform=off"
 
@@ -207,6 +216,8 @@ def test_option_that_does_not_fit_is_refused(options: dict[str, object], said: s
         ("q35", "vhost-user-rng-pci", {"backend": "-VERSION_1"}, "a guest's driver wants"),
         ("q35", "vhost-user-gpu-pci", {}, "no guest here drives vhost-user-gpu"),
         ("q35", "virtio-blk-pci", {"no_guest": True}, "--no-guest"),
+        ("q35", "vhost-user-net", {}, ""),
+        ("q35", "vhost-user-net", {"viommu": "intel-iommu"}, "no guest here shows vhost-user-n"),
         ("q35", "virtio-blk-pci", {"later": "moves-on"}, "--later is shown at device level"),
         ("s390-ccw-virtio", "virtio-gpu-ccw", {}, "no driver of Debian's kernel for s390x"),
     ],
@@ -266,6 +277,7 @@ def test_simulated_confidential_guest_has_no_viommu() -> None:
     ("device", "options", "said"),
     [
         ("vhost-user-blk-pci", {"migrate": True, "kill_backend": "idle"}, "are two cases: leave"),
+        ("vhost-user-net", {"migrate": True}, "vhost-user-net logs no writes: leave out"),
         ("vhost-user-vsock-pci", {"kill_backend": "busy"}, "take --kill-backend idle"),
         ("vhost-user-blk-pci", {"kill_backend": "idle", "plug": "replug"}, "leave out --replug"),
     ],
