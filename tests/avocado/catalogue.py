@@ -15,6 +15,11 @@ class Catalogue(GuestTest):
         where = {"device": "vhost-user-vsock", "plug": "hot", "viommu": "amd-iommu"}
         self.check(guest="x86_64", features="ACCESS_PLATFORM", **where)
 
+    def test_network_of_a_back_end(self) -> None:
+        """:avocado: tags=machine:q35,device:virtio-net-pci,hotplug"""
+        seen = self.check(guest="x86_64", device="vhost-user-net", plug="replug")
+        self.assertIn("guest sent the host 64 KiB over the network, and got them back", seen.said)
+
     def test_input_event_on_mmio(self) -> None:
         """:avocado: tags=machine:microvm,device:virtio-keyboard-device"""
         self.check(guest="x86_64", machine="microvm", device="virtio-keyboard", plug="cold")
@@ -26,3 +31,76 @@ class Catalogue(GuestTest):
         seen = self.check(guest="x86_64", **options, **where)
         self.assertIn("guest uses 2 queues", seen.said)
         self.assertIn("the guest read a disk meanwhile", seen.said[-1])
+
+
+class BackendKilled(GuestTest):
+    """A back-end is killed while its guest has the device, and started again.
+
+    :avocado: enable
+    :avocado: tags=arch:x86_64,machine:q35,hotplug
+    """
+
+    def test_disk_in_use(self) -> None:
+        """:avocado: tags=device:vhost-user-blk-pci"""
+        seen = self.check(guest="x86_64", device="vhost-user-blk", plug="hot", kill_backend="busy")
+        self.assertEqual((seen.io, seen.again), ("waits", True))
+
+    def test_random_numbers_from_the_start(self) -> None:
+        """:avocado: tags=device:vhost-user-rng-pci"""
+        seen = self.check(guest="x86_64", device="vhost-user-rng", plug="cold", kill_backend="idle")
+        self.assertEqual((seen.io, seen.again), ("waits", True))
+
+    def test_virtiofs_without_a_request(self) -> None:
+        """QEMU does not connect again: another device takes its place.
+
+        :avocado: tags=device:vhost-user-fs-pci
+        """
+        seen = self.check(guest="x86_64", device="vhost-user-fs", plug="hot", kill_backend="idle")
+        self.assertEqual((seen.io, seen.again), ("", True))
+
+    def test_virtiofs_that_answers_in_its_place(self) -> None:
+        """:avocado: tags=device:vhost-user-fs-pci"""
+        where = {"guest": "x86_64", "device": "vhost-user-fs", "plug": "hot"}
+        seen = self.check(kill_backend="busy", fail_requests=True, **where)
+        self.assertEqual((seen.io, seen.again), ("fails", True))
+
+
+class Migrates(GuestTest):
+    """A guest migrates to a second QEMU while it uses its device.
+
+    :avocado: enable
+    :avocado: tags=arch:x86_64,machine:q35,migration
+    """
+
+    def test_disk_behind_an_intel_iommu(self) -> None:
+        """:avocado: tags=device:virtio-blk-pci,viommu,hotplug"""
+        where = {"device": "virtio-blk", "plug": "hot", "viommu": "intel-iommu"}
+        seen = self.check(guest="x86_64", migrate=True, **where)
+        self.assertTrue(seen.migrated)
+
+    def test_virtiofs(self) -> None:
+        """Each QEMU has a virtiofsd of its own.
+
+        :avocado: tags=device:vhost-user-fs-pci
+        """
+        seen = self.check(guest="x86_64", device="vhost-user-fs", plug="cold", migrate=True)
+        self.assertTrue(seen.migrated)
+
+    def test_back_end_that_can_not_migrate(self) -> None:
+        """:avocado: tags=device:vhost-user-rng-pci,hotplug"""
+        seen = self.check(guest="x86_64", device="vhost-user-rng", plug="hot", migrate=True)
+        self.assertIn("non-migratable device", seen.migration_error)
+        self.assertIn("the VM runs on where it is", seen.said)
+
+
+class MigratesCcw(GuestTest):
+    """The same on channel I/O.
+
+    :avocado: enable
+    :avocado: tags=arch:s390x,machine:s390-ccw-virtio,migration
+    """
+
+    def test_disk(self) -> None:
+        """:avocado: tags=device:virtio-blk-ccw,hotplug"""
+        seen = self.check(guest="s390x", device="virtio-blk", plug="hot", migrate=True)
+        self.assertTrue(seen.migrated)

@@ -66,6 +66,16 @@ def repro(
     busy: Annotated[
         bool, typer.Option("--busy", help="The guest reads another disk meanwhile.")
     ] = False,
+    kill_backend: Annotated[
+        Literal["idle", "busy"] | None,
+        typer.Option(help="Kill its back-end while the guest is idle, or reads; start it again."),
+    ] = None,
+    fail_requests: Annotated[
+        bool, typer.Option("--fail-requests", help="x-fail-requests=on, for a vhost-user-fs.")
+    ] = False,
+    migrate: Annotated[
+        bool, typer.Option("--migrate", help="The guest migrates to a second QEMU.")
+    ] = False,
     confidential: Confidential = None,
     later: Annotated[
         str, typer.Option(help="What becomes of it: leaves, returns, moves-on, moves-off, …")
@@ -122,6 +132,9 @@ def repro(
             packed=packed,
             ats=ats,
             busy=busy,
+            kill_backend=kill_backend or "",
+            fail_requests=fail_requests,
+            migrate=migrate,
             later=later,
             no_guest=no_guest,
             profile=profile,

@@ -69,6 +69,7 @@ class PciBus:
 
     Args:
         windows: of the host bridge; a PC's by default.
+        roots: numbers of the root buses: the host bridge's, and those of a pxb.
 
     It numbers the buses itself, whatever a firmware or a reset has left there. A bridge
     always gets the same number and windows.
@@ -76,11 +77,12 @@ class PciBus:
 
     qtest: Qtest
     windows: Windows = field(default_factory=_pc_windows)
+    roots: tuple[int, ...] = (0,)
     _buses: dict[int, Windows] = field(init=False)
     _numbers: dict[Bdf, int] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._buses = {0: self.windows}
+        self._buses = dict.fromkeys(self.roots, self.windows)
 
     def scan(self) -> list[Function]:
         """Every function there is now, after opening the bridges that are not open yet.
@@ -88,7 +90,7 @@ class PciBus:
         Raises:
             PciError: no bus number or no window is left for a bridge.
         """
-        return self._scan(0)
+        return [function for root in self.roots for function in self._scan(root)]
 
     def find(self, vendor_id: int, *device_ids: int) -> Function:
         """The only function of this vendor and one of these ids, any if none is given.
@@ -145,7 +147,7 @@ class PciBus:
         return bridge.config_read(SECONDARY_BUS, 1) == self._numbers.get(bridge.bdf)
 
     def _open(self, bridge: Function) -> None:
-        number = self._numbers.setdefault(bridge.bdf, max(self._buses) + 1)
+        number = self._numbers.setdefault(bridge.bdf, self._last_below(bridge) + 1)
         if number > LAST_BUS:
             raise PciError(f"no bus number is left for the bridge {bridge}")
         bridge.config_write(PRIMARY_BUS, 1, bridge.bdf.bus)
@@ -153,7 +155,13 @@ class PciBus:
         bridge.config_write(SUBORDINATE_BUS, 1, LAST_BUS)
         self._buses[number] = _open_windows(bridge, self._buses.get(number))
         self._scan(number)
-        bridge.config_write(SUBORDINATE_BUS, 1, max(self._buses))
+        bridge.config_write(SUBORDINATE_BUS, 1, self._last_below(bridge))
+
+    def _last_below(self, bridge: Function) -> int:
+        """The highest number so far below the root bus that a bridge is below."""
+        root = max(root for root in self.roots if root <= bridge.bdf.bus)
+        above = min((other for other in self.roots if other > root), default=LAST_BUS + 1)
+        return max(number for number in self._buses if root <= number < above)
 
 
 def _open_windows(bridge: Function, known: Windows | None) -> Windows:

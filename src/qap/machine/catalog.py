@@ -98,6 +98,7 @@ class Viommu(Model):
         append: what the guest's kernel must be told for it.
         modules: kernel modules that drive it.
         tells: properties with which it tells a device of each mapping; None if it can't.
+        unmigratable: QEMU migrates no VM that has it.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Viommu(Model):
     append: str = ""
     modules: tuple[str, ...] = ()
     tells: dict[str, Property] | None = None
+    unmigratable: bool = False
 
 
 class Interface(Model):

@@ -97,6 +97,7 @@ Check = Literal[
     "random",
     "balloon",
     "network",
+    "echo",
     "port",
     "stream",
     "key",
@@ -156,6 +157,7 @@ class DeviceType(Model):
         vhost_user: what is asked of its back-end, if it is a vhost-user device.
         kernel: what the host's kernel has behind it, if that serves it.
         iommu: it is the IOMMU of its bus.
+        unmigratable: QEMU migrates no VM that has it.
         hotplug: why it is never hot-plugged; "" if it can be.
         alone: why it can't be on a machine with a vIOMMU.
         needs: what the host lacks for it; "" if nothing. The kernel lab has it if there is a probe.
@@ -180,6 +182,7 @@ class DeviceType(Model):
     vhost_user: VhostUser | None = None
     kernel: Kernel | None = None
     iommu: bool = False
+    unmigratable: bool = False
     hotplug: str = ""
     alone: str = ""
     needs: str = ""

@@ -11,6 +11,7 @@ from typing import Self
 
 from qap.host.errors import QapError
 from qap.host.process import Process, RunningProgram
+from qap.machine import chardev
 from qap.machine.device import Device
 from qap.machine.guest.console import Console, GuestLost
 from qap.machine.held import Held, held
@@ -168,11 +169,22 @@ class Machine:
         except GuestLost:
             raise self.died() from None
 
-    def add_socket(self, name: str, path: Path) -> None:
-        """Add a chardev that connects to a socket."""
+    def add_socket(self, name: str, path: Path, *, reconnects: bool = False) -> None:
+        """Add a chardev that connects to a socket.
+
+        Args:
+            reconnects: it connects again when the other end is gone.
+        Raises:
+            QmpRefused, TimeoutError: QEMU can't connect.
+        """
         address = {"type": "unix", "data": {"path": str(path)}}
-        backend = {"type": "socket", "data": {"addr": address, "server": False}}
-        self.qmp.execute("chardev-add", id=name, backend=backend)
+        data: dict[str, object] = {"addr": address, "server": False}
+        if reconnects:
+            data["reconnect-ms"] = chardev.RECONNECT_MS
+        self.qmp.execute("chardev-add", id=name, backend={"type": "socket", "data": data})
+        if reconnects:
+            # chardev-add does not wait until such a chardev is connected.
+            chardev.wait_connected(self.qmp, name)
 
     def plug(self, device: Device) -> None:
         """Hot-plug a device.

@@ -1,6 +1,7 @@
 """What a QEMU and its guest said, for somebody who was not there."""
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,19 +58,30 @@ class Recording:
             with suppress(QapError, TimeoutError):
                 machine.console.run("dmesg", KERNEL_S)
 
+    def keep_kernel(self, machine: Machine) -> None:
+        """Keep the kernel's log of a machine that goes on, if it answers."""
+        with suppress(QapError, TimeoutError):
+            said = machine.console.run("dmesg", KERNEL_S).output.splitlines()
+            self.console = _last(self.console, said)
+
     def end(self, machine: Machine, log: Path) -> None:
-        """Keep what was said by a machine that has ended.
+        """Keep what was said by a machine that has ended, before those that started after it.
 
         Args:
             log: QEMU's own output; the traces are beside it.
         """
         if hasattr(machine, "qmp") and machine.qmp.transcript:
             lines = [json.dumps(message) for message in machine.qmp.transcript.all(machine.qmp)]
-            self.qmp = lines[-MOST_LINES:]
+            self.qmp = _last(lines, self.qmp)
         if hasattr(machine, "console"):
-            self.console = machine.console.text().splitlines()[-MOST_LINES:]
-        self.qemu = _lines(log)
-        self.traces = _lines(log.with_name(TRACE_LOG))
+            lines = machine.console.text().splitlines()
+            self.console = _last(lines, self.console)
+        self.qemu = _last(_lines(log), self.qemu)
+        self.traces = _last(_lines(log.with_name(TRACE_LOG)), self.traces)
+
+
+def _last(first: Sequence[str], then: Sequence[str]) -> list[str]:
+    return [*first, *then][-MOST_LINES:]
 
 
 def _lines(file: Path) -> list[str]:

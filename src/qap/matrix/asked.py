@@ -6,6 +6,7 @@ from qap.explain.backend import features
 from qap.host.errors import UsageError, unknown_name
 from qap.machine.catalog import DeviceType, MachineType, viommus
 from qap.machine.place import check_place
+from qap.matrix.asked_setup import AskedSetup, Beside, check_beside
 from qap.matrix.cell import Cell
 from qap.matrix.setup import NO_ORDER, Setup
 from qap.matrix.tables import STAYS, tables
@@ -20,6 +21,11 @@ class Asked(Protocol):
         backend: what its back-end offers, as `qap.explain.backend.features` takes it.
         packed: the driver accepts packed rings, too.
         later: what becomes of the device then, by configs/matrix.toml; "" for nothing.
+        kill_backend, migrate: other names for some of that; see `_later`.
+        behind: another place of the machine; "" for the usual one.
+        queues: how many request queues the driver uses, the last one for its probe.
+        iothread: one serves it.
+        ats: the driver uses its address translation service.
     """
 
     @property
@@ -38,6 +44,18 @@ class Asked(Protocol):
     def packed(self) -> bool: ...
     @property
     def later(self) -> str: ...
+    @property
+    def kill_backend(self) -> str: ...
+    @property
+    def migrate(self) -> bool: ...
+    @property
+    def behind(self) -> str: ...
+    @property
+    def queues(self) -> int: ...
+    @property
+    def iothread(self) -> bool: ...
+    @property
+    def ats(self) -> bool: ...
 
 
 def asked_cell(machine: MachineType, kind: DeviceType, asked: Asked) -> Cell:
@@ -46,10 +64,10 @@ def asked_cell(machine: MachineType, kind: DeviceType, asked: Asked) -> Cell:
     Raises:
         UsageError: it can't be done; says why.
     """
-    plug, viommu, later = asked.plug, asked.viommu, asked.later or STAYS
+    plug, viommu, later = asked.plug, asked.viommu, _later(kind, asked)
     if not machine.driven:
         raise UsageError(f"on {machine.name} a device is shown by a guest alone, or not at all")
-    check_place(machine, kind, plug=plug)
+    check_place(machine, kind, plug=plug, behind=asked.behind)
     if viommu != "none" and kind.alone:
         raise UsageError(f"{kind.name} is on no machine with a vIOMMU: {kind.alone}")
     if later not in tables().later:
@@ -59,7 +77,9 @@ def asked_cell(machine: MachineType, kind: DeviceType, asked: Asked) -> Cell:
     translates = viommus()[viommu].device is not None if viommu in viommus() else None
     if translates is None:
         raise unknown_name("vIOMMU", viommu, viommus())
-    setup = Setup(
+    beside = Beside(asked.behind, asked.queues, iothread=asked.iothread, ats=asked.ats)
+    check_beside(machine, kind, asked, beside)
+    setup = AskedSetup(
         machine.name,
         next(iter(machine.interface)),
         kind.name,
@@ -69,10 +89,27 @@ def asked_cell(machine: MachineType, kind: DeviceType, asked: Asked) -> Cell:
         "on" if asked.iommu_platform else "off",
         "cold" if plug == "cold" else "hot",
         later,
+        beside=beside,
     )
     _check_later(setup)
     driver = "unplugs" if plug == "replug" else "accepts-packed" if asked.packed else "accepts"
     return Cell(setup, driver)
+
+
+def _later(kind: DeviceType, asked: Asked) -> str:
+    """The event of configs/matrix.toml that is meant."""
+    if asked.later and (asked.kill_backend or asked.migrate):
+        raise UsageError("--later says what becomes of it: leave out --kill-backend and --migrate")
+    if asked.kill_backend and asked.migrate:
+        raise UsageError("--kill-backend and --migrate are two cases: leave out one of them")
+    if asked.kill_backend == "busy":
+        raise UsageError("at device level nobody reads all the time: take --kill-backend idle")
+    if asked.kill_backend:
+        vhost_user = kind.vhost_user
+        return "returns" if vhost_user and vhost_user.reconnects else "leaves"
+    if asked.migrate:
+        return "moves-on" if asked.iommu_platform else "moves-off"
+    return asked.later or STAYS
 
 
 def _viommu(machine: MachineType, name: str, *, bypass: bool) -> str:
@@ -108,5 +145,10 @@ def _check_later(setup: Setup) -> None:
         raise UsageError(f"QEMU does not connect again when the back-end of {name} has gone")
     if later.leaves and setup.backend_row.kind != "python":
         raise UsageError(f"{name} has no back-end that could leave")
+    blocked = [
+        row.name for row in (setup.device_row, viommus()[setup.viommu_row.type]) if row.unmigratable
+    ]
+    if later.moves_to and blocked:
+        raise UsageError(f"QEMU migrates no VM that has {blocked[0]}")
     if later.moves_to and setup.backend_row.kind != "in-qemu":
         raise UsageError(f"only a VM with a device in QEMU migrates here, and {name} is not")

@@ -1,7 +1,7 @@
 """Cells of the matrix: one combination each, by name, and which there are."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
 from itertools import product
@@ -36,7 +36,7 @@ class Cell:
     @property
     def axes(self) -> dict[str, str]:
         """The value on each axis."""
-        values = dict(vars(self.config))
+        values = {axis.name: getattr(self.config, axis.name) for axis in fields(Setup)}
         usual = {name: values.pop(name) for name in USUAL}
         return {**values, "driver": self.driver, **usual}
 

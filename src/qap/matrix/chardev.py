@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qap.host.wait import poll_until
+from qap.machine.chardev import RECONNECT_MS, is_connected, wait_connected
 from qap.machine.qmp import Qmp
 from qap.matrix.command_line import BETWEEN, CHARDEV
 from qap.matrix.setup import Setup
 from qap.matrix.tables import STAYS
 
-CONNECTED_S = 10.0
-RECONNECT_MS = 10
 # For each option of the command line: the QMP commands that add and remove such an object,
 # and the argument that has its type.
 QMP_FOR = {
@@ -36,9 +34,7 @@ class Chardev:
     @property
     def is_connected(self) -> bool:
         """Whether QEMU is connected to the back-end and keeps the connection."""
-        chardevs = self.qmp.execute("query-chardev")
-        (name,) = [chardev["filename"] for chardev in chardevs if chardev["label"] == CHARDEV]
-        return not name.startswith("disconnected:")
+        return is_connected(self.qmp, CHARDEV)
 
     def add(self, config: Setup, socket: Path) -> None:
         """Add a chardev that is connected to a socket, and the object between it and the device.
@@ -55,11 +51,7 @@ class Chardev:
         self._execute("chardev-add", id=CHARDEV, backend={"type": "socket", "data": data})
         if reconnects:
             # chardev-add does not wait until such a chardev is connected.
-            poll_until(
-                lambda: self.is_connected or None,
-                CONNECTED_S,
-                lambda: "QEMU to connect to the back-end",
-            )
+            wait_connected(self.qmp, CHARDEV)
         between = config.between
         if between:
             add, _, key = QMP_FOR[between.option]

@@ -29,10 +29,10 @@ def machine_spec(
     """
     first = configs[0]
     row, viommu = first.machine_row, first.viommu_row
-    devices: list[Device] = [dict(row.port)] if row.port else []
+    devices: list[Device] = [dict(port) for port in first.ports]
     devices += [device] if device else []
     if viommu.device:
-        iommu = {**viommu.device, **first.tells}
+        iommu = {**viommu.device, **first.tells, **({"device-iotlb": True} if first.ats else {})}
         devices.insert(0 if first.order != "after" else len(devices), iommu)
     words = [word for config in configs for word in _groups(config, folder)]
     extra = [part for words in dict.fromkeys(words) for part in words]
@@ -76,6 +76,8 @@ def device_under_test(config: Setup, *, lenient: bool = False) -> Device:
         device["packed"] = True
     if config.requested:
         device["iommu_platform"] = True
+    if config.ats:
+        device["ats"] = True
     if lenient:
         device[INSISTS] = False
     return device

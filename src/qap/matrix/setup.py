@@ -1,6 +1,6 @@
 """How a device is plugged, without its driver."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qap.machine.catalog import (
@@ -52,6 +52,27 @@ class Setup:
     @property
     def machine_row(self) -> MachineType:
         return machine_types()[self.machine]
+
+    @property
+    def ports(self) -> Sequence[Mapping[str, Property]]:
+        """What has to be on the machine for the device's place."""
+        port = self.machine_row.port
+        return (port,) if port else ()
+
+    @property
+    def more(self) -> Mapping[str, str]:
+        """What was asked for beside the axes of the matrix, and what was asked of it."""
+        return {}
+
+    @property
+    def roots(self) -> tuple[int, ...]:
+        """The numbers of the machine's root buses of PCI."""
+        return (0,)
+
+    @property
+    def ats(self) -> bool:
+        """Whether the device and its vIOMMU have an address translation service, which is used."""
+        return False
 
     @property
     def interface_row(self) -> Interface:

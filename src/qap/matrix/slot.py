@@ -7,6 +7,9 @@ from qap.hw.pci import Bdf, Function
 from qap.hw.pci_bus import PciBus
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.subchannel import ChannelSubsystem
+from qap.iommu.ats import enable_ats
+from qap.iommu.driver import Iommu
+from qap.iommu.vtd import Vtd
 from qap.machine.machine import Machine
 from qap.machine.qtest import Qtest
 from qap.matrix.setup import Setup
@@ -43,6 +46,14 @@ class Slot(ABC):
     def vanished(self) -> None:
         """The device was unplugged: forget it."""
 
+    def use_ats(self, iommu: Iommu) -> None:
+        """Let the device use its address translation service.
+
+        Raises:
+            QapError: it has none, or the IOMMU lets no device use one.
+        """
+        raise QapError("only PCI Express has an address translation service")
+
     def follow(self, machine: Machine) -> None:
         """Use another QEMU, to which the VM has migrated.
 
@@ -64,7 +75,7 @@ class PciSlot(Slot):
     """A PCI slot; a device is searched for once and later expected at the same address."""
 
     def __init__(self, config: Setup, qtest: Qtest) -> None:
-        self.bus = PciBus(qtest)
+        self.bus = PciBus(qtest, roots=config.roots)
         self._function: Function | None = None
         self._transports: dict[bool, Transport] = {}
         self._name = config.device
@@ -91,6 +102,15 @@ class PciSlot(Slot):
         self._function = functions[0]
         self.bdf = self._function.bdf
 
+    def use_ats(self, iommu: Iommu) -> None:
+        assert self.bus is not None
+        assert self._function is not None
+        if not isinstance(iommu, Vtd):
+            raise QapError("no driver here uses device TLBs with another IOMMU than VT-d")
+        iommu.use_device_tlb(self._function.bdf)
+        bridge = next(one for one in self.bus.scan() if one.bdf == HOST_BRIDGE)
+        enable_ats(bridge, self._function)
+
     def vanished(self) -> None:
         self.bdf = None
         self._transports.clear()
@@ -104,6 +124,7 @@ class PciSlot(Slot):
 
 
 VIOMMU_SLOT = 0x1E
+HOST_BRIDGE = Bdf(0, 0, 0)
 
 
 class MmioSlot(Slot):

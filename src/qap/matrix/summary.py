@@ -36,7 +36,7 @@ def explain(result: CellResult, build: Build, seconds: float, why: str = "") -> 
     grid.add_column(overflow="fold")
     if why:
         grid.add_row("shown by", escape(f"the device level, a driver in Python: {why}"))
-    for axis, value in result.cell.axes.items():
+    for axis, value in {**result.cell.axes, **result.cell.config.more}.items():
         grid.add_row(axis, escape(value))
     grid.add_row("build", f"{build.name}, profile {build.profile} [dim]{seconds:.1f} s[/]")
     for side, said in (("expected", result.expected), ("seen", vars(result.seen))):

@@ -71,7 +71,7 @@ class Testbed:
         census: count before each plug what QEMU holds, for `leftovers`.
         args: what else is on QEMU's command line.
         lab: where QEMU runs, if not here.
-        recording: gathers what is said, of a QEMU that runs here.
+        recording: gathers what is said.
     Attributes:
         misbehaviour: what the next Python back-end does wrong.
         spoilt: properties that make QEMU refuse the next device.
@@ -138,7 +138,7 @@ class Testbed:
         cold = [config for config in self.configs if config.plug == "cold"]
         assert not cold or len(self.configs) == 1
         device, args = self._cold(cold[0]) if cold else (None, [])
-        recording = None if self.lab else self.recording
+        recording = self.recording
         traces = traced(self.folder) if recording else []
         spec = machine_spec(self.configs, self.folder, device, [*self.args, *args, *traces])
         binary = self.build.path(f"qemu-system-{self.first.machine_row.qemu}")
@@ -146,6 +146,8 @@ class Testbed:
         machine = self.machine = self._machine(binary, spec)
         if recording:
             self._owned.callback(recording.end, machine, self.folder / LOG)
+            if self.lab:
+                self._owned.callback(recording.keep_kernel, self.lab.l1.machine)
         self._owned.enter_context(machine)
         if recording:
             recording.begin(machine)
@@ -286,6 +288,8 @@ class Testbed:
         if self.iommu and self.mapped and self.slot.bdf:
             self.iommu.attach(self.slot.bdf)
             self.iommu.map_memory(self.slot.bdf, self.mapped)
+            if config.ats:
+                self.slot.use_ats(self.iommu)
             self.iommu.enable()
 
     def _clear(self, config: Setup) -> None:

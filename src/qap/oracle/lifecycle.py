@@ -148,3 +148,46 @@ def _runs(conduct: Conduct, before: ExpectedService) -> bool | None:
     if conduct.kicks == "first" or False in (before.features_ok, before.served):
         return False
     return True if before.features_ok or before.served else None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What must become of a guest when its device's back-end is killed, and started again.
+
+    Attributes:
+        io: what a request does while no back-end is there; None: none is made.
+        again: the device serves in the end, or another one in its place; None: nothing is done
+            to bring one.
+        why, clause: the reason, and where the specifications say so.
+    """
+
+    io: Literal["waits", "fails"] | None
+    again: bool | None
+    why: str
+    clause: str = "vhost-user, Starting and stopping rings; virtio 1.3, 2.4"
+
+
+def loss(*, reconnects: bool, busy: bool, answers: bool, replaced: bool) -> Loss:
+    """What must become of it.
+
+    Args:
+        reconnects: QEMU connects to the next back-end.
+        busy: the guest makes requests when the back-end is killed.
+        answers: the device answers a request that its back-end left.
+        replaced: the device is unplugged then, and one with another back-end plugged.
+    """
+    if reconnects:
+        why = "a request waits until another back-end serves its ring, and then ends well"
+        return Loss("waits", True, why)
+    if not busy:
+        why = "no request was out, so the driver lets the device go"
+        if not replaced:
+            why = "nobody asks for anything"
+        return Loss(None, True if replaced else None, why)
+    if answers:
+        why = "the device answers in its back-end's place"
+        return Loss("fails", True if replaced else None, why)
+    why = "the driver waits for a request that nobody answers"
+    if replaced:
+        why += ", and does not let the device go"
+    return Loss("waits", False if replaced else None, why)

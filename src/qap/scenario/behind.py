@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from qap.explain.backend import features
 from qap.fork.build import Build
@@ -15,6 +16,8 @@ from qap.vhost_user import programs, serve
 from qap.vhost_user.programs import BackendProcess
 from qap.vhost_user.vsock import VsockHost
 
+ENDED_S = 10.0
+
 
 @dataclass(frozen=True)
 class Behind:
@@ -23,12 +26,14 @@ class Behind:
     Attributes:
         socket: the path that QEMU connects to.
         by_hand: command lines that start the same one by hand.
+        kill: ends it at once, as if it had crashed.
         words: what it said, if it has ended; "" otherwise.
         host: what answers a guest over a socket device, if it is one.
     """
 
     socket: Path
     by_hand: tuple[str, ...]
+    kill: Callable[[], None]
     words: Callable[[], str] = str
     host: SocketHost | None = None
 
@@ -50,16 +55,20 @@ def behind(
             yield _of(process)
     elif kind.program == "qemu-storage-daemon":
         program, queues = build.path("qemu-storage-daemon"), max(scenario.queues, 1)
-        with programs.storage_daemon(folder, program, host_data.image, name, queues) as process:
+        # Where the VM migrates, there is one behind each of the two QEMUs.
+        started = programs.storage_daemon(
+            folder, program, host_data.image, name, queues, locks=not scenario.migrate
+        )
+        with started as process:
             yield _of(process)
     else:
         path = folder / f"{name}.sock"
         serves = serve.service(kind.name)
         said = scenario.features or "none"
         by_hand = f"{sys.executable} -m qap.vhost_user.serve {kind.name} {path} {said}"
-        with serve.serving(path, kind.name, features(said), serves):
+        with serve.serving(path, kind.name, features(said), serves) as served:
             host = serves if isinstance(serves, VsockHost) else None
-            yield Behind(path, (by_hand,), host=host)
+            yield Behind(path, (by_hand,), served.close, host=host)
 
 
 def _of(process: BackendProcess) -> Behind:
@@ -67,4 +76,44 @@ def _of(process: BackendProcess) -> Behind:
         running = process.process
         return "" if running.alive else f"the back-end ended: {running.tail()}"
 
-    return Behind(process.socket, process.by_hand, words)
+    def kill() -> None:
+        process.process.kill()
+        process.process.wait(ENDED_S)
+
+    return Behind(process.socket, process.by_hand, kill, words)
+
+
+@dataclass
+class Replaceable:
+    """A back-end that can be killed, and started again at the same socket.
+
+    Use as a context manager.
+
+    Args:
+        start: starts one.
+
+    Attributes:
+        now: the one that runs.
+    """
+
+    start: Callable[[], AbstractContextManager[Behind]]
+    now: Behind = field(init=False)
+    words: str = field(init=False, default="")
+    _owned: ExitStack = field(init=False, default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        self.again()
+        return self
+
+    def again(self) -> None:
+        """Start one."""
+        self.now = self._owned.enter_context(self.start())
+
+    def kill(self) -> None:
+        """Kill the one that runs."""
+        self.now.kill()
+        self._owned.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.words = self.now.words()
+        self._owned.close()

@@ -18,6 +18,11 @@ from qap.scenario.request import Request
 
 FORMAT = 1
 KIND = "qap repro bundle"
+# What became of a guest that went on: keys of an observation, and words for both.
+SEQUELS = (
+    ("again", "then served again", "then not served again"),
+    ("migrated", "migrated", "not migrated"),
+)
 # A key that only a bundle has, and the first one in it.
 MARK = f'"kind": "{KIND}"'
 
@@ -73,7 +78,14 @@ class Bundle(Model):
 
 def outcome(result: Mapping[str, Any]) -> str:
     """How a case ended, in words that can be compared; `result` is as --json has it."""
-    return str(result["seen"]["outcome"] or "went wrong")
+    seen = result["seen"]
+    words = [str(seen["outcome"] or "went wrong")]
+    if io := seen.get("io"):
+        words.append(f"without its back-end a read {io}")
+    for key, yes, no in SEQUELS:
+        if seen.get(key) is not None:
+            words.append(yes if seen[key] else no)
+    return ", ".join(words)
 
 
 def read(path: Path) -> Bundle:

@@ -6,6 +6,8 @@ from qap.host.toml import Model
 
 Plug = Literal["cold", "hot", "replug"]
 Order = Literal["before", "after"]
+# Choices that are there or not, each an option of its own name.
+OPTIONS = ("iothread", "packed", "ats", "busy", "fail_requests", "migrate")
 
 
 class Choices(Model):
@@ -22,6 +24,10 @@ class Choices(Model):
         packed: it is asked to offer packed rings.
         ats: it and the vIOMMU have an address translation service.
         busy: the guest reads another disk while the device is plugged.
+        kill_backend: its back-end is killed while the guest does nothing with it, or reads, and
+            started again; "" if it is not.
+        fail_requests: a virtiofs answers in place of a daemon that is gone (x-fail-requests).
+        migrate: the VM migrates to another QEMU and uses the device there.
     """
 
     plug: Plug = "cold"
@@ -35,3 +41,6 @@ class Choices(Model):
     packed: bool = False
     ats: bool = False
     busy: bool = False
+    kill_backend: Literal["", "idle", "busy"] = ""
+    fail_requests: bool = False
+    migrate: bool = False

@@ -69,6 +69,13 @@ class Proof:
         traffic.over_vsock(self.console, self.host)
         return ["guest and host sent each other 1 MiB over a stream of vsock"]
 
+    def echo(self) -> list[str]:
+        """Requests that a host behind a network card answers."""
+        interface = f"/sys/bus/virtio/devices/{self.name}/net"
+        name = self.console.check(f'await "ls {interface}" && ls {interface}')
+        traffic.echoed(self.console, name)
+        return ["guest sent the host 64 KiB over the network, and got them back"]
+
     def event(self) -> list[str]:
         """An input event."""
         kind, order = self.scenario.check.check, self.scenario.machine_type.order
@@ -111,6 +118,7 @@ CHECKS: Mapping[Check, Callable[[Proof], list[str]]] = {
     "random": lambda one: io_checks.random(one.console, one.host_data, one.name),
     "balloon": lambda one: balloon.inflate(one.machine),
     "network": Proof.traffic,
+    "echo": Proof.echo,
     "port": Proof.traffic,
     "stream": Proof.traffic,
     "key": Proof.event,

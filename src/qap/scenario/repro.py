@@ -13,9 +13,11 @@ from qap.host.report import Report, bad, good
 from qap.machine.asked import asked
 from qap.machine.recording import Recording
 from qap.oracle.features import names
+from qap.scenario.events import expected_loss
+from qap.scenario.observation import Observation
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
-from qap.scenario.trial import Observation, Trial
+from qap.scenario.trial import Trial
 
 
 def scenario(*, machine: str, device: str, guest: str | None, **options: object) -> Scenario:
@@ -71,13 +73,19 @@ def _print(scenario: Scenario, build: Build, seen: Observation, wrong: list[str]
         grid.add_row("QEMU said", escape(seen.error))
     for number, line in enumerate(seen.said):
         grid.add_row("guest said" if number == 0 else "", escape(line))
+    if seen.migration_error:
+        grid.add_row("not migrated", escape(seen.migration_error))
     if seen.features:
         grid.add_row("negotiated", escape(", ".join(names(seen.features))))
     expected = scenario.expected(is_base=build.is_base)
     grid.add_row("fence table", escape(f"{expected.why} → {expected.outcome}"))
+    if loss := expected_loss(scenario.kind, scenario):
+        grid.add_row("back-end gone", escape(loss.why))
     if remedy := scenario.remedy(expected):
         grid.add_row("remedy", escape(remedy))
-    verdict = "; ".join(wrong) if wrong else "as the fence table says"
+    sequel = scenario.kill_backend or scenario.migrate
+    well = "as the fence table says" + (", and as it must go on" if sequel else "")
+    verdict = "; ".join(wrong) if wrong else well
     grid.add_row("verdict", bad(verdict) if wrong else good(verdict))
     console.print(grid)
     console.rule("by hand", align="left")

@@ -12,7 +12,7 @@ from qap.machine.spec import Spec
 from qap.oracle.fence import Outcome
 from qap.scenario.behind import Behind
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import scenario_devices
+from qap.scenario.scenario_spec import between_option, chardev_option, scenario_devices
 
 FOLDER = "/tmp/qap-repro"
 MONITOR = "# in the monitor (Ctrl-A C, and again to go back):"
@@ -24,6 +24,7 @@ GUEST_CHECKS: Mapping[Check, str] = {
     "balloon": "awk '/^MemTotal/' /proc/meminfo",
     "random": "dd if=/dev/hwrng bs=64 count=1 | hexdump -C",
     "network": "ifconfig eth0 10.0.2.15 up && ping -c 1 10.0.2.2",
+    "echo": "ifconfig eth0 10.0.2.15 up && ping -c 1 10.0.2.2",
     "port": "echo hello >/dev/vport*p1",
     "stream": "mount -t 9p -o trans=virtio,version=9p2000.L,ro tools /mnt; perl there has socket()",
     "key": KEYS,
@@ -59,8 +60,7 @@ def commands(
     if scenario.check.check == "disk":
         lines.append(f"truncate -s 16M {FOLDER}/disk.img")
     if service is not None:
-        lines += [line if line.startswith("until") else f"{line} &" for line in service.by_hand]
-        lines.append(f"until [ -S {service.socket} ]; do sleep 0.1; done")
+        lines += _started(service)
     if spec.boot:
         boot = dataclasses.replace(spec.boot, append=f"{spec.boot.append} qap.shell")
         spec = dataclasses.replace(spec, boot=boot)
@@ -68,12 +68,40 @@ def commands(
     if scenario.plug != "cold":
         lines.append(MONITOR)
         if service is not None:
-            socket = f"socket,id={service.socket.stem},path={service.socket}"
-            lines.append(f"#   chardev-add {socket}")
+            lines.append(f"#   chardev-add {chardev_option(scenario, service.socket)}")
+            if between := between_option(scenario, service.socket):
+                lines.append(f"#   netdev_add {between[1]}")
         added = scenario_devices(scenario, service.socket if service else None)
         lines += [f"#   device_add {device_option(one)}" for one in added]
     lines += _looks(scenario)
+    if scenario.kill_backend and service is not None:
+        lines += ["# kill the back-end, and start it again:", *_started(service)]
     return [line.replace(str(folder), FOLDER) for line in lines]
+
+
+def migration(binary: Path, there: Spec, service: Behind | None, folder: Path) -> list[str]:
+    """Lines to migrate the machine of `commands`, for a third terminal and the monitors.
+
+    Args:
+        there: the machine to migrate to.
+        service: its back-end.
+    """
+    uri = f"unix:{folder / 'migration.sock'}"
+    lines = ["# to migrate, in another terminal:"]
+    lines += _started(service) if service else []
+    if there.boot:
+        boot = dataclasses.replace(there.boot, append=f"{there.boot.append} qap.shell")
+        there = dataclasses.replace(there, boot=boot)
+    lines.append(_wrapped([str(binary), *there.argv(there.bring()), "-serial", "mon:stdio"]))
+    lines += ["# in its monitor:", f"#   migrate_incoming {uri}"]
+    lines += ["# in the monitor of the first one:", f"#   migrate {uri}"]
+    return [line.replace(str(folder), FOLDER) for line in lines]
+
+
+def _started(service: Behind) -> list[str]:
+    """Lines that start a back-end, and wait for it."""
+    lines = [line if line.startswith("until") else f"{line} &" for line in service.by_hand]
+    return [*lines, f"until [ -S {service.socket} ]; do sleep 0.1; done"]
 
 
 def _looks(scenario: Scenario) -> list[str]:

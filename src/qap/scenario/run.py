@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,8 +15,10 @@ from qap.host.process import stop_all
 from qap.host.report import Report, bad, good, shortened, table
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import Outcome
+from qap.scenario.events import expected_loss, unmigratable
+from qap.scenario.observation import Observation
 from qap.scenario.scenario import Scenario
-from qap.scenario.trial import Observation, Trial
+from qap.scenario.trial import Trial
 
 # Columns of a terminal that has room for what was seen.
 WIDE = 110
@@ -68,7 +70,23 @@ def problems(scenario: Scenario, seen: Observation, build: str) -> list[str]:
         packed = FeatureBit.RING_PACKED in seen.features
         if packed != scenario.packed_expected:
             return [f"{build}: packed rings are {'' if packed else 'not '}used"]
+        return [f"{build}: {line}" for line in _sequel(scenario, seen)]
     return []
+
+
+def _sequel(scenario: Scenario, seen: Observation) -> Iterator[str]:
+    """What is not as expected once its back-end was killed, or its VM migrated."""
+    if loss := expected_loss(scenario.kind, scenario):
+        if loss.io and seen.io and seen.io != loss.io:
+            yield f"without its back-end the guest's read {seen.io}, expected {loss.io}: {loss.why}"
+        if seen.again != loss.again:
+            yield f"served again: {seen.again}, expected {loss.again}: {loss.why}"
+    if scenario.migrate:
+        keeps = unmigratable(scenario.kind, scenario)
+        if seen.migrated and keeps:
+            yield f"the VM migrated, and QEMU migrates none with {keeps}"
+        if not seen.migrated and not keeps:
+            yield f"the VM did not migrate: {seen.migration_error}"
 
 
 def _seen(seen: Observation) -> str:

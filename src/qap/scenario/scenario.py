@@ -24,11 +24,9 @@ from qap.machine.catalog import (
 from qap.machine.device import Device
 from qap.machine.place import check_place
 from qap.oracle import fence, offered
-from qap.scenario.choices import Choices
+from qap.scenario.choices import OPTIONS, Choices
 from qap.scenario.confidential_kind import ConfidentialKind
-
-# Fields that are options of their own.
-OPTIONS = ("iothread", "packed", "ats", "busy")
+from qap.scenario.events import check_events
 
 
 class Scenario(Choices):
@@ -93,6 +91,7 @@ class Scenario(Choices):
             raise UsageError(f"{self.driver} is not served by an iothread")
         if self.busy and self.plug == "cold":
             raise UsageError("--busy: nothing is read before the machine starts: add --hotplug")
+        check_events(self.kind, self, confidential=self.confidential is not None)
         x86 = self.viommu in ("intel-iommu", "amd-iommu")
         if self.ats and not (self.transport == "pci" and x86):
             raise UsageError("ATS takes a device on PCI and --viommu intel-iommu or amd-iommu")
@@ -154,6 +153,12 @@ class Scenario(Choices):
         return offered.ring_packed(asked=self.packed, backend_offers=offers)
 
     @property
+    def reconnects(self) -> bool:
+        """Whether QEMU connects again to a back-end that was killed."""
+        vhost_user = self.kind.vhost_user
+        return bool(self.kill_backend and vhost_user and vhost_user.reconnects)
+
+    @property
     def machine_type(self) -> MachineType:
         return machine_types()[self.machine or self.settings.machine]
 
@@ -191,24 +196,6 @@ class Scenario(Choices):
             return f"none: a confidential guest can't use {self.kind.name}"
         return "iommu_platform=off for this device"
 
-    def repro(self, is_base: bool = False) -> str:
-        """The `qap repro` command for it."""
-        words = ["./qap repro", f"--machine {self.machine_type.called}", f"--device {self.driver}"]
-        if self.guest != self.machine_type.guest:
-            words.append(f"--guest {self.guest}")
-        words += {"cold": [], "hot": ["--hotplug"], "replug": ["--replug"]}[self.plug]
-        if self.viommu != "none":
-            words += [f"--viommu {self.viommu}", f"--order {self.order}"]
-        words += [f"--behind {self.behind}"] if self.behind else []
-        words += ["--bypass"] if self.bypass else []
-        words += [f"--backend {self.features}"] if self.features else []
-        words += [f"--queues {self.queues}"] if self.queues else []
-        words += [f"--{name}" for name in OPTIONS if getattr(self, name)]
-        words += [f"--confidential {self.confidential}"] if self.confidential else []
-        words += [] if self.iommu_platform else ["--no-iommu-platform"]
-        words += ["--base"] if is_base else []
-        return " ".join(words)
-
     @property
     def title(self) -> str:
         """The scenario in a few words."""
@@ -225,7 +212,8 @@ class Scenario(Choices):
             words.append(f"its back-end offers {self.features}")
         if self.queues:
             words.append(f"{self.queues} queues")
-        words += [name for name in OPTIONS if getattr(self, name)]
+        words += [name.replace("_", "-") for name in OPTIONS if getattr(self, name)]
+        words += [f"back-end killed while {self.kill_backend}"] if self.kill_backend else []
         if not self.iommu_platform:
             words.append("iommu_platform=off")
         if self.confidential:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qap.machine.catalog import DeviceType, device_types, viommus
+from qap.machine.chardev import RECONNECT_MS
 from qap.machine.device import Device
 from qap.machine.guest import tools
 from qap.machine.guest.boot import Boot
@@ -14,6 +15,7 @@ from qap.scenario.scenario import Scenario
 
 DISK = "disk0"  # as the catalogue has it
 DUT = "dut"
+BETWEEN = "between0"
 IOTHREAD = "iothread0"
 BUSY = "busy"
 BUSY_SIZE = 1 << 20
@@ -42,10 +44,12 @@ def scenario_spec(
     viommu = viommus()[scenario.viommu]
     devices = scenario.ports if ports is None else list(ports)
     chardevs: list[str] = []
+    before: list[str] = []
     if scenario.plug == "cold":
         devices += scenario_devices(scenario, socket)
         if socket:
-            chardevs.append(f"socket,id={socket.stem},path={socket}")
+            chardevs.append(chardev_option(scenario, socket))
+            before = between_option(scenario, socket)
     if viommu.device:
         iommu = {**viommu.device, **({"device-iotlb": True} if scenario.ats else {})}
         if scenario.behind and "addr" in iommu:
@@ -64,7 +68,7 @@ def scenario_spec(
         devices=devices,
         chardevs=chardevs,
         blockdevs=_blockdevs(scenario, host_data),
-        extra=_extra(scenario, host_data.folder),
+        extra=[*before, *_extra(scenario, host_data.folder)],
         boot=Boot(guest, modules, " ".join(filter(None, appended))),
     )
     if not scenario.confidential:
@@ -72,6 +76,21 @@ def scenario_spec(
     if is_base:
         return confidential.bounced(spec)
     return confidential.simulated(spec, scenario.confidential)
+
+
+def chardev_option(scenario: Scenario, socket: Path) -> str:
+    """The value of -chardev in front of a back-end's socket; its id is the socket's name."""
+    again = f",reconnect-ms={RECONNECT_MS}" if scenario.reconnects else ""
+    return f"socket,id={socket.stem},path={socket}{again}"
+
+
+def between_option(scenario: Scenario, socket: Path) -> list[str]:
+    """What is between the chardev and the device, as an option and its value; empty if nothing."""
+    vhost_user = scenario.kind.vhost_user
+    if vhost_user is None or vhost_user.between is None:
+        return []
+    between = vhost_user.between
+    return [between.option, f"{between.type},id={BETWEEN},chardev={socket.stem}"]
 
 
 def scenario_devices(scenario: Scenario, socket: Path | None) -> list[Device]:
@@ -84,13 +103,17 @@ def scenario_device(scenario: Scenario, socket: Path | None) -> Device:
     kind = scenario.kind
     device: dict[str, object] = {"driver": scenario.driver, "id": DUT, **scenario.place}
     if socket is not None:
-        device["chardev"] = socket.stem
+        assert kind.vhost_user is not None
+        between = kind.vhost_user.between
+        device |= {between.property: BETWEEN} if between else {"chardev": socket.stem}
     device |= {**(scenario.modern if kind.legacy else {}), **kind.properties}
     if scenario.queues:
         device[kind.queues] = scenario.queues
     if scenario.iothread:
         device["iothread"] = IOTHREAD
     device |= {name: True for name in ("packed", "ats") if getattr(scenario, name)}
+    if scenario.fail_requests:
+        device["x-fail-requests"] = True
     return {**device, "iommu_platform": scenario.iommu_platform}
 
 

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.machine.catalog import device_types
-from qap.machine.guest import balloon, busy, io_checks
+from qap.machine.guest import balloon, io_checks
+from qap.machine.guest.load import Load
 from qap.machine.machine import Machine, QemuDied
 from qap.machine.qmp import QmpRefused
 from qap.machine.recording import Recording
@@ -19,33 +21,13 @@ from qap.machine.spec import Spec
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import REFUSAL_PHRASE, Outcome
 from qap.scenario import confidential, reproducer
-from qap.scenario.behind import Behind, behind
+from qap.scenario.behind import ENDED_S, Replaceable, behind
+from qap.scenario.kill import Kill
+from qap.scenario.migrate import Migration, destination
+from qap.scenario.observation import Observation
 from qap.scenario.proof import Proof
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import DUT, scenario_devices, scenario_spec
-
-
-@dataclass
-class Observation:
-    """What a trial saw.
-
-    Attributes:
-        outcome: works, refused, not served, or None where it was none of them (see `error`).
-        error: what QEMU said of a device that is refused or not served, or what went wrong.
-        features: the feature bits that the guest's driver negotiated.
-        said: what was checked, in words.
-        exit_status: QEMU's, where it ended by itself.
-        seconds: how long it took.
-        commands: how to repeat it by hand.
-    """
-
-    outcome: Outcome | None = None
-    error: str = ""
-    features: list[int] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    exit_status: int | None = None
-    seconds: float = 0.0
-    commands: list[str] = field(default_factory=list)
+from qap.scenario.scenario_spec import BETWEEN, DUT, between_option, scenario_devices, scenario_spec
 
 
 @dataclass
@@ -64,6 +46,7 @@ class Trial:
     seen: Observation = field(default_factory=Observation)
     _generation: int = 0
     _backend_words: str = ""
+    _spec: Spec = field(init=False)
 
     def run(self) -> Observation:
         """Carry it out. What QEMU refuses is an outcome; anything else that goes wrong
@@ -80,33 +63,34 @@ class Trial:
         return self.seen
 
     @contextmanager
-    def _behind(self, host_data: io_checks.HostData) -> Iterator[Behind | None]:
+    def _behind(self, host_data: io_checks.HostData) -> Iterator[Replaceable | None]:
         if self.scenario.kind.vhost_user is None:
             yield None
             return
         self._generation += 1
         name = f"backend{self._generation}"
-        with behind(self.scenario, self.build, host_data, name) as one:
+        served = Replaceable(lambda: behind(self.scenario, self.build, host_data, name))
+        with served:
             try:
-                yield one
+                yield served
             finally:
-                self._backend_words = one.words() or self._backend_words
+                self._backend_words = served.now.words() or self._backend_words
 
     def _carry_out(self, folder: Path) -> None:
         host_data = io_checks.HostData(folder)
         host_data.prepare()
-        binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
         with ExitStack() as owned:
             cold = self.scenario.plug == "cold"
-            one = owned.enter_context(self._behind(host_data)) if cold else None
-            socket = one.socket if one else None
+            served = owned.enter_context(self._behind(host_data)) if cold else None
+            socket = served.now.socket if served else None
             spec = scenario_spec(self.scenario, socket, host_data, is_base=self.build.is_base)
+            self._spec = spec
             log = folder / "qemu.log"
             running = self.recording.spec(spec, folder) if self.recording else spec
-            machine = Machine(binary, running, log=log)
+            machine = Machine(self._binary, running, log=log)
             if self.recording:
                 owned.callback(self.recording.end, machine, log)
-            self.seen.commands = self._by_hand(folder, spec, one)
+            self.seen.commands = self._by_hand(folder, spec, served)
             try:
                 owned.enter_context(machine)
                 if self.recording:
@@ -118,19 +102,25 @@ class Trial:
             if self.recording:
                 owned.callback(self.recording.ask_kernel, machine)
             if cold:
-                self._prove(machine, host_data, one)
+                self._prove(machine, host_data, served)
                 return
-            if self.scenario.busy:
-                busy.start(machine.console)
+            busy = Load.on_any_disk(machine.console) if self.scenario.busy else None
+            if busy:
+                busy.start()
             self._hot(machine, folder, host_data)
             if self.scenario.plug == "replug" and self.seen.outcome == Outcome.WORKS:
                 self._hot(machine, folder, host_data)
-            if self.scenario.busy:
-                self.seen.said += busy.went_on(machine.console)
+            if busy:
+                turns = busy.went_on()
+                self.seen.said.append(f"the guest read a disk meanwhile, {turns} times and on")
 
-    def _by_hand(self, folder: Path, spec: Spec, one: Behind | None) -> list[str]:
-        binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
-        return reproducer.commands(self.scenario, binary, spec, one, folder)
+    @property
+    def _binary(self) -> Path:
+        return self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
+
+    def _by_hand(self, folder: Path, spec: Spec, served: Replaceable | None) -> list[str]:
+        one = served.now if served else None
+        return reproducer.commands(self.scenario, self._binary, spec, one, folder)
 
     def _died_at_start(self, died: QemuDied) -> None:
         self.seen.exit_status = died.status
@@ -143,10 +133,13 @@ class Trial:
 
     def _hot(self, machine: Machine, folder: Path, host_data: io_checks.HostData) -> None:
         """Plug, prove and (for replug) unplug; or see it refused and the VM unharmed."""
-        with self._behind(host_data) as one:
-            self.seen.commands = self._by_hand(folder, machine.spec, one)
+        with self._behind(host_data) as served:
+            one = served.now if served else None
+            self.seen.commands = self._by_hand(folder, self._spec, served)
             if one is not None:
-                machine.add_socket(one.socket.stem, one.socket)
+                again = self.scenario.reconnects
+                machine.add_socket(one.socket.stem, one.socket, reconnects=again)
+                self._between(machine, one.socket)
             device, *inside = scenario_devices(self.scenario, one.socket if one else None)
             try:
                 machine.plug(device)
@@ -158,29 +151,89 @@ class Trial:
                 return
             for more in inside:
                 machine.plug(more)
-            self._prove(machine, host_data, one)
+            self._prove(machine, host_data, served)
             if self.scenario.plug == "replug":
                 machine.unplug(DUT)
                 io_checks.wait_gone(machine.console, self.scenario.kind.device_id)
                 self.seen.said.append("unplugged")
-                if one is not None:
+                if one is not None and between_option(self.scenario, one.socket):
+                    # It removes its chardev, too.
+                    machine.qmp.execute("netdev_del", id=BETWEEN)
+                elif one is not None:
                     machine.qmp.execute("chardev-remove", id=one.socket.stem)
 
-    def _prove(self, machine: Machine, host_data: io_checks.HostData, one: Behind | None) -> None:
+    def _between(self, machine: Machine, socket: Path) -> None:
+        """Add the network that is between the chardev and the device, if there is one."""
+        if between_option(self.scenario, socket):
+            kind = self.scenario.kind.vhost_user
+            assert kind is not None
+            assert kind.between is not None
+            machine.qmp.execute(
+                "netdev_add", type=kind.between.type, id=BETWEEN, chardev=socket.stem
+            )
+
+    def _prove(
+        self, machine: Machine, host_data: io_checks.HostData, served: Replaceable | None
+    ) -> None:
         try:
             name = io_checks.find(machine.console, self.scenario.kind.device_id)
         except io_checks.DeviceGivenUp as given_up:
             self._unserved(machine, str(given_up))
         else:
             self.seen.features = io_checks.negotiated(machine.console, name)
-            host = one.host if one else None
-            proof = Proof(self.scenario, machine, host_data, name, host)
-            self.seen.said += proof.run()
+            self.seen.said += self._proof(machine, host_data, name, served).run()
             self.seen.outcome = Outcome.WORKS
+            if self.scenario.kill_backend and served:
+                proof = partial(self._proof, machine, host_data, served=served)
+                Kill(self.scenario, machine, served, proof, self.seen).run(name)
+            elif self.scenario.migrate:
+                self._migrate(machine, host_data, name, served)
         if self.scenario.confidential and self.build.is_base:
             self.seen.said.append(confidential.UNPROTECTED)
         elif self.scenario.confidential:
             self.seen.said += confidential.prove(machine, self.scenario.confidential)
+
+    def _proof(
+        self,
+        machine: Machine,
+        host_data: io_checks.HostData,
+        name: str,
+        served: Replaceable | None,
+    ) -> Proof:
+        host = served.now.host if served else None
+        return Proof(self.scenario, machine, host_data, name, host)
+
+    def _migrate(
+        self,
+        source: Machine,
+        host_data: io_checks.HostData,
+        name: str,
+        before: Replaceable | None,
+    ) -> None:
+        """Start a second QEMU with a back-end of its own, and migrate to it."""
+        folder = host_data.folder / "destination"
+        folder.mkdir()
+        with ExitStack() as owned:
+            served = owned.enter_context(self._behind(host_data))
+            one = served.now if served else None
+            spec = destination(self.scenario, self._spec, one)
+            moving = reproducer.migration(self._binary, spec, one, host_data.folder)
+            self.seen.commands += moving
+            log = folder / "qemu.log"
+            running = self.recording.spec(spec, folder) if self.recording else spec
+            there = Machine(self._binary, running, log=log)
+            if self.recording:
+                owned.callback(self.recording.end, there, log)
+            owned.enter_context(there)
+            if self.recording:
+                self.recording.begin(there)
+                owned.callback(self.recording.ask_kernel, there)
+            at_source = self._proof(source, host_data, name, before)
+            proofs = (at_source, self._proof(there, host_data, name, served))
+            Migration(self.scenario, *proofs, folder, self.seen).run()
+            if self.seen.migrated:
+                source.qmp.execute("quit")
+                source.process.wait(ENDED_S)
 
     def _unserved(self, machine: Machine, said: str) -> None:
         """The driver gave the device up: what the guest, its user and QEMU say."""

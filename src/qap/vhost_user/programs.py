@@ -105,7 +105,13 @@ def null_disk(node: str) -> str:
 
 @contextmanager
 def storage_daemon(
-    folder: Path, program: Path, image: Path | None, name: str, queues: int = 1
+    folder: Path,
+    program: Path,
+    image: Path | None,
+    name: str,
+    queues: int = 1,
+    *,
+    locks: bool = True,
 ) -> Iterator[BackendProcess]:
     """qemu-storage-daemon exporting a raw image as a vhost-user-blk disk.
 
@@ -115,9 +121,11 @@ def storage_daemon(
         image: the raw image; None for a null disk of 1 GiB.
         name: of socket and log.
         queues: how many request queues it serves.
+        locks: it locks the image, so that no other program writes it.
     """
     path = folder / f"{name}.sock"
     blockdev = f"driver=file,node-name=disk,filename={image},cache.direct=off"
+    blockdev += "" if locks else ",locking=off"
     if image is None:
         blockdev = null_disk("disk")
 

@@ -16,6 +16,7 @@ from qap.oracle.features import mask
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
 from qap.vhost_user.chain_service import ChainService, fill
+from qap.vhost_user.net import NetHost
 from qap.vhost_user.protocol import ProtocolFeature
 from qap.vhost_user.vsock import VsockHost
 
@@ -23,6 +24,7 @@ GUEST_CID = 42
 PORT = 1234
 VSOCK = "vhost-user-vsock"
 RNG = "vhost-user-rng"
+NET = "vhost-user-net"
 
 
 def randomness(queue: int, readable: bytes, room: int) -> bytes:
@@ -34,6 +36,8 @@ def service(kind: str) -> ChainService:
     """What a guest's driver of this device type can use."""
     if kind == VSOCK:
         return VsockHost(PORT, os.urandom(1 << 20))
+    if kind == NET:
+        return NetHost()
     return randomness if kind == RNG else fill
 
 

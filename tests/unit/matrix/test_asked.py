@@ -38,9 +38,32 @@ def test_options_choose_the_driver() -> None:
 
 
 def test_cell_need_not_be_one_of_a_plan() -> None:
-    cell = a_cell("virtio-crypto-pci", "q35", plug="hot", later="moves-on", order="after")
+    cell = a_cell("virtio-keyboard-pci", "q35", plug="hot", later="moves-on", order="after")
     assert cell.config.order == "any"
     assert cell.continuation is not None
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "later"),
+    [
+        ("vhost-user-gpio-pci", {"kill_backend": "idle"}, "returns"),
+        ("vhost-user-vsock-pci", {"kill_backend": "idle"}, "leaves"),
+        ("virtio-keyboard-pci", {"migrate": True}, "moves-on"),
+        ("virtio-keyboard-pci", {"migrate": True, "iommu_platform": False}, "moves-off"),
+    ],
+)
+def test_event_of_a_guest_has_one_of_a_driver(
+    device: str, options: dict[str, object], later: str
+) -> None:
+    assert a_cell(device, "q35", **options).config.later == later
+
+
+def test_what_is_beside_the_axes_is_shown_and_not_in_the_name() -> None:
+    plain = a_cell("virtio-blk-pci", viommu="intel-iommu")
+    more = a_cell("virtio-blk-pci", viommu="intel-iommu", behind="pxb", queues=2, ats=True)
+    assert more.name == plain.name
+    assert more.config.more == {"behind": "pxb", "queues": "2", "ats": "on"}
+    assert more.config.roots == (0, 64)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +81,19 @@ def test_cell_need_not_be_one_of_a_plan() -> None:
         ("q35", "vhost-user-gpio-pci", {"later": "dies"}, "unknown event"),
         ("q35", "vhost-user-fs-pci", {"later": "returns"}, "QEMU does not connect again"),
         ("q35", "virtio-rng-pci", {"later": "leaves"}, "no back-end that could leave"),
-        ("q35", "vhost-user-rng-pci", {"later": "moves-on"}, "only a VM with a device in QEMU"),
+        ("q35", "vhost-user-blk-pci", {"later": "moves-on"}, "only a VM with a device in QEMU"),
+        ("q35", "vhost-user-rng-pci", {"migrate": True}, "QEMU migrates no VM that has vhost-us"),
+        ("q35", "virtio-rng-pci", {"migrate": True, "viommu": "amd-iommu"}, "has amd-iommu"),
+        ("q35", "virtio-rng-pci", {"kill_backend": "idle"}, "no back-end that could leave"),
+        ("q35", "vhost-user-gpio-pci", {"kill_backend": "busy"}, "take --kill-backend idle"),
+        ("q35", "virtio-blk-pci", {"migrate": True, "later": "moves-on"}, "--later says what"),
+        ("q35", "virtio-blk-pci", {"behind": "pxb", "plug": "hot"}, "goes without --hotplug"),
+        ("q35", "virtio-blk-pci", {"behind": "pbx"}, "unknown place of q35 'pbx'"),
+        ("pc", "virtio-blk-pci", {"behind": "pxb"}, "pc has one place for a device"),
+        ("q35", "virtio-rng-pci", {"queues": 2}, "no property for how many queues"),
+        ("q35", "virtio-rng-pci", {"iothread": True}, "not served by an iothread"),
+        ("q35", "virtio-blk-pci", {"ats": True}, "at device level --ats takes --viommu intel"),
+        ("q35", "vhost-scsi-pci", {"behind": "pxb"}, "runs in the kernel lab: leave out"),
         ("q35", "virtio-rng-pci", {"packed": True, "plug": "replug"}, "not with --replug"),
     ],
 )

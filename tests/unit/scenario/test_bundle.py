@@ -31,6 +31,22 @@ def test_case_is_read_as_it_was_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({"outcome": ""}, "went wrong"),
+        ({"outcome": "works", "io": "", "again": None, "migrated": None}, "works"),
+        ({"outcome": "works", "migrated": False}, "works, not migrated"),
+        (
+            {"outcome": "works", "io": "waits", "again": True},
+            "works, without its back-end a read waits, then served again",
+        ),
+    ],
+)
+def test_outcome_says_how_a_guest_went_on(seen: dict[str, object], said: str) -> None:
+    assert bundle.outcome({"seen": seen}) == said
+
+
+@pytest.mark.parametrize(
     ("private", "instead"),
     [
         (str(Path.home() / "x"), "$HOME/x"),

@@ -4,21 +4,33 @@ from pathlib import Path
 
 import pytest
 
+from qap.fork.build import Build
 from qap.host.errors import UsageError
+from qap.host.paths import Project
 from qap.machine.asked import asked
 from qap.machine.catalog import device_types
 from qap.machine.guest.io_checks import HostData
+from qap.oracle.features import FeatureBit
 from qap.oracle.fence import Outcome
+from qap.scenario.behind import Behind
+from qap.scenario.events import expected_loss
+from qap.scenario.migrate import destination
+from qap.scenario.observation import Observation
 from qap.scenario.proof import CHECKS
 from qap.scenario.repro import scenario
 from qap.scenario.reproducer import GUEST_CHECKS
 from qap.scenario.request import Request
+from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
 from qap.scenario.scenario_spec import scenario_device, scenario_spec
 
 
 def a_scenario(device: str = "virtio-rng-pci", machine: str = "q35", **options: object) -> Scenario:
     return scenario(machine=machine, device=device, guest=None, **options)
+
+
+def command(one: Scenario, build: Build | None = None) -> str:
+    return Request.of(one, build or Build("lab")).command
 
 
 @pytest.mark.parametrize(
@@ -75,7 +87,41 @@ def test_guest_can_not_be_another_architectures_confidential_guest(
 def test_command_and_title_name_the_kind() -> None:
     one = a_scenario(confidential="tdx")
     assert one.title == "q35, virtio-rng-pci, cold, as a TDX guest"
-    assert one.repro().endswith(" --confidential tdx")
+    assert command(one).endswith(" --confidential tdx")
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (Build("lab"), ""),
+        (Build("debian", is_base=True), " --profile debian --base"),
+        (Build("lab", project=Project.here("10.2")), " --base-series 10.2"),
+    ],
+)
+def test_command_names_the_build(build: Build, said: str) -> None:
+    wanted = "./qap repro --machine q35 --device virtio-rng-pci"
+    assert command(a_scenario(), build) == wanted + said
+
+
+def test_command_asks_for_the_same_scenario() -> None:
+    """Whatever is chosen."""
+    options: dict[str, object] = {"plug": "hot", "viommu": "intel-iommu", "order": "after"}
+    options |= {"behind": "pxb", "queues": 2, "iommu_platform": False}
+    options |= dict.fromkeys(("iothread", "packed", "ats", "busy"), True)
+    one = a_scenario("virtio-scsi-pci", "q35", **options)
+    wanted = Request.of(one, Build("lab"))
+    assert a_scenario(wanted.device, wanted.machine, **wanted.choices) == one
+    for word in ("order after", "behind pxb", "queues 2", "iothread", "packed", "ats", "busy"):
+        assert f" --{word}" in wanted.command
+
+
+def test_network_is_between_its_chardev_and_the_device() -> None:
+    """Its device has another's name, so the command has the catalogue's."""
+    one = a_scenario("vhost-user-net", "q35")
+    spec = scenario_spec(one, Path("x/backend1.sock"), HostData(Path("x")), is_base=False)
+    assert "vhost-user,id=between0,chardev=backend1" in spec.extra
+    assert [device.get("netdev") for device in spec.devices][-1] == "between0"
+    assert command(one) == "./qap repro --machine q35 --device vhost-user-net"
 
 
 def test_title_says_iommu_platform_once() -> None:
@@ -116,7 +162,7 @@ def test_device_of_pci_goes_to_the_pci_of_s390x() -> None:
     one = a_scenario("vhost-user-fs-pci", "s390-ccw-virtio")
     assert one.machine == "s390-pci"
     assert one.expected().outcome is Outcome.REFUSED
-    assert one.repro() == "./qap repro --machine s390-ccw-virtio --device vhost-user-fs-pci"
+    assert command(one) == "./qap repro --machine s390-ccw-virtio --device vhost-user-fs-pci"
     assert a_scenario("virtio-blk-pci", "s390-ccw-virtio").expected().outcome is Outcome.WORKS
 
 
@@ -126,7 +172,7 @@ def test_back_end_that_is_told_to_translate_does() -> None:
     assert a_scenario(device, "q35", **where).expected().outcome is Outcome.REFUSED
     able = a_scenario(device, "q35", features="ACCESS_PLATFORM", **where)
     assert able.expected().outcome is Outcome.WORKS
-    assert able.repro().endswith(" --backend ACCESS_PLATFORM")
+    assert command(able).endswith(" --backend ACCESS_PLATFORM")
     unable = a_scenario(device, "q35", features="ACCESS_PLATFORM,-REPLY_ACK", **where)
     assert unable.expected().outcome is Outcome.REFUSED
 
@@ -149,6 +195,11 @@ def test_packed_rings_are_expected_where_both_ends_can() -> None:
         ({"busy": True}, "nothing is read before the machine starts: add --hotplug"),
         ({"ats": True}, "ATS takes a device on PCI and --viommu"),
         ({"features": "ACCESS_PLATFORM"}, "virtio-rng-pci is in QEMU: it has no back-end"),
+        ({"kill_backend": "idle"}, "virtio-rng is served by QEMU: it has no back-end to kill"),
+        ({"fail_requests": True}, "virtio-rng has no x-fail-requests: leave out"),
+        ({"migrate": True, "plug": "replug"}, "--migrate goes with --hotplug, or with neither"),
+        ({"migrate": True, "plug": "hot", "busy": True}, "--busy is for the time of a plug: leave"),
+        ({"migrate": True, "confidential": "sev"}, "a simulated confidential guest does not"),
     ],
 )
 def test_option_that_does_not_fit_is_refused(options: dict[str, object], said: str) -> None:
@@ -165,6 +216,8 @@ def test_option_that_does_not_fit_is_refused(options: dict[str, object], said: s
         ("q35", "vhost-user-rng-pci", {"backend": "-VERSION_1"}, "a guest's driver wants"),
         ("q35", "vhost-user-gpu-pci", {}, "no guest here drives vhost-user-gpu"),
         ("q35", "virtio-blk-pci", {"no_guest": True}, "--no-guest"),
+        ("q35", "vhost-user-net", {}, ""),
+        ("q35", "vhost-user-net", {"viommu": "intel-iommu"}, "no guest here shows vhost-user-n"),
         ("q35", "virtio-blk-pci", {"later": "moves-on"}, "--later is shown at device level"),
         ("s390-ccw-virtio", "virtio-gpu-ccw", {}, "no driver of Debian's kernel for s390x"),
     ],
@@ -176,6 +229,27 @@ def test_what_no_guest_shows_is_shown_at_device_level(
     said = wanted.without_guest(*asked(machine, device))
     assert said.startswith(why)
     assert bool(said) == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"busy": True}, "--busy: that takes a guest, and --no-guest"),
+        ({"guest": "x86_64"}, "--guest: that takes a guest, and --no-guest"),
+        ({"fail_requests": True}, "--fail-requests: that takes a guest, and --no-guest"),
+    ],
+)
+def test_what_takes_a_guest_is_refused_without_one(options: dict[str, object], said: str) -> None:
+    wanted = Request.model_validate(
+        {"machine": "q35", "device": "vhost-user-fs-pci", "no_guest": True, **options}
+    )
+    with pytest.raises(UsageError, match=said):
+        wanted.without_guest(*asked(wanted.machine, wanted.device))
+
+
+def test_stock_qemu_answers_no_requests() -> None:
+    with pytest.raises(UsageError, match="stock QEMU has no x-fail-requests"):
+        Request(machine="q35", device="vhost-user-fs-pci", fail_requests=True, base=True)
 
 
 def test_only_the_device_is_on_a_pxb(tmp_path: Path) -> None:
@@ -197,3 +271,83 @@ def test_only_the_device_is_on_a_pxb(tmp_path: Path) -> None:
 def test_simulated_confidential_guest_has_no_viommu() -> None:
     with pytest.raises(UsageError, match="can't have a vIOMMU: leave out --viommu"):
         a_scenario(confidential="sev", viommu="intel-iommu")
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "said"),
+    [
+        ("vhost-user-blk-pci", {"migrate": True, "kill_backend": "idle"}, "are two cases: leave"),
+        ("vhost-user-net", {"migrate": True}, "vhost-user-net logs no writes: leave out"),
+        ("vhost-user-vsock-pci", {"kill_backend": "busy"}, "take --kill-backend idle"),
+        ("vhost-user-blk-pci", {"kill_backend": "idle", "plug": "replug"}, "leave out --replug"),
+    ],
+)
+def test_event_that_can_not_happen_is_refused(
+    device: str, options: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        a_scenario(device, "q35", **options)
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "io", "again"),
+    [
+        ("vhost-user-blk-pci", {"kill_backend": "busy"}, "waits", True),
+        ("vhost-user-fs-pci", {"kill_backend": "idle", "plug": "hot"}, None, True),
+        ("vhost-user-fs-pci", {"kill_backend": "idle"}, None, None),
+        ("vhost-user-fs-pci", {"kill_backend": "busy", "plug": "hot"}, "waits", False),
+        (
+            "vhost-user-fs-pci",
+            {"kill_backend": "busy", "plug": "hot", "fail_requests": True},
+            "fails",
+            True,
+        ),
+    ],
+)
+def test_what_becomes_of_a_guest_without_its_back_end(
+    device: str, options: dict[str, object], io: str | None, again: bool | None
+) -> None:
+    one = a_scenario(device, "q35", **options)
+    loss = expected_loss(one.kind, one)
+    assert loss is not None
+    assert (loss.io, loss.again) == (io, again)
+
+
+def seen_of(**values: object) -> Observation:
+    seen = Observation(Outcome.WORKS, features=[FeatureBit.ACCESS_PLATFORM.value])
+    vars(seen).update(values)
+    return seen
+
+
+def test_guest_that_goes_on_otherwise_is_a_problem() -> None:
+    killed = a_scenario("vhost-user-blk-pci", "q35", kill_backend="busy")
+    assert problems(killed, seen_of(io="waits", again=True), "fork") == []
+    assert problems(killed, seen_of(io="fails", again=True), "fork")
+    assert problems(killed, seen_of(io="waits"), "fork")
+    moved = a_scenario(migrate=True)
+    assert problems(moved, seen_of(migrated=True), "fork") == []
+    assert problems(moved, seen_of(migrated=False, migration_error="no"), "fork")
+    stays = a_scenario("vhost-user-rng-pci", migrate=True)
+    assert problems(stays, seen_of(migrated=False, migration_error="no"), "fork") == []
+    assert problems(stays, seen_of(migrated=True), "fork")
+
+
+def test_destination_has_what_was_plugged() -> None:
+    """At the end of its command line, so that what has no address gets the same one."""
+    one = a_scenario("vhost-user-rng-pci", plug="hot", migrate=True)
+    host_data = HostData(Path("there"))
+    source = scenario_spec(one, None, host_data, is_base=False)
+    there = Behind(Path("there/backend2.sock"), (), lambda: None)
+    spec = destination(one, source, there)
+    assert spec.devices[-1]["chardev"] == "backend2"
+    assert list(spec.devices[:-1]) == list(source.devices)
+    assert spec.chardevs == ["socket,id=backend2,path=there/backend2.sock"]
+    assert spec.extra[-2:] == ["-incoming", "defer"]
+
+
+def test_cold_destination_has_its_own_back_end() -> None:
+    one = a_scenario("vhost-user-rng-pci", migrate=True)
+    source = scenario_spec(one, Path("x/backend1.sock"), HostData(Path("x")), is_base=False)
+    spec = destination(one, source, Behind(Path("x/backend2.sock"), (), lambda: None))
+    assert spec.chardevs == ["socket,id=backend2,path=x/backend2.sock"]
+    assert [one.get("chardev") for one in spec.devices][-1] == "backend2"

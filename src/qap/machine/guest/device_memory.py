@@ -14,7 +14,7 @@ PLUGGED_S = 30.0
 
 
 def grow(console: Console, qmp: Qmp, device: str) -> list[str]:
-    """Offer the guest memory through virtio-mem, and see it used.
+    """Offer the guest more memory through virtio-mem, and see it used.
 
     Args:
         device: the ID of the device.
@@ -23,10 +23,11 @@ def grow(console: Console, qmp: Qmp, device: str) -> list[str]:
     """
     before = int(console.check(TOTAL))
     path = f"/machine/peripheral/{device}"
-    qmp.execute("qom-set", path=path, property="requested-size", value=GIVEN)
+    wanted = GIVEN + qmp.execute("qom-get", path=path, property="requested-size")
+    qmp.execute("qom-set", path=path, property="requested-size", value=wanted)
 
     def plugged() -> bool | None:
-        return True if qmp.execute("qom-get", path=path, property="size") == GIVEN else None
+        return True if qmp.execute("qom-get", path=path, property="size") == wanted else None
 
     poll_until(plugged, PLUGGED_S, lambda: f"the guest to plug {GIVEN // MIB} MiB")
     more = f"test $({TOTAL}) -gt {before + (GIVEN >> 11)}".replace("$", "\\$")

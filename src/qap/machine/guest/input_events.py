@@ -22,11 +22,15 @@ class Event(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """What QMP input-send-event is told, and what comes of it in the guest."""
+    """What QMP input-send-event is told, and what comes of it in the guest.
+
+    `undone` takes it back, so that the same can be sent again; None: nothing has to be.
+    """
 
     told: dict[str, object]
     event: Event
     words: str
+    undone: dict[str, object] | None = None
 
 
 SENT = {
@@ -34,6 +38,7 @@ SENT = {
         {"type": "key", "data": {"down": True, "key": {"type": "qcode", "data": "a"}}},
         Event(EV_KEY, KEY_A, 1),
         "the key A",
+        {"type": "key", "data": {"down": False, "key": {"type": "qcode", "data": "a"}}},
     ),
     "motion": Sent(
         {"type": "rel", "data": {"axis": "x", "value": 5}}, Event(EV_REL, REL_X, 5), "a motion by 5"
@@ -42,6 +47,7 @@ SENT = {
         {"type": "abs", "data": {"axis": "x", "value": 4711}},
         Event(EV_ABS, ABS_X, 4711),
         "the position 4711",
+        {"type": "abs", "data": {"axis": "x", "value": 0}},
     ),
     "touch": Sent(
         {
@@ -50,6 +56,10 @@ SENT = {
         },
         Event(EV_ABS, ABS_MT_TRACKING_ID, 7),
         "a touch with the tracking ID 7",
+        {
+            "type": "mtt",
+            "data": {"type": "end", "slot": 0, "tracking-id": -1, "axis": "x", "value": 0},
+        },
     ),
 }
 
@@ -87,4 +97,6 @@ def receive(
     got = Event(*struct.unpack(f"{mark}16xHHi", raw))
     if got != sent.event:
         raise WrongEvent(f"QEMU sent {sent.event}, and the guest got {got}")
+    if sent.undone:
+        qmp.execute("input-send-event", events=[sent.undone])
     return [f"guest got {sent.words}"]

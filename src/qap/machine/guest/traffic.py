@@ -15,6 +15,7 @@ from qap.machine.guest.console import Console
 from qap.machine.guest.tools import mounted
 
 SIZE = 1 << 20
+ECHOES, ECHO_SIZE = 64, 1024
 HOST = "10.0.2.2"  # the host, as a guest behind -netdev user sees it
 OURS = "10.0.2.15"
 WAIT_S = 30.0
@@ -100,6 +101,17 @@ def over_network(console: Console, interface: str = "eth0") -> None:
         sent, got = (line.split()[0] for line in console.check(script).splitlines())
         _compare("the host got", sent, _digest(host.heard))
         _compare("the guest got", _digest(host.data), got)
+
+
+def echoed(console: Console, interface: str) -> None:
+    """Send 64 KiB to the host in ICMP echo requests, and get all of them back.
+
+    Raises:
+        GuestCommandError: one is not answered.
+        TimeoutError: the host answers none.
+    """
+    console.check(f'ifconfig {interface} {OURS} up && await "ping -c 1 -W 1 {HOST}"', WAIT_S)
+    console.check(f"ping -A -c {ECHOES} -s {ECHO_SIZE} -W 5 {HOST} | grep ' 0% packet loss'")
 
 
 def over_serial(console: Console, path: Path, name: str = "port") -> None:

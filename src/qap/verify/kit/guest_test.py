@@ -4,9 +4,11 @@ from avocado import Test
 
 from qap.fork.build import Build
 from qap.machine import catalog
+from qap.scenario.observation import Observation
+from qap.scenario.request import Request
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
-from qap.scenario.trial import Observation, Trial
+from qap.scenario.trial import Trial
 
 
 class GuestTest(Test):
@@ -34,5 +36,6 @@ class GuestTest(Test):
         self.log.info("%s in %.1f s: %s", seen.outcome, seen.seconds, "; ".join(seen.said))
         wrong = problems(scenario, seen, build.name)
         if wrong:
-            self.fail("\n".join([*wrong, seen.error, f"again: {scenario.repro(build.is_base)}"]))
+            again = Request.of(scenario, build).command
+            self.fail("\n".join([*wrong, seen.error, f"again: {again}"]))
         return seen
