@@ -20,6 +20,8 @@ class Base(Model):
         not_ported: topics and patches that this base lacks although it needs them.
         mended: tests of patches that pass on this base without its patches, each with the reason;
             one with parameters in full, "…::test_it[pci]", if others of it fail.
+        waiting: tests of patches, named likewise, that fail on this base with its patches, for
+            they count on what is not ported; each with what that is.
     """
 
     package: str
@@ -31,6 +33,7 @@ class Base(Model):
     dropped: dict[str, str] = Field(default_factory=dict)
     not_ported: tuple[str, ...] = ()
     mended: dict[str, str] = Field(default_factory=dict)
+    waiting: dict[str, str] = Field(default_factory=dict)
 
 
 class Profile(Model):

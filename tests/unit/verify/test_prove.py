@@ -111,10 +111,10 @@ def test_test_that_only_one_build_can_not_run_proves_nothing(
 GOOD, BAD = "tests/test_good.py::test_it", "tests/test_bad.py::test_it"
 
 
-def settle(project: Project, *mended: str) -> None:
-    """Make the base say that it passes these tests."""
-    lines = "".join(f'"{test}" = "it asks, too"\n' for test in mended)
-    write(project.base_toml, f"{BASE_TOML}[mended]\n{lines}")
+def settle(project: Project, *tests: str, table: str = "mended") -> None:
+    """Make the base's file list these tests."""
+    lines = "".join(f'"{test}" = "it asks, too"\n' for test in tests)
+    write(project.base_toml, f"{BASE_TOML}[{table}]\n{lines}")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,36 @@ def test_test_that_the_base_has_mended_must_pass_there(
     assert report.ok is ok
 
 
+@pytest.mark.parametrize(
+    ("waiting", "ccw", "seen", "ok"),
+    [
+        (BAD, ERROR, ("waiting", "not waiting"), False),
+        (f"{BAD}[ccw]", ERROR, (FAIL, PASS), True),
+        (f"{BAD}[ccw]", PASS, (FAIL, "not waiting"), False),
+    ],
+)
+def test_test_that_waits_for_what_is_not_ported_must_fail_on_the_fork(
+    patch: Patch,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    waiting: str,
+    ccw: str,
+    seen: tuple[str, str],
+    ok: bool,
+) -> None:
+    settle(project, waiting, table="waiting")
+
+    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+        outcomes = (FAIL, FAIL, FAIL) if build.is_base else (PASS, PASS, ccw)
+        names = (GOOD, f"{BAD}[pci]", f"{BAD}[ccw]")
+        return [TestResult(*it, 0.1) for it in zip(names, outcomes, strict=True)]
+
+    monkeypatch.setattr(runners, "pytest", run)
+    report = prove([patch], fork=Build("lab"), base=Build("lab", is_base=True))
+    assert (report.results[1]["base"], report.results[1]["fork"]) == seen
+    assert report.ok is ok
+
+
 def test_patch_whose_tests_the_base_has_all_mended_is_not_proven(
     patch: Patch,
     project: Project,
@@ -163,7 +193,7 @@ def test_patch_whose_tests_the_base_has_all_mended_is_not_proven(
 
     monkeypatch.setattr(runners, "pytest", run)
     assert not prove([patch], fork=Build("lab"), base=Build("lab", is_base=True)).ok
-    assert "not proven: fence/0001-ask.patch: the base has mended it" in capsys.readouterr().out
+    assert "not proven: fence/0001-ask.patch: its tests are mended" in capsys.readouterr().out
 
 
 def test_mended_test_that_no_patch_names_is_refused(project: Project) -> None:
