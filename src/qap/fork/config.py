@@ -18,6 +18,10 @@ class Base(Model):
         dropped: patches that this base does not need, each with the reason. A patch is named
             by topic and title, without its number: "fence/virtio-bus-show-…".
         not_ported: topics and patches that this base lacks although it needs them.
+        mended: tests of patches that pass on this base without its patches, each with the reason;
+            one with parameters in full, "…::test_it[pci]", if others of it fail.
+        waiting: tests of patches, named likewise, that fail on this base with its patches, for
+            they count on what is not ported; each with what that is.
     """
 
     package: str
@@ -28,6 +32,8 @@ class Base(Model):
     leave_out: tuple[str, ...] = ()
     dropped: dict[str, str] = Field(default_factory=dict)
     not_ported: tuple[str, ...] = ()
+    mended: dict[str, str] = Field(default_factory=dict)
+    waiting: dict[str, str] = Field(default_factory=dict)
 
 
 class Profile(Model):

@@ -97,6 +97,7 @@ class Viommu(Model):
     Attributes:
         append: what the guest's kernel must be told for it.
         modules: kernel modules that drive it.
+        newer: properties to set where QEMU has them; see `qap.machine.newer`.
         tells: properties with which it tells a device of each mapping; None if it can't.
         unmigratable: QEMU migrates no VM that has it.
     """
@@ -106,6 +107,7 @@ class Viommu(Model):
     device: dict[str, Property] | None = None
     append: str = ""
     modules: tuple[str, ...] = ()
+    newer: dict[str, Property] = Field(default_factory=dict)
     tells: dict[str, Property] | None = None
     unmigratable: bool = False
 

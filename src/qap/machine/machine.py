@@ -15,6 +15,7 @@ from qap.machine import chardev
 from qap.machine.device import Device
 from qap.machine.guest.console import Console, GuestLost
 from qap.machine.held import Held, held
+from qap.machine.newer import completed
 from qap.machine.qmp import Qmp, QmpRefused
 from qap.machine.qtest import Qtest
 from qap.machine.spec import Spec
@@ -111,7 +112,8 @@ class Machine:
             monitor, serial, qtest: values of -chardev without an id, such as "socket,fd=3";
                 `qtest` only if the spec asks for it.
         """
-        argv = [*self.wrapper, str(self.binary), *self.spec.argv(self.spec.bring())]
+        spec = completed(self.spec, self.binary)
+        argv = [*self.wrapper, str(self.binary), *spec.argv(spec.bring())]
         argv += ["-chardev", f"{monitor},id=qmp", "-mon", "chardev=qmp,mode=control"]
         argv += ["-chardev", f"{serial},id=console", "-serial", "chardev:console"]
         if qtest:

@@ -20,6 +20,7 @@ from qap.lab.l2 import L2
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
+from qap.machine.newer import completed
 from qap.machine.qmp import QmpRefused
 from qap.machine.qtest_follow import MovingQtest
 from qap.machine.recording import Recording, traced
@@ -142,7 +143,7 @@ class Testbed:
         traces = traced(self.folder) if recording else []
         spec = machine_spec(self.configs, self.folder, device, [*self.args, *args, *traces])
         binary = self.build.path(f"qemu-system-{self.first.machine_row.qemu}")
-        self._say(shlex.join([binary.name, *spec.argv()]))
+        self._say(shlex.join([binary.name, *completed(spec, binary).argv()]))
         machine = self.machine = self._machine(binary, spec)
         if recording:
             self._owned.callback(recording.end, machine, self.folder / LOG)
@@ -226,7 +227,7 @@ class Testbed:
         device = in_slot(config, self.device(config, insists=config.fence_row.there))
         spec = machine_spec(self.configs, self.folder, device, ["-incoming", "defer"])
         binary = self.build.path(f"qemu-system-{config.machine_row.qemu}")
-        self._say(shlex.join([binary.name, *spec.argv()]))
+        self._say(shlex.join([binary.name, *completed(spec, binary).argv()]))
         return Machine(binary, spec, log=self.folder / "destination.log")
 
     def follow(self, machine: Machine) -> None:

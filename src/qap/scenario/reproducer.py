@@ -8,6 +8,7 @@ from pathlib import Path
 from qap.machine.catalog import Check
 from qap.machine.device import device_option
 from qap.machine.guest import balloon
+from qap.machine.newer import completed
 from qap.machine.spec import Spec
 from qap.oracle.fence import Outcome
 from qap.scenario.behind import Behind
@@ -64,6 +65,7 @@ def commands(
     if spec.boot:
         boot = dataclasses.replace(spec.boot, append=f"{spec.boot.append} qap.shell")
         spec = dataclasses.replace(spec, boot=boot)
+    spec = completed(spec, binary)
     lines.append(_wrapped([str(binary), *spec.argv(spec.bring()), "-serial", "mon:stdio"]))
     if scenario.plug != "cold":
         lines.append(MONITOR)

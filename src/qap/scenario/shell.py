@@ -16,6 +16,7 @@ from qap.machine import catalog
 from qap.machine.catalog import device_types
 from qap.machine.device import Device, device_option
 from qap.machine.guest import io_checks
+from qap.machine.newer import completed
 from qap.machine.spec import Spec
 from qap.oracle import stock
 from qap.oracle.fence import Outcome
@@ -76,9 +77,10 @@ class Shell:
                 one = owned.enter_context(
                     behind(self.scenario, self.build, host_data, NAME, self.share)
                 )
-            spec = self._spec(host_data, one)
+            binary = self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
+            spec = completed(self._spec(host_data, one), binary)
             argv = [
-                str(self.build.path(f"qemu-system-{self.scenario.settings.qemu}")),
+                str(binary),
                 *spec.argv(spec.bring()),
                 *("-qmp", f"unix:{folder}/qmp.sock,server=on,wait=off"),
                 *("-serial", "mon:stdio"),

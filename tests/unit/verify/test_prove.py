@@ -11,7 +11,7 @@ from qap.verify import runners
 from qap.verify.prove import chosen, prove
 from qap.verify.runners import ERROR, FAIL, PASS, SKIP, TestResult
 
-from ..project import Project
+from ..project import BASE_TOML, Project, write
 
 PATCH = """\
 Subject: [PATCH] bus: ask
@@ -106,6 +106,101 @@ def test_test_that_only_one_build_can_not_run_proves_nothing(
 
     monkeypatch.setattr(runners, "pytest", run)
     assert not prove([patch], fork=Build("lab"), base=Build("lab", is_base=True)).ok
+
+
+GOOD, BAD = "tests/test_good.py::test_it", "tests/test_bad.py::test_it"
+
+
+def settle(project: Project, *tests: str, table: str = "mended") -> None:
+    """Make the base's file list these tests."""
+    lines = "".join(f'"{test}" = "it asks, too"\n' for test in tests)
+    write(project.base_toml, f"{BASE_TOML}[{table}]\n{lines}")
+
+
+@pytest.mark.parametrize(
+    ("mended", "statuses", "seen", "ok"),
+    [
+        ([BAD], (PASS, PASS), "mended", True),
+        ([f"{BAD}[pci]"], (PASS, FAIL), FAIL, True),
+        ([f"{BAD}[pci]"], (PASS, PASS), PASS, False),
+        ([f"{BAD}[pci]"], (FAIL, FAIL), "not mended", False),
+        ([BAD], (PASS, ERROR), "not mended", False),
+        ([BAD], (SKIP, SKIP), SKIP, False),
+    ],
+)
+def test_test_that_the_base_has_mended_must_pass_there(
+    patch: Patch,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    mended: list[str],
+    statuses: tuple[str, str],
+    seen: str,
+    ok: bool,
+) -> None:
+    settle(project, *mended)
+
+    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+        pci, ccw = statuses if build.is_base else (PASS, PASS)
+        results = [TestResult(f"{BAD}[pci]", pci, 0.1), TestResult(f"{BAD}[ccw]", ccw, 0.1)]
+        return [TestResult(GOOD, FAIL if build.is_base else PASS, 0.1), *results]
+
+    monkeypatch.setattr(runners, "pytest", run)
+    report = prove([patch], fork=Build("lab"), base=Build("lab", is_base=True))
+    assert report.results[1]["base"] == seen
+    assert report.ok is ok
+
+
+@pytest.mark.parametrize(
+    ("waiting", "ccw", "seen", "ok"),
+    [
+        (BAD, ERROR, ("waiting", "not waiting"), False),
+        (f"{BAD}[ccw]", ERROR, (FAIL, PASS), True),
+        (f"{BAD}[ccw]", PASS, (FAIL, "not waiting"), False),
+    ],
+)
+def test_test_that_waits_for_what_is_not_ported_must_fail_on_the_fork(
+    patch: Patch,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    waiting: str,
+    ccw: str,
+    seen: tuple[str, str],
+    ok: bool,
+) -> None:
+    settle(project, waiting, table="waiting")
+
+    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+        outcomes = (FAIL, FAIL, FAIL) if build.is_base else (PASS, PASS, ccw)
+        names = (GOOD, f"{BAD}[pci]", f"{BAD}[ccw]")
+        return [TestResult(*it, 0.1) for it in zip(names, outcomes, strict=True)]
+
+    monkeypatch.setattr(runners, "pytest", run)
+    report = prove([patch], fork=Build("lab"), base=Build("lab", is_base=True))
+    assert (report.results[1]["base"], report.results[1]["fork"]) == seen
+    assert report.ok is ok
+
+
+def test_patch_whose_tests_the_base_has_all_mended_is_not_proven(
+    patch: Patch,
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    settle(project, GOOD, BAD)
+
+    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+        return [TestResult(test, PASS, 0.1) for test in tests]
+
+    monkeypatch.setattr(runners, "pytest", run)
+    assert not prove([patch], fork=Build("lab"), base=Build("lab", is_base=True)).ok
+    assert "not proven: fence/0001-ask.patch: its tests are mended" in capsys.readouterr().out
+
+
+def test_mended_test_that_no_patch_names_is_refused(project: Project) -> None:
+    settle(project, BAD)
+    project.add_patch("fence/0001-ask.patch", "bus: ask", ("hw/bus.c", "bus line 5\n", "asks\n"))
+    with pytest.raises(UsageError, match=r"mended: no patch here names tests/test_bad"):
+        chosen(project, [])
 
 
 @pytest.mark.parametrize("name", ["fence", "fence/0001", "fence/0001-ask.patch"])

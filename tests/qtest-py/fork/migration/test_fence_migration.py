@@ -28,7 +28,7 @@ SECTOR, STATUS = 512, 1
 QUEUE_SIZE = 8
 LOOKS = 64
 UNWILLING = Behaviour(obeys=False).without(FeatureBit.ACCESS_PLATFORM)
-OLD, NEW = "pc-q35-9.2", "pc-q35-10.0"
+OLD, NEW = "pc-q35-9.2", "q35"
 
 
 @dataclass

@@ -18,7 +18,7 @@ from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer, Queue
 
-OLD, NEW = "pc-q35-9.2", "pc-q35-10.0"
+OLD, NEW = "pc-q35-9.2", "q35"
 FLUSH = bytes(4)
 ANSWER = 4
 WAIT = ("-incoming", "defer")
