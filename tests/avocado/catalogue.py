@@ -20,6 +20,11 @@ class Catalogue(GuestTest):
         seen = self.check(guest="x86_64", device="vhost-user-net", plug="replug")
         self.assertIn("guest sent the host 64 KiB over the network, and got them back", seen.said)
 
+    def test_network_of_a_back_end_that_translates(self) -> None:
+        """:avocado: tags=machine:q35,device:virtio-net-pci,viommu"""
+        where = {"device": "vhost-user-net", "plug": "cold", "viommu": "intel-iommu"}
+        self.check(guest="x86_64", features="ACCESS_PLATFORM", **where)
+
     def test_input_event_on_mmio(self) -> None:
         """:avocado: tags=machine:microvm,device:virtio-keyboard-device"""
         self.check(guest="x86_64", machine="microvm", device="virtio-keyboard", plug="cold")

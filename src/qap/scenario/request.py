@@ -91,8 +91,6 @@ class Request(Choices):
             UsageError: something that is asked for takes a guest, and there is none.
         """
         why = no_guest(machine, kind, self.backend)
-        if self.viommu != "none" and kind.check == "echo":
-            why = why or f"no guest here shows {kind.name} behind a vIOMMU"
         if self.later:
             why = why or "--later is shown at device level"
         if self.no_guest:

@@ -228,11 +228,13 @@ class Connection:
         self._rings.check()
 
     def _wait_for_entry(self, iova: int, permission: int) -> None:
-        """Wait until the entry is there: without REPLY_ACK there is no reply to wait for."""
+        """Wait for the entry or an invalidation: without REPLY_ACK no reply comes."""
+        iotlb = self._session.memory.iotlb
+        invalidations = iotlb.invalidations
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         deadline = time.monotonic() + self._device.patience
-        while self._session.memory.iotlb.find(iova, permission) is None:
+        while iotlb.find(iova, permission) is None and iotlb.invalidations == invalidations:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 raise NoAnswer(f"waited {self._device.patience:g} s for its IOTLB entry")
             self._handle_messages()

@@ -146,6 +146,35 @@ def test_write_needs_the_permission(iommu: Iommu) -> None:
     assert iommu.driver.used(0) == (0, 16)
 
 
+def test_mapping_that_is_gone_before_the_answer_is_missed_again(iommu: Iommu) -> None:
+    """A guest unmaps a page and maps another there while the front-end answers."""
+    iommu.translate_rings()
+    iommu.driver.add([Buffer(DATA, 16, WRITE)])
+    iommu.kick()
+    assert iommu.missed() == (DATA, WRITE_ONLY)
+    iommu.update(DATA)
+    iommu.invalidate(DATA)
+    iommu.reply()
+    assert iommu.translate() == (DATA, WRITE_ONLY)
+    iommu.driver.sync()
+    assert (iommu.driver.used(0), iommu.driver.errors()) == ((0, 16), 0)
+
+
+def test_mapping_that_is_gone_is_missed_again_without_replies(
+    tmp_path: Path, owned: ExitStack
+) -> None:
+    iommu = Iommu(tmp_path, owned, reply_ack=False)
+    iommu.translate_rings()
+    iommu.driver.add([Buffer(DATA, 16, WRITE)])
+    iommu.kick()
+    assert iommu.missed() == (DATA, WRITE_ONLY)
+    iommu.invalidate(DATA)
+    assert iommu.missed() == (DATA, WRITE_ONLY)
+    iommu.update(DATA)
+    iommu.driver.sync()
+    assert (iommu.driver.used(0), iommu.driver.errors()) == ((0, 16), 0)
+
+
 def test_invalidated_page_is_missed_again(iommu: Iommu) -> None:
     iommu.translate_rings()
     iommu.update(DATA)

@@ -77,10 +77,12 @@ class DriverMemory:
     def _at_iova(self, address: int, write: bool) -> tuple[MemoryRegion, int, int]:
         permission = _WRITE if write else _READ
         translation = self.iotlb.find(address, permission)
-        if translation is None:
+        while translation is None:
+            invalidations = self.iotlb.invalidations
             self._miss(address, permission)
             translation = self.iotlb.find(address, permission)
-            if translation is None:
+            # An invalidation may follow the answer at once, and mean another mapping.
+            if translation is None and self.iotlb.invalidations == invalidations:
                 to = "write" if write else "read"
                 raise BadAddress(f"the front-end doesn't let us {to} at IOVA {address:#x}")
         user_address, room = translation

@@ -44,9 +44,14 @@ class IotlbEntry(NamedTuple):
 
 
 class Iotlb:
-    """Translations of I/O virtual addresses to the front-end's addresses; none overlap."""
+    """Translations of I/O virtual addresses to the front-end's addresses; none overlap.
+
+    Attributes:
+        invalidations: how many the front-end has sent.
+    """
 
     def __init__(self) -> None:
+        self.invalidations = 0
         self._entries: list[IotlbEntry] = []
         self._starts: list[int] = []
 
@@ -57,7 +62,7 @@ class Iotlb:
 
     def update(self, entry: IotlbEntry) -> None:
         """Add an entry; entries that it overlaps are dropped."""
-        self.invalidate(entry.iova, entry.size)
+        self._drop(entry.iova, entry.size)
         at = bisect_right(self._starts, entry.iova)
         self._starts.insert(at, entry.iova)
         self._entries.insert(at, entry)
@@ -68,6 +73,10 @@ class Iotlb:
         If that drops too much, the next access is a miss and asks for it again. A size of 0
         means all up to the end of the address space: 2**64 doesn't fit the field.
         """
+        self.invalidations += 1
+        self._drop(iova, size)
+
+    def _drop(self, iova: int, size: int) -> None:
         if not self._entries:
             return
         end = iova + size if size else 1 << 64
