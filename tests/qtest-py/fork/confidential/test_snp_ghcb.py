@@ -25,7 +25,7 @@ from qap.hw.ghcb import (
     Reason,
     bitmap,
 )
-from qap.hw.snp_cpu import Info, State, page_state_entry, page_state_list
+from qap.hw.snp_cpu import NONE, Info, State, page_state_entry, page_state_list
 from qap.hw.x86_page_tables import PAGE
 from qap.machine.guest_memory import MIB
 from qap.scenario.confidential import Shared
@@ -33,6 +33,8 @@ from qap.verify.kit.sev_guest import DATA, MEMORY
 from qap.verify.kit.snp_guest import GHCB, SnpGuest, snp_started
 
 BEYOND = MEMORY * MIB
+VGA = {"driver": "VGA", "romfile": ""}
+SCREEN = 0xB8000  # VGA's text
 ENTRIES = 253
 LARGE = 512
 U64 = (1 << 64) - 1
@@ -175,7 +177,7 @@ def test_ghcb_that_can_not_be_used_is_refused(
 
 def test_ghcb_has_to_be_shared_and_registered(tmp_path: Path) -> None:
     """In a private page, or one that is none of RAM, the host changes nothing."""
-    with snp_started(tmp_path) as guest:
+    with snp_started(tmp_path, devices=[VGA]) as guest:
         ghcb = Ghcb(guest.snp, GHCB)
         assert ghcb.register() == GHCB | Info.REGISTER_GPA_REQUEST + 1
         assert ghcb.call(Event.HV_FEATURES, 5, 6) == (5, 6)
@@ -189,6 +191,11 @@ def test_ghcb_has_to_be_shared_and_registered(tmp_path: Path) -> None:
         assert other.call(Event.HV_FEATURES) == (MALFORMED, Reason.NOT_REGISTERED)
         for address in (BEYOND, 0xFEC0_0000, 1 << 46, U64 & ~0xFFF):
             assert guest.snp.call(address) == address
+        # It can be shared, but not be registered.
+        assert guest.snp.set_page(SCREEN, State.SHARED) == 0
+        assert guest.snp.call(SCREEN | Info.REGISTER_GPA_REQUEST) == NONE | 0x013
+        assert guest.snp.call(SCREEN) == SCREEN
+        assert ghcb.register() == GHCB | Info.REGISTER_GPA_REQUEST + 1
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ def test_page_that_was_assigned_again_is_validated_once(tmp_path: Path) -> None:
 
 def test_vgas_screen_can_be_shared(tmp_path: Path) -> None:
     """No RAM is seen there, but Linux asks for it."""
-    with snp_started(tmp_path) as guest:
+    vga = {"driver": "VGA", "romfile": ""}
+    with snp_started(tmp_path, devices=[vga]) as guest:
         assert guest.snp.pvalidate(SCREEN, 0) == (Result.SUCCESS, False)
         assert guest.snp.set_page(SCREEN, State.SHARED) == 0
 
