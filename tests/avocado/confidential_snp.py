@@ -66,7 +66,7 @@ class ConfidentialSnp(ConfidentialTest):
 
     def test_reboots(self) -> None:
         """:avocado: tags=device:virtio-blk-pci"""
-        self.prove_reboots(10)
+        self.prove_reboots(6)
 
     def test_bookworm_kernel(self) -> None:
         """:avocado: tags=device:vhost-user-fs-pci"""
