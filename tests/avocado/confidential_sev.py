@@ -1,7 +1,6 @@
 """Unmodified kernels as AMD SEV guests, simulated under TCG, and their virtio devices."""
 
 import re
-from typing import Unpack
 
 from qap.fork.build import Build
 from qap.machine.elf_core import segments
@@ -28,12 +27,6 @@ class ConfidentialSevCpu(ConfidentialTest):
     kind = ConfidentialKind.SEV
     guest = "x86_64"
 
-    def boots(self, **options: Unpack[GuestOptions]) -> None:
-        """A guest with these options boots protected, and reads and writes a disk."""
-        disk, options["blockdevs"] = self.disk
-        with self.booted([disk], BLOCK_MODULES, **options) as machine:
-            self.prove_disk(machine)
-
     def test_five_levels(self) -> None:
         """A kernel turns on 5-level paging while it decompresses itself."""
         disk, blockdevs = self.disk
@@ -44,10 +37,10 @@ class ConfidentialSevCpu(ConfidentialTest):
 
     def test_pc(self) -> None:
         """:avocado: tags=machine:pc"""
-        self.boots(machine="pc", cpus=2)
+        self.prove_boot(machine="pc", cpus=2)
 
     def test_epyc(self) -> None:
-        self.boots(cpu="EPYC-Rome")
+        self.prove_boot(cpu="EPYC-Rome")
 
     def test_debuggers_see_through_the_c_bit(self) -> None:
         """Monitor and dump translate a virtual address as the guest does."""

@@ -39,6 +39,10 @@ class ConfidentialBoots(ConfidentialTest):
         self.firmware = Ovmf.LARGE.options
         self.boots(ConfidentialKind.SEV)
 
+    def test_snp(self) -> None:
+        """:avocado: tags=arch:x86_64"""
+        self.boots(ConfidentialKind.SNP)
+
     def test_tdx(self) -> None:
         """:avocado: tags=arch:x86_64"""
         self.boots(ConfidentialKind.TDX)

@@ -23,10 +23,10 @@ DeviceName = Annotated[
 ]
 ViommuName = Annotated[str, typer.Option("--viommu", help="A vIOMMU of configs/viommus.toml.")]
 Confidential = Annotated[
-    Literal["se", "sev", "tdx"] | None,
+    Literal["se", "sev", "snp", "tdx"] | None,
     typer.Option(
         "--confidential",
-        help="A simulated Secure Execution (s390x), SEV or TDX (x86_64) guest.",
+        help="A simulated Secure Execution (s390x), SEV, SEV-SNP or TDX (x86_64) guest.",
     ),
 ]
 GuestName = Annotated[str | None, typer.Option("--guest", help="A guest of configs/guests.toml.")]

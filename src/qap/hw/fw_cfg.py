@@ -36,11 +36,15 @@ class FwCfg:
         """Replace the file; raises FwCfgError."""
         self._transfer(self._find(name), WRITE, self.memory.put(content), len(content))
 
+    def read(self, key: int, size: int) -> bytes:
+        """The first bytes of the item with this key; raises FwCfgError."""
+        room = self.memory.take(size)
+        self._transfer(key, READ, room, size)
+        return self.memory.read(room, size)
+
     def _find(self, name: str) -> int:
         size = 4 + FILES * _FILE.size
-        room = self.memory.take(size)
-        self._transfer(DIRECTORY, READ, room, size)
-        listed = self.memory.read(room, size)
+        listed = self.read(DIRECTORY, size)
         (count,) = struct.unpack_from(">I", listed)
         for index in range(min(count, FILES)):
             _, key, found = _FILE.unpack_from(listed, 4 + index * _FILE.size)

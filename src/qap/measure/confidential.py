@@ -74,7 +74,11 @@ class ConfidentialGuest:
             memory=settings.memory,
             blockdevs=[null_disk(DISK)],
             devices=[*place.ports, {**disk, "iommu_platform": True}],
-            boot=Boot(settings, device_types()["virtio-blk"].modules),
+            boot=Boot(
+                settings,
+                device_types()["virtio-blk"].modules,
+                packaged=self.kind.traits.packaged,
+            ),
         )
         if protected:
             return confidential.simulated(spec, self.kind)
@@ -84,6 +88,7 @@ class ConfidentialGuest:
 # Linux on s390x makes no bounce buffers in a guest that is not protected, even with swiotlb=force.
 GUESTS = (
     ConfidentialGuest(ConfidentialKind.SEV, bounces=True),
+    ConfidentialGuest(ConfidentialKind.SNP, bounces=True),
     ConfidentialGuest(ConfidentialKind.TDX, bounces=True),
     ConfidentialGuest(ConfidentialKind.SE, bounces=False),
 )

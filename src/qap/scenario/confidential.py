@@ -112,7 +112,7 @@ def _physical(touched: Touched, regions: Sequence[tuple[int, ...]]) -> Touched:
 def simulated(
     spec: Spec, kind: ConfidentialKind, on_violation: str = "error", options: str = ""
 ) -> Spec:
-    """The same machine with x-confidential-sim.
+    """The same machine with x-confidential-sim, and a kernel that boots so.
 
     Args:
         on_violation: "error" or "report".
@@ -121,7 +121,10 @@ def simulated(
     simulation = f"x-confidential-sim,id={ID},mode={kind.traits.mode},on-violation={on_violation}"
     added = ["-object", simulation + options]
     machine = f"{spec.machine},confidential-guest-support={ID}"
-    return replace(spec, machine=machine, extra=[*added, *spec.extra])
+    boot = spec.boot
+    if boot is not None:
+        boot = replace(boot, packaged=boot.packaged or kind.traits.packaged)
+    return replace(spec, machine=machine, extra=[*added, *spec.extra], boot=boot)
 
 
 def bounced(spec: Spec) -> Spec:

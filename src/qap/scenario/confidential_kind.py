@@ -11,6 +11,7 @@ class ConfidentialKind(StrEnum):
 
     SE = "se"
     SEV = "sev"
+    SNP = "snp"
     TDX = "tdx"
 
     @property
@@ -29,6 +30,7 @@ class Traits:
         guest: a name of configs/guests.toml, where no other is named.
         protected: a command that succeeds in a guest that takes itself for one.
         bounces: a command that succeeds in a guest that bounces its I/O.
+        packaged: it boots the kernel as its package has it: QEMU tells no other of its pages.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Traits:
     guest: str
     protected: str
     bounces: str
+    packaged: bool = False
 
 
 TRAITS = {
@@ -53,8 +56,17 @@ TRAITS = {
         mode="sev",
         target="x86_64",
         guest="x86_64",
-        protected="dmesg | grep -q 'Memory Encryption Features active: AMD SEV'",
+        protected="dmesg | grep -q 'Memory Encryption Features active: AMD SEV$'",
         bounces=BOUNCES_PCI,
+    ),
+    ConfidentialKind.SNP: Traits(
+        title="an SEV-SNP guest",
+        mode="snp",
+        target="x86_64",
+        guest="x86_64",
+        protected="dmesg | grep -q 'Memory Encryption Features active: AMD SEV SEV-ES SEV-SNP$'",
+        bounces=BOUNCES_PCI,
+        packaged=True,
     ),
     ConfidentialKind.TDX: Traits(
         title="a TDX guest",

@@ -34,7 +34,7 @@ class Request(Choices):
     machine: str = ""
     device: str = ""
     guest: str | None = None
-    confidential: Literal["se", "sev", "tdx"] | None = None
+    confidential: Literal["se", "sev", "snp", "tdx"] | None = None
     backend: str = ""
     later: str = ""
     no_guest: bool = False

@@ -74,6 +74,7 @@ def test_confidential_guest_demands_the_bit_of_any_device() -> None:
     [
         ("s390-ccw-virtio", "virtio-rng-ccw", "tdx", "s390x can't be a TDX guest"),
         ("s390-ccw-virtio", "virtio-rng-ccw", "sev", "s390x can't be an SEV guest"),
+        ("s390-ccw-virtio", "virtio-rng-ccw", "snp", "s390x can't be an SEV-SNP guest"),
         ("q35", "virtio-rng-pci", "se", "x86_64 can't be a Secure Execution guest"),
     ],
 )

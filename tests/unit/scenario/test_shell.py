@@ -55,6 +55,7 @@ def test_device_has_the_bit_where_it_plugs_and_is_served(
         (None, {"guest": "x86_64-forky"}, "x86_64-forky", "q35"),
         (None, {"guest": "x86_64-forky", "machine": "pc"}, "x86_64-forky", "pc"),
         (ConfidentialKind.SE, {}, "s390x", "s390-ccw-virtio"),
+        (ConfidentialKind.SNP, {}, "x86_64", "q35"),
         (ConfidentialKind.TDX, {"machine": "pc"}, "x86_64", "pc"),
     ],
 )

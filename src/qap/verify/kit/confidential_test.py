@@ -4,6 +4,7 @@ import hashlib
 import os
 import struct
 from contextlib import AbstractContextManager
+from typing import Unpack
 
 from qap.machine.guest import io_checks, traffic
 from qap.machine.guest.tools import MODULES as TOOLS_MODULES
@@ -24,6 +25,8 @@ NO_ACCESS_PLATFORM = "device must provide VIRTIO_F_ACCESS_PLATFORM"
 # With this kernel option a guest shares its rings, but does not bounce its buffers.
 SHARES_TOO_LITTLE = "swiotlb=noforce"
 LARGE_MIB = 64
+# What a guest with this much memory bounces its I/O through.
+SWIOTLB_PAGES = 64 * 256
 PLUGGED_S = 60.0
 GUEST_CID = 42
 PORT = 1234
@@ -39,6 +42,16 @@ class ConfidentialTest(ConfidentialMachine):
         """Find the disk in the guest, and read and write it."""
         name = io_checks.find(machine.console, BLOCK)
         self.log.info(io_checks.disk(machine.console, self.host_data, name))
+
+    def prove_boot(self, **options: Unpack[GuestOptions]) -> None:
+        """A guest with these options boots protected, and reads and writes a disk.
+
+        It shares more than what it bounces its I/O through.
+        """
+        disk, options["blockdevs"] = self.disk
+        with self.booted([disk], BLOCK_MODULES, **options) as machine:
+            self.prove_disk(machine)
+            self.assertGreater(Shared.of(machine).shared, SWIOTLB_PAGES)
 
     def prove_virtiofs(self, machine: Machine) -> None:
         """Find a shared folder, and exchange files."""
