@@ -26,7 +26,8 @@ class Person:
         return f"{self.name} <{self.address}>"
 
 
-MAINTAINER = re.compile(rf"^([ +-]M: ){re.escape(PLACEHOLDER)}$", re.M)
+# A line of MAINTAINERS: changed, beside a change, or named where a hunk begins.
+MAINTAINER = re.compile(rf"^([ +-]M: |@@ .* @@ M: ){re.escape(PLACEHOLDER)}$", re.M)
 
 # The queue's author where nobody has signed off.
 NOBODY = Person(NAME, EMAIL)
