@@ -5,34 +5,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from qap.fork.build import Build
-from qap.hw.x86_cpu import Cpu, Mode, firmware_option
+from qap.hw.x86_cpu import Cpu, Mode
 from qap.hw.x86_page_tables import PAGE, SIZES, Shape, X86PageTables
 from qap.machine.device import Device
 from qap.machine.machine import Machine
-from qap.machine.spec import Spec
-from qap.scenario.confidential import ID, Shared
+from qap.scenario.confidential import ID
+from qap.verify.kit.simulated_guest import SimulatedGuest, simulated_machine
 
 TABLES = 1 << 20
 DATA = 1 << 24
-MEMORY = 128
 # An address whose top-level table entry the firmware does not use.
 FREE = {Mode.PAE: 1 << 30, Mode.LONG: 1 << 39, Mode.LA57: 1 << 48}
 
 
 @dataclass
-class SevGuest:
-    """A machine whose CPU waits for code, with paging on."""
+class SevGuest(SimulatedGuest):
+    """With its CPU and page tables."""
 
-    machine: Machine
     mode: Mode
     cpu: Cpu
     tables: X86PageTables
     home: int
-
-    def shared(self, address: int) -> bool:
-        """Whether this page is shared, according to QEMU."""
-        return Shared.of(self.machine).holds(address, 1)
 
     def protect(self) -> None:
         """Let the CPU access a first private page: all memory becomes private."""
@@ -55,11 +48,6 @@ class SevGuest:
             self.cpu.touch(at, SIZES[level] // PAGE, self.tables.map(shape))
             address += SIZES[level]
 
-    @property
-    def protecting(self) -> bool:
-        """Whether the guest has asked for protection."""
-        return Shared.of(self.machine).protecting
-
 
 def sim_options() -> list[str]:
     """The command-line options that create the object."""
@@ -79,18 +67,9 @@ def started(
     options: Sequence[str] = (),
 ) -> Iterator[SevGuest]:
     """A machine with or without the simulation, with paging on; the first CPU runs."""
-    machine = f"{board},confidential-guest-support={ID}" if sim else board
-    extra = [*(sim_options() if sim else []), *firmware_option(folder), *options]
-    spec = Spec(
-        machine,
-        cpu=cpu,
-        memory=MEMORY,
-        devices=devices,
-        blockdevs=blockdevs,
-        extra=extra,
-        qtest=True,
-    )
-    with Machine(Build.under_test().path("qemu-system-x86_64"), spec) as vm:
+    with simulated_machine(
+        folder, board, cpu, sim_options()[1] if sim else "", devices, options, blockdevs
+    ) as vm:
         yield boot(vm, mode)
 
 

@@ -1,4 +1,4 @@
-"""A simulated confidential x86 guest that Python drives: what TDX and SEV-SNP have in common."""
+"""A simulated confidential x86 guest that Python drives: what SEV, SEV-SNP and TDX share."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +11,8 @@ from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
 from qap.scenario.confidential import ID, Shared
-from qap.verify.kit.sev_guest import MEMORY, SevGuest
+
+MEMORY = 128  # MiB
 
 
 @dataclass
@@ -19,7 +20,6 @@ class SimulatedGuest:
     """A machine whose CPU waits for code, with paging."""
 
     machine: Machine
-    bare: SevGuest
 
     def shared(self, address: int) -> bool:
         """Whether this page is shared, according to QEMU."""
@@ -40,11 +40,25 @@ class SimulatedGuest:
 
 @contextmanager
 def simulated_machine(
-    folder: Path, board: str, cpu: str, sim: str, devices: Sequence[Device], extra: Sequence[str]
+    folder: Path,
+    board: str,
+    cpu: str,
+    sim: str,
+    devices: Sequence[Device],
+    extra: Sequence[str],
+    blockdevs: Sequence[str] = (),
 ) -> Iterator[Machine]:
     """A machine with our firmware and the simulation, or without it if `sim` is empty."""
     machine = f"{board},confidential-guest-support={ID}" if sim else board
     options = [*(["-object", sim] if sim else []), *firmware_option(folder), *extra]
-    spec = Spec(machine, cpu=cpu, memory=MEMORY, devices=devices, extra=options, qtest=True)
+    spec = Spec(
+        machine,
+        cpu=cpu,
+        memory=MEMORY,
+        devices=devices,
+        blockdevs=blockdevs,
+        extra=options,
+        qtest=True,
+    )
     with Machine(Build.under_test().path("qemu-system-x86_64"), spec) as vm:
         yield vm

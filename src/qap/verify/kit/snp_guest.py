@@ -11,7 +11,7 @@ from qap.hw.x86_cpu import Mode
 from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.scenario.confidential import ID
-from qap.verify.kit.sev_guest import FREE, boot
+from qap.verify.kit.sev_guest import FREE, SevGuest, boot
 from qap.verify.kit.simulated_guest import SimulatedGuest, simulated_machine
 
 SIMULATION = f"x-confidential-sim,id={ID},mode=snp"
@@ -22,6 +22,7 @@ GHCB = 0x180_0000  # where `ghcb` is
 class SnpGuest(SimulatedGuest):
     """With what it asks its host."""
 
+    bare: SevGuest
     snp: SnpCpu
 
     def ghcb(self, address: int = GHCB) -> Ghcb:

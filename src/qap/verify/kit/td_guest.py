@@ -10,7 +10,7 @@ from qap.hw.x86_cpu import Mode
 from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.scenario.confidential import ID
-from qap.verify.kit.sev_guest import boot
+from qap.verify.kit.sev_guest import SevGuest, boot
 from qap.verify.kit.simulated_guest import SimulatedGuest, simulated_machine
 
 SIMULATION = f"x-confidential-sim,id={ID},mode=tdx"
@@ -20,6 +20,7 @@ SIMULATION = f"x-confidential-sim,id={ID},mode=tdx"
 class TdGuest(SimulatedGuest):
     """With what it asks the TDX module."""
 
+    bare: SevGuest
     td: TrustDomain
 
     def reset(self) -> "TdGuest":

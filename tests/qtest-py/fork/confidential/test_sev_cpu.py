@@ -21,7 +21,8 @@ from qap.hw.x86_page_tables import (
     Shape,
     shift,
 )
-from qap.verify.kit.sev_guest import DATA, FREE, MEMORY, boot, started
+from qap.verify.kit.sev_guest import DATA, FREE, boot, started
+from qap.verify.kit.simulated_guest import MEMORY
 
 LAST_LEAF = 0x8000_0000
 SEV_LEAF = 0x8000_001F  # APM volume 3, E.4.17
@@ -111,12 +112,8 @@ def test_reset_ends_protection(tmp_path: Path) -> None:
         cr3 = guest.tables.map(Shape(FREE[Mode.LONG], DATA, private=frozenset({1})))
         guest.cpu.load(FREE[Mode.LONG], cr3)
         assert guest.protecting
-        # The firmware waits for a mode again and must not read the last one.
-        vm = guest.machine
-        vm.qtest.write(0x1000, bytes(64))
-        vm.qmp.execute("system_reset")
-        vm.qmp.wait_event("RESET", lambda data: True, 10)
-        again = boot(vm, Mode.LONG)
+        guest.reset_machine()
+        again = boot(guest.machine, Mode.LONG)
         again.cpu.load(FREE[Mode.LONG], again.tables.map(Shape(FREE[Mode.LONG], DATA)))
         assert not again.protecting
         assert again.cpu.rdmsr(SEV_STATUS, again.home) == 1

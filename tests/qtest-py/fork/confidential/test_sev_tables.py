@@ -17,7 +17,8 @@ from qap.hw.x86_page_tables import C_BIT, ENTRIES, LARGE, PAGE, PRESENT, SIZES, 
 from qap.hw.x86_svm import Vmcb
 from qap.scenario.confidential import Shared
 from qap.verify.kit.edu import EDU_BUFFER, Edu
-from qap.verify.kit.sev_guest import DATA, FREE, MEMORY, SevGuest, started
+from qap.verify.kit.sev_guest import DATA, FREE, SevGuest, started
+from qap.verify.kit.simulated_guest import MEMORY
 
 EDU = {"driver": "edu", "id": "dut"}
 MIB = 1 << 20

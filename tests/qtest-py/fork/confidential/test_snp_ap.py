@@ -10,7 +10,8 @@ from qap.hw.ghcb import DONE, MALFORMED, Event, Ghcb, Reason
 from qap.hw.snp_cpu import VMPL1, VMSA, Info, Result, State
 from qap.hw.vmsa import SNP_ACTIVE, Vmsa
 from qap.hw.x86_page_tables import PAGE
-from qap.verify.kit.sev_guest import DATA, MEMORY
+from qap.verify.kit.sev_guest import DATA
+from qap.verify.kit.simulated_guest import MEMORY
 from qap.verify.kit.snp_guest import GHCB, SnpGuest, snp_started
 
 STATE = DATA + 16 * PAGE  # where the VMSA is

@@ -12,7 +12,7 @@ import pytest
 from qap.hw.fw_cfg import FwCfg
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import QemuDied
-from qap.verify.kit.sev_guest import MEMORY
+from qap.verify.kit.simulated_guest import MEMORY
 from qap.verify.kit.snp_guest import snp_started
 
 SETUP = 0x0018  # fw_cfg's item with the header

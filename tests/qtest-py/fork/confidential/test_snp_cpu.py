@@ -23,7 +23,8 @@ from qap.hw.snp_cpu import (
 )
 from qap.hw.x86_cpu import GENERAL_PROTECTION, CpuFault, Mode
 from qap.hw.x86_page_tables import C_BIT, PAGE, Shape
-from qap.verify.kit.sev_guest import DATA, FREE, MEMORY
+from qap.verify.kit.sev_guest import DATA, FREE
+from qap.verify.kit.simulated_guest import MEMORY
 from qap.verify.kit.snp_guest import SnpGuest, snp_started
 
 INVALID_OPCODE = 6

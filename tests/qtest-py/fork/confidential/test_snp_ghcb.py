@@ -29,7 +29,8 @@ from qap.hw.snp_cpu import NONE, Info, State, page_state_entry, page_state_list
 from qap.hw.x86_page_tables import PAGE
 from qap.machine.guest_memory import MIB
 from qap.scenario.confidential import Shared
-from qap.verify.kit.sev_guest import DATA, MEMORY
+from qap.verify.kit.sev_guest import DATA
+from qap.verify.kit.simulated_guest import MEMORY
 from qap.verify.kit.snp_guest import GHCB, SnpGuest, snp_started
 
 BEYOND = MEMORY * MIB

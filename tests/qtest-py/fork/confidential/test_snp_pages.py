@@ -11,7 +11,8 @@ from qap.hw.x86_cpu import GENERAL_PROTECTION, PAGE_FAULT, CpuFault, Mode
 from qap.hw.x86_page_tables import PAGE, Shape
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.scenario.confidential import VIOLATION, Shared
-from qap.verify.kit.sev_guest import DATA, FREE, MEMORY
+from qap.verify.kit.sev_guest import DATA, FREE
+from qap.verify.kit.simulated_guest import MEMORY
 from qap.verify.kit.snp_guest import snp_started
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern

@@ -10,7 +10,8 @@ from qap.hw.trust_domain import SHARED, Status, TdcallLeaf, VmcallStatus
 from qap.hw.x86_page_tables import PAGE
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.scenario.confidential import VIOLATION, Shared
-from qap.verify.kit.sev_guest import DATA, MEMORY
+from qap.verify.kit.sev_guest import DATA
+from qap.verify.kit.simulated_guest import MEMORY
 from qap.verify.kit.td_guest import td_started
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
