@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qap.host.paths import Project
+from qap.host.wait import poll_until
 
 from ..programs import Programs
 
@@ -48,7 +49,7 @@ class Wrapper:
 
     def calls(self) -> list[str]:
         """The calls, without those that only look something up."""
-        looks = ("dpkg-query ", "id ", "python3 -c ", "python -c ")
+        looks = ("dpkg-query ", "flock ", "id ", "python3 -c ", "python -c ")
         return [call for call in self.programs.calls() if not call.startswith(looks)]
 
 
@@ -64,6 +65,7 @@ def wrapper(tmp_path: Path) -> Wrapper:
     programs = Programs(tmp_path / "programs")
     programs.add("python3")
     programs.real(*NEEDED, "sed", "grep", "mktemp", "rm", "tail", "env")
+    programs.add("flock", f'exec {shutil.which("flock")} "$@"')
     programs.add("apt-get")
     programs.add("id", "echo 0")
     # The virtual environment exists already: the fake python3 can't make it.
@@ -89,6 +91,29 @@ def test_first_start_installs_the_python_packages(wrapper: Wrapper) -> None:
     assert pip.startswith("python -m pip install ")
     assert f"--constraint {wrapper.root}/requirements.lock" in pip
     assert qap == "python -m qap doctor"
+
+
+def test_two_first_starts_at_once_install_once(wrapper: Wrapper) -> None:
+    """The second waits, and finds all done."""
+    python, gate = wrapper.root / ".venv/bin/python", wrapper.root / "gate"
+    os.mkfifo(gate)
+    python.write_text(f'{python.read_text()}[ "$2" != pip ] || read -r go <"{gate}"\n')
+    argv, env = [str(wrapper.root / "qap"), "doctor"], {"PATH": str(wrapper.programs.folder)}
+    with (
+        subprocess.Popen(argv, env=env) as first,
+        gate.open("w") as go,
+        subprocess.Popen(argv, env=env) as second,
+    ):
+        poll_until(
+            lambda: True if wrapper.programs.record.read_text().count("flock ") == 2 else None,
+            30,
+            lambda: "the second start to wait for the first",
+        )
+        go.write("go\n")
+        go.close()
+    assert (first.returncode, second.returncode) == (0, 0)
+    calls = [call.split()[2] for call in wrapper.calls() if call.startswith("python -m")]
+    assert calls == ["pip", "qap", "qap"]
 
 
 def test_next_start_runs_nothing_else(wrapper: Wrapper) -> None:
