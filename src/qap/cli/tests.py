@@ -1,5 +1,6 @@
 """The verbs that test and prove."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -65,6 +66,12 @@ def prove(
     each: Annotated[
         bool, typer.Option("--each", help="Instead: build and boot the series up to each patch.")
     ] = False,
+    fork_results: Annotated[
+        Path | None,
+        typer.Option(
+            help="What ./qap test --json wrote: tests that it has are not run on the fork again."
+        ),
+    ] = None,
     profile: Profile = "lab",
     base_series: BaseSeries = None,
     json: Json = None,
@@ -75,7 +82,10 @@ def prove(
     from qap.fork.build import Build, make
     from qap.host.paths import Project
     from qap.verify import prove as proving
+    from qap.verify.seen import seen
 
+    if each and fork_results:
+        raise UsageError("--each runs no tests of the fork: leave --fork-results out")
     project = Project.here(base_series)
     fork, base = Build(profile, False, project), Build(profile, True, project)
     chosen = proving.chosen(fork.project, names or [])
@@ -87,5 +97,6 @@ def prove(
     archive.bring_for_guests(lab=True)
     make(base)
     make(fork)
-    report = proving.prove(chosen, fork, base)
+    known = seen(fork_results, fork) if fork_results else []
+    report = proving.prove(chosen, fork, base, known)
     finish(report, json, [fork, base])

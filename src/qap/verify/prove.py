@@ -72,8 +72,13 @@ class Proof:
         return self.untried or self.mended or self.waiting
 
 
-def prove(patches: Sequence[Patch], fork: Build, base: Build) -> Report:
+def prove(
+    patches: Sequence[Patch], fork: Build, base: Build, seen: Iterable[TestResult] = ()
+) -> Report:
     """Run the `Test:` trailers of patches on both builds.
+
+    Args:
+        seen: what tests did on the fork; those are not run there.
 
     The report is good if each test proves its patch, can't run here, or is mended or waiting as the
     base's file says, and each patch is proven by at least one.
@@ -88,15 +93,16 @@ def prove(patches: Sequence[Patch], fork: Build, base: Build) -> Report:
             raise QapError(f"patch {patch} names no test: add a Test: trailer")
     wanted = list(dict.fromkeys(test for listed in tests.values() for test in listed))
     said = config.base(base.project)
-    seen = {build.name: _outcomes(wanted, build) for build in (base, fork)}
+    on_base, on_fork = _outcomes(wanted, base), _by_test(seen)
+    on_fork |= _outcomes([test for test in wanted if test not in on_fork], fork)
     proofs = [
         Proof(
             patch,
             test,
-            _on_base(seen["base"].get(test, []), said),
-            _on_fork(seen["fork"].get(test, []), said),
-            _messages(seen["base"].get(test, [])),
-            _messages(seen["fork"].get(test, [])),
+            _on_base(on_base.get(test, []), said),
+            _on_fork(on_fork.get(test, []), said),
+            _messages(on_base.get(test, [])),
+            _messages(on_fork.get(test, [])),
         )
         for patch, listed in tests.items()
         for test in listed
@@ -132,15 +138,23 @@ def chosen(project: Project, names: Sequence[str]) -> list[Patch]:
 
 def _outcomes(tests: Sequence[str], build: Build) -> dict[str, list[TestResult]]:
     """Results of each named test; a test with parameters has several."""
+    if not tests:
+        return {}
     Console(stderr=True).rule(f"on the {build.name}")
     by_runner: dict[Callable[..., list[TestResult]], list[str]] = defaultdict(list)
     for test in tests:
         by_runner[runners.avocado if test.startswith(AVOCADO) else runners.pytest].append(test)
-    outcomes: dict[str, list[TestResult]] = defaultdict(list)
-    for runner, named in by_runner.items():
-        for result in runner(named, build, quiet=True):
-            outcomes[result.test.partition("[")[0]].append(result)
-    return outcomes
+    return _by_test(
+        result for runner, named in by_runner.items() for result in runner(named, build, quiet=True)
+    )
+
+
+def _by_test(results: Iterable[TestResult]) -> dict[str, list[TestResult]]:
+    """Those of a test with parameters together."""
+    found: dict[str, list[TestResult]] = defaultdict(list)
+    for result in results:
+        found[result.test.partition("[")[0]].append(result)
+    return dict(found)
 
 
 def _messages(results: Iterable[TestResult]) -> list[str]:

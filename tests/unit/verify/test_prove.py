@@ -58,6 +58,27 @@ def test_what_is_not_proven_stands_at_the_end_with_its_reason(
     ]
 
 
+def test_what_the_fork_was_seen_to_do_is_not_run_again(
+    patch: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+        ran.append((build.name, tests))
+        return [TestResult(test, FAIL if build.is_base else PASS, 0.1) for test in tests]
+
+    monkeypatch.setattr(runners, "pytest", run)
+    good, bad = (f"tests/test_{name}.py::test_it" for name in ("good", "bad"))
+    known = [TestResult(f"{good}[{bus}]", PASS, 0.1) for bus in ("pci", "ccw")]
+    builds = {"fork": Build("lab"), "base": Build("lab", is_base=True)}
+
+    assert prove([patch], seen=known, **builds).ok
+    assert ran == [("base", [good, bad]), ("fork", [bad])]
+    known.append(TestResult(f"{bad}[pci]", FAIL, 0.1))
+    assert not prove([patch], seen=known, **builds).ok
+    assert ran[2:] == [("base", [good, bad])]
+
+
 def test_test_that_can_not_run_here_is_named_with_its_reason(
     patch: Patch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
