@@ -21,6 +21,7 @@ VMPL1, VMSA = 1, 1 << 16
 # What the host says where there is no answer.
 NONE = 0xFFFF_FFFF_FFFF_F000
 READ_FLAGS = b"\x9c\x5b"  # pushf; pop %rbx
+COMPARE_WITH_0 = b"\x83\xf8\x00\x9c\x5a"  # cmp $0,%eax; pushf; pop %rdx
 CARRY = 1 << 0
 
 
@@ -93,21 +94,27 @@ class SnpCpu:
 
     def pvalidate(self, gpa: int, validate: int = 1, size: int = 0) -> tuple[int, bool]:
         """PVALIDATE of the page at this address: EAX, and whether nothing changed (CF)."""
-        rax, rbx = self._at(gpa, PVALIDATE + READ_FLAGS, {"rcx": size, "rdx": validate})
+        rax, rbx, *_ = self._at(gpa, PVALIDATE + READ_FLAGS, {"rcx": size, "rdx": validate})
         return rax & 0xFFFF_FFFF, bool(rbx & CARRY)
 
     def rmpadjust(self, gpa: int, attributes: int = VMPL1, size: int = 0) -> int:
         """RMPADJUST of the page at this address: RAX."""
         return self._at(gpa, RMPADJUST, {"rcx": size, "rdx": attributes})[0]
 
+    def flags(self, instruction: bytes, gpa: int, rcx: int, rdx: int) -> tuple[int, int, int]:
+        """Execute PVALIDATE or RMPADJUST, and compare EAX with 0: EAX, and RFLAGS after each."""
+        code = instruction + READ_FLAGS + COMPARE_WITH_0
+        rax, rbx, _, compared = self._at(gpa, code, {"rcx": rcx, "rdx": rdx})
+        return rax & 0xFFFF_FFFF, rbx, compared
+
     def _at(self, gpa: int, code: bytes, registers: dict[str, int]) -> list[int]:
-        """Run code with the address of this page in RAX: RAX and RBX then."""
+        """Run code with the address of this page in RAX: RAX, RBX, RCX and RDX then."""
         large = SIZES[2]
         start = self.tables.at
         cr3 = self.tables.map(Shape(self.at, gpa // large * large, level=2))
         self.tables.at = start  # These are no longer used then.
         operand = self.at + gpa % large
-        return self.cpu.run(code, cr3, {**registers, "rax": operand})[:2]
+        return self.cpu.run(code, cr3, {**registers, "rax": operand})
 
 
 def page_state_entry(gpa: int, state: int, *, large: bool = False, done: int = 0) -> int:

@@ -26,6 +26,7 @@ USER = 1 << 2
 SCREEN = 0xB8000  # VGA's text
 BEYOND = MEMORY * MIB
 INSTRUCTIONS = [PVALIDATE, RMPADJUST]
+OF_SF_ZF_AF_PF = 1 << 11 | 1 << 7 | 1 << 6 | 1 << 4 | 1 << 2
 
 
 def test_page_is_what_the_guest_asked_for_last(tmp_path: Path) -> None:
@@ -110,6 +111,28 @@ def test_operand_that_can_not_be_adjusted_is_refused(
         assert guest.snp.rmpadjust(gpa, attributes, size) == result
         guest.snp.set_page(DATA, State.SHARED)
         assert guest.snp.rmpadjust(DATA) == Result.FAIL_INPUT
+
+
+@pytest.mark.parametrize(
+    ("instruction", "rcx", "rdx", "result"),
+    [
+        (PVALIDATE, 0, 1, Result.SUCCESS),
+        (PVALIDATE, 2, 1, Result.FAIL_INPUT),
+        (PVALIDATE, 1, 1, Result.FAIL_SIZEMISMATCH),
+        (RMPADJUST, 0, VMPL1, Result.SUCCESS),
+        (RMPADJUST, 2, VMPL1, Result.FAIL_INPUT),
+        (RMPADJUST, 0, 0, Result.FAIL_PERMISSION),
+        (RMPADJUST, 1, VMPL1, Result.FAIL_SIZEMISMATCH),
+    ],
+)
+def test_flags_tell_of_the_result(
+    tmp_path: Path, instruction: bytes, rcx: int, rdx: int, result: Result
+) -> None:
+    """OF, ZF, AF, PF and SF are those of its comparison with 0."""
+    with snp_started(tmp_path) as guest:
+        eax, flags, compared = guest.snp.flags(instruction, DATA, rcx, rdx)
+        assert eax == result
+        assert (flags ^ compared) & OF_SF_ZF_AF_PF == 0
 
 
 @pytest.mark.parametrize("code", INSTRUCTIONS)
