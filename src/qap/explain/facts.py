@@ -103,7 +103,8 @@ class Facts:
         driven = fence.driven(plugged, declines=declines, demands=demands)
         if self.private and on_stock.outcome is Outcome.WORKS:
             on_stock = stock.unreachable()
-        there = Outcome.UNSERVED if on_stock.fault == stock.UNREACHABLE else on_stock.outcome
+        useless = on_stock.fault in (stock.UNREACHABLE, stock.NO_DRIVER)
+        there = Outcome.UNSERVED if useless else on_stock.outcome
         if there is Outcome.WORKS and (
             (demands and not self.requested) or (declines and self.requested)
         ):
@@ -165,7 +166,7 @@ class Facts:
         Args:
             presumed: QEMU takes it for granted of some types.
         """
-        if self.backend.version_1 or self.kind.transport == "mmio":
+        if self.backend.version_1:
             return True
         return presumed and self.family.name in knowledge().stock.presumed
 

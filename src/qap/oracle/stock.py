@@ -13,6 +13,7 @@ Transport = Literal["pci", "mmio", "ccw"]
 
 NO_MEANS = "IOMMU support requires reply-ack and backend-req protocol features."
 LOW_REVISION = "Invalid value of property max_rev"
+NO_DRIVER = "no driver of virtio-mmio's version 2 takes a device without VERSION_1"
 NO_INTERFACE = "Device doesn't support modern mode, and legacy mode is disabled"
 UNREACHABLE = "its back-end can't map guest memory: the guest waits for ever at its first request"
 NO_SIMULATION = "Parameter 'qom-type' does not accept value 'x-confidential-sim'"
@@ -62,7 +63,7 @@ def plug(
         fault = "" if needed else "nothing has to be translated: it need not be refused"
         return Conclusion(Outcome.REFUSED, NO_MEANS, fault)
     if transport != "pci":
-        return _off_pci(requested, legacy, version_1)
+        return _off_pci(transport, requested, legacy, version_1)
     if not version_1 and not legacy:
         return Conclusion(Outcome.REFUSED, NO_INTERFACE)
     if not requested:
@@ -104,9 +105,11 @@ def plug_vdpa(*, transport: Transport, requested: bool, offers: bool) -> Conclus
     )
 
 
-def _off_pci(requested: bool, legacy: Legacy, version_1: bool) -> Conclusion:
+def _off_pci(transport: Transport, requested: bool, legacy: Legacy, version_1: bool) -> Conclusion:
     if not version_1 and not legacy:
-        return Conclusion(Outcome.REFUSED, LOW_REVISION)
+        if transport == "ccw":
+            return Conclusion(Outcome.REFUSED, LOW_REVISION)
+        return Conclusion(Outcome.WORKS, fault=NO_DRIVER)
     if requested and legacy:
         return Conclusion(
             Outcome.WORKS,

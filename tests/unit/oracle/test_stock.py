@@ -98,3 +98,10 @@ def test_modern_device_on_ccw_needs_version_1() -> None:
         transport="ccw", requested=False, translated=False, backend_can=True, version_1=False
     )
     assert found == stock.Conclusion(R, stock.LOW_REVISION)
+
+
+def test_modern_device_on_mmio_plugs_in_vain_without_version_1() -> None:
+    found = stock.plug(
+        transport="mmio", requested=False, translated=False, backend_can=True, version_1=False
+    )
+    assert found == stock.Conclusion(W, fault=stock.NO_DRIVER)
