@@ -18,7 +18,8 @@ RAM_MIB, MUCH_RAM_MIB = 8, 256
 # The first slot of the bus for ports; the next ones follow it.
 SLOT = 5
 GONE_S = 20.0
-MOVED_S = 30.0
+# An emulated machine looks through the RAM of another one, on a host that may be busy.
+MOVED_S = 120.0
 ENDS = ("completed", "failed", "cancelled")
 EVENTS = [{"capability": "events", "state": True}]
 # A migration that nobody takes: all of the source's part happens.
