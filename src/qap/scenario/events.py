@@ -1,7 +1,7 @@
 """What happens to the device of a scenario once it works: its back-end dies, or its VM migrates."""
 
 from qap.host.errors import UsageError
-from qap.machine.catalog import DeviceType, viommus
+from qap.machine.catalog import DeviceType, MachineType, viommus
 from qap.machine.guest.load import TURNS
 from qap.oracle.lifecycle import Loss, loss
 from qap.scenario.choices import Choices
@@ -54,8 +54,10 @@ def expected_loss(kind: DeviceType, chosen: Choices) -> Loss | None:
     )
 
 
-def unmigratable(kind: DeviceType, chosen: Choices) -> str:
+def unmigratable(kind: DeviceType, machine: MachineType, chosen: Choices) -> str:
     """What keeps QEMU from migrating the VM; "" if nothing does."""
     if kind.unmigratable:
         return kind.name
+    if machine.unmigratable:
+        return machine.name
     return chosen.viommu if viommus()[chosen.viommu].unmigratable else ""
