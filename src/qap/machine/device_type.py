@@ -69,7 +69,7 @@ class VhostUser(Model):
     protocol: tuple[str, ...] = ()
     between: Between | None = None
     reconnects: bool = False
-    program: Literal["", "virtiofsd", "qemu-storage-daemon"] = ""
+    program: Literal["", "virtiofsd", "qemu-storage-daemon", "vhost-user-gpu"] = ""
     program_translates: bool = False
     plain: bool = True
 

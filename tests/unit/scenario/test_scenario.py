@@ -215,7 +215,7 @@ def test_option_that_does_not_fit_is_refused(options: dict[str, object], said: s
         ("q35", "vhost-user-fs-pci", {}, ""),
         ("q35", "vhost-user-fs-pci", {"backend": "ACCESS_PLATFORM"}, "virtiofsd, with which"),
         ("q35", "vhost-user-rng-pci", {"backend": "-VERSION_1"}, "a guest's driver wants"),
-        ("q35", "vhost-user-gpu-pci", {}, "no guest here drives vhost-user-gpu"),
+        ("q35", "vhost-user-gpio-pci", {}, "no guest here drives vhost-user-gpio"),
         ("q35", "virtio-blk-pci", {"no_guest": True}, "--no-guest"),
         ("q35", "vhost-user-net", {}, ""),
         ("q35", "vhost-user-net", {"viommu": "intel-iommu"}, ""),
