@@ -13,7 +13,7 @@ from qap.machine.guest.io_checks import HostData
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import Outcome
 from qap.scenario.behind import Behind
-from qap.scenario.events import expected_loss
+from qap.scenario.events import expected_loss, unmigratable
 from qap.scenario.migrate import destination
 from qap.scenario.observation import Observation
 from qap.scenario.proof import CHECKS
@@ -114,6 +114,20 @@ def test_command_asks_for_the_same_scenario() -> None:
     assert a_scenario(wanted.device, wanted.machine, **wanted.choices) == one
     for word in ("order after", "behind pxb", "queues 2", "iothread", "packed", "ats", "busy"):
         assert f" --{word}" in wanted.command
+
+
+def test_cipher_is_between_its_chardev_and_the_device() -> None:
+    one = a_scenario("vhost-user-crypto")
+    spec = scenario_spec(one, Path("x/backend1.sock"), HostData(Path("x")), is_base=False)
+    assert "cryptodev-vhost-user,id=between0,chardev=backend1" in spec.extra
+    assert "between0" in [device.get("cryptodev") for device in spec.devices]
+
+
+def test_function_of_s390x_does_not_migrate() -> None:
+    one = a_scenario("virtio-blk-pci", "s390-ccw-virtio", migrate=True)
+    assert unmigratable(one.kind, one.machine_type, one) == "s390-pci"
+    other = a_scenario("virtio-blk-ccw", "s390-ccw-virtio", migrate=True)
+    assert unmigratable(other.kind, other.machine_type, other) == ""
 
 
 def test_network_is_between_its_chardev_and_the_device() -> None:
