@@ -33,6 +33,9 @@ def check_events(kind: DeviceType, chosen: Choices, *, confidential: bool) -> No
         raise UsageError(f"--busy is for the time of a plug: leave it out with {option}")
     if chosen.migrate and kind.vhost_user and kind.vhost_user.between:
         raise UsageError(f"the back-end in Python of {name} logs no writes: leave out --migrate")
+    if chosen.migrate and kind.vhost_user and kind.vhost_user.keeps:
+        kept = kind.vhost_user.keeps
+        raise UsageError(f"the back-end of {name} does not hand over {kept}: leave out --migrate")
     if chosen.migrate and confidential:
         raise UsageError("a simulated confidential guest does not migrate: leave out --migrate")
 

@@ -293,6 +293,8 @@ def test_simulated_confidential_guest_has_no_viommu() -> None:
     [
         ("vhost-user-blk-pci", {"migrate": True, "kill_backend": "idle"}, "are two cases: leave"),
         ("vhost-user-net", {"migrate": True}, "vhost-user-net logs no writes: leave out"),
+        ("vhost-user-crypto", {"migrate": True}, "vhost-user-crypto logs no writes: leave out"),
+        ("vhost-user-gpu-pci", {"migrate": True}, "does not hand over what was drawn: leave"),
         ("vhost-user-vsock-pci", {"kill_backend": "busy"}, "take --kill-backend idle"),
         ("vhost-user-blk-pci", {"kill_backend": "idle", "plug": "replug"}, "leave out --replug"),
     ],
