@@ -25,6 +25,17 @@ class Catalogue(GuestTest):
         where = {"device": "vhost-user-net", "plug": "cold", "viommu": "intel-iommu"}
         self.check(guest="x86_64", features="ACCESS_PLATFORM", **where)
 
+    def test_screen_of_a_back_end(self) -> None:
+        """:avocado: tags=machine:q35,device:vhost-user-gpu-pci"""
+        seen = self.check(guest="x86_64", device="vhost-user-gpu", plug="cold")
+        self.assertIn("guest drew on the screen", seen.said[0])
+
+    def test_cipher_of_a_back_end_that_translates(self) -> None:
+        """:avocado: tags=machine:q35,device:virtio-crypto-pci,viommu,hotplug"""
+        where = {"device": "vhost-user-crypto", "plug": "hot", "viommu": "amd-iommu"}
+        seen = self.check(guest="x86_64", features="ACCESS_PLATFORM", **where)
+        self.assertIn("the device deciphered the test vector of FIPS 197", seen.said)
+
     def test_input_event_on_mmio(self) -> None:
         """:avocado: tags=machine:microvm,device:virtio-keyboard-device"""
         self.check(guest="x86_64", machine="microvm", device="virtio-keyboard", plug="cold")

@@ -22,6 +22,9 @@ from qap.hw.s390x_assembler import (
     Assembler,
 )
 
+# The emulator that runs it.
+TARGET = "s390x"
+
 # PoP chapter 3: real addresses of the lowcore. The rest of its first page is free.
 IPL_PSW = 0x000
 EXTERNAL_PARAMETER = 0x080

@@ -23,6 +23,7 @@ PCI_LOAD = bytes.fromhex("b9d20002")
 PCI_STORE = bytes.fromhex("b9d00002")
 MODIFY_FUNCTION_CONTROLS = bytes.fromhex("e300400000d0")
 REFRESH_TRANSLATIONS = bytes.fromhex("b9d30024")
+SERVICE_CALL = bytes.fromhex("b2200042")
 
 # CLP: commands, and blocks of a request and its response.
 LIST_FUNCTIONS = 0x0002
@@ -62,6 +63,12 @@ REGION_ENTRY = 0x4 | 0x3
 SEGMENT_FRAME = 0x400
 SEGMENT_SHIFT = 20
 REGION_SHIFT = 31
+
+# include/hw/s390x/sclp.h: a command and its block, with what it is about and the response.
+DECONFIGURE = 0x001B_0001
+RECONFIGURED_PCI = 2
+SCLP_DONE = 0x0020
+_SCCB = struct.Struct(">HxxxxHBxxxI")
 
 _AT_ONCE = 20
 _REFUSED = {1: "an error", 2: "a busy function", 3: "an invalid handle"}
@@ -118,6 +125,19 @@ class ZpciFunction:
         request = _REQUEST.pack(_REQUEST.size, SET_FUNCTION, self.handle, operation, DMA_SPACES, 0)
         response = _call(self.cpu, request, _REQUEST.size)
         (self.handle,) = struct.unpack_from(">I", response, FUNCTION_AT)
+
+    def deconfigure(self) -> None:
+        """Give it up, as a guest does when it is asked for an unplug.
+
+        Raises:
+            ZpciError: it is given up already, or gone.
+        """
+        block = _SCCB.pack(_SCCB.size, 0, RECONFIGURED_PCI, self.id)
+        call = Instruction(SERVICE_CALL, {4: DECONFIGURE, 2: Cpu.DATA})
+        _, answer = self.cpu.run([call], block)
+        _, response, _, _ = _SCCB.unpack(answer)
+        if response != SCLP_DONE:
+            raise ZpciError(f"{self} is not given up: the answer is {response:#06x}")
 
     def run_all(self, accesses: Sequence[ZpciAccess]) -> list[int]:
         """Loads and stores in order; returns the value of each load, and 0 for a store.

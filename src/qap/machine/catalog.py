@@ -164,7 +164,7 @@ class MachineType(Model):
         behind: other places for a device, by name.
         bypass: it has default-bus-bypass-iommu.
         translates: its bus is behind an IOMMU that can't be left out.
-        driven: a driver in Python reaches the queues of a device there.
+        unmigratable: QEMU migrates no VM that has a device there.
         hotplug: why nothing is plugged into it while it runs; "" if it can be.
         modern: properties that make a transitional device a modern one, in a guest's scenarios.
         modern_args: the same as options of QEMU.
@@ -190,7 +190,7 @@ class MachineType(Model):
     viommus: tuple[str, ...] = ()
     bypass: bool = False
     translates: bool = False
-    driven: bool = True
+    unmigratable: bool = False
     hotplug: str = ""
     modern: dict[str, Property] = Field(default_factory=dict)
     modern_args: tuple[str, ...] = ()

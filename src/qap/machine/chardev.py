@@ -1,4 +1,7 @@
-"""A chardev that is connected to a socket."""
+"""A chardev that is connected to a socket, and what is between it and a device."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from qap.host.wait import poll_until
 from qap.machine.qmp import Qmp
@@ -6,6 +9,30 @@ from qap.machine.qmp import Qmp
 CONNECTED_S = 10.0
 # How often QEMU tries, where a chardev connects again.
 RECONNECT_MS = 10
+
+
+class Commands(NamedTuple):
+    """How an object is added that stands between a chardev and a device.
+
+    Attributes:
+        add, remove: QMP commands.
+        type: the argument of `add` that has its type.
+        monitor: the command of the monitor that adds it.
+        takes_chardev: `remove` removes its chardev, too.
+    """
+
+    add: str
+    remove: str
+    type: str
+    monitor: str
+    takes_chardev: bool
+
+
+# By the option of the command line.
+COMMANDS: Mapping[str, Commands] = {
+    "-netdev": Commands("netdev_add", "netdev_del", "type", "netdev_add", True),
+    "-object": Commands("object-add", "object-del", "qom-type", "object_add", False),
+}
 
 
 def is_connected(qmp: Qmp, name: str) -> bool:

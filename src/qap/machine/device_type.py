@@ -61,6 +61,7 @@ class VhostUser(Model):
         program: the real back-end in a guest's scenarios.
         program_translates: that program offers ACCESS_PLATFORM
             (tests/qtest-py/library/test_backends.py asks it).
+        keeps: what of the guest's it has and hands over to no other, in words; "" for nothing.
         plain: QEMU fences it in the same way as the other types.
     """
 
@@ -69,8 +70,9 @@ class VhostUser(Model):
     protocol: tuple[str, ...] = ()
     between: Between | None = None
     reconnects: bool = False
-    program: Literal["", "virtiofsd", "qemu-storage-daemon"] = ""
+    program: Literal["", "virtiofsd", "qemu-storage-daemon", "vhost-user-gpu"] = ""
     program_translates: bool = False
+    keeps: str = ""
     plain: bool = True
 
 

@@ -65,8 +65,6 @@ def asked_cell(machine: MachineType, kind: DeviceType, asked: Asked) -> Cell:
         UsageError: it can't be done; says why.
     """
     plug, viommu, later = asked.plug, asked.viommu, _later(kind, asked)
-    if not machine.driven:
-        raise UsageError(f"on {machine.name} a device is shown by a guest alone, or not at all")
     check_place(machine, kind, plug=plug, behind=asked.behind)
     if viommu != "none" and kind.alone:
         raise UsageError(f"{kind.name} is on no machine with a vIOMMU: {kind.alone}")
@@ -146,7 +144,9 @@ def _check_later(setup: Setup) -> None:
     if later.leaves and setup.backend_row.kind != "python":
         raise UsageError(f"{name} has no back-end that could leave")
     blocked = [
-        row.name for row in (setup.device_row, viommus()[setup.viommu_row.type]) if row.unmigratable
+        row.name
+        for row in (setup.device_row, viommus()[setup.viommu_row.type], setup.machine_row)
+        if row.unmigratable
     ]
     if later.moves_to and blocked:
         raise UsageError(f"QEMU migrates no VM that has {blocked[0]}")

@@ -5,18 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qap.machine.chardev import RECONNECT_MS, is_connected, wait_connected
+from qap.machine.chardev import COMMANDS, RECONNECT_MS, is_connected, wait_connected
 from qap.machine.qmp import Qmp
 from qap.matrix.command_line import BETWEEN, CHARDEV
 from qap.matrix.setup import Setup
 from qap.matrix.tables import STAYS
-
-# For each option of the command line: the QMP commands that add and remove such an object,
-# and the argument that has its type.
-QMP_FOR = {
-    "-netdev": ("netdev_add", "netdev_del", "type"),
-    "-object": ("object-add", "object-del", "qom_type"),
-}
 
 
 @dataclass(frozen=True)
@@ -54,16 +47,16 @@ class Chardev:
             wait_connected(self.qmp, CHARDEV)
         between = config.between
         if between:
-            add, _, key = QMP_FOR[between.option]
-            self._execute(add, **{key: between.type, "id": BETWEEN, "chardev": CHARDEV})
+            said = COMMANDS[between.option]
+            self._execute(said.add, **{said.type: between.type, "id": BETWEEN, "chardev": CHARDEV})
 
     def remove(self, config: Setup) -> None:
         """Remove what `add` added."""
         between = config.between
-        if between:
-            self.qmp.execute(QMP_FOR[between.option][1], id=BETWEEN)
-        if between is None or between.option != "-netdev":
-            # netdev_del of a vhost-user netdev removes its chardev, too.
+        said = COMMANDS[between.option] if between else None
+        if said:
+            self.qmp.execute(said.remove, id=BETWEEN)
+        if not (said and said.takes_chardev):
             self.qmp.execute("chardev-remove", id=CHARDEV)
 
     def _execute(self, command: str, **arguments: object) -> None:

@@ -36,7 +36,7 @@ def machine_spec(
         devices.insert(0 if first.order != "after" else len(devices), iommu)
     words = [word for config in configs for word in _groups(config, folder)]
     extra = [part for words in dict.fromkeys(words) for part in words]
-    if row.transport == "ccw":
+    if row.qemu == s390x_stub.TARGET:
         extra += s390x_stub.kernel_option(folder)
     moves = any(config.destination for config in configs)
     return Spec(

@@ -102,7 +102,7 @@ class Setup:
     def machine_type(self) -> str:
         """What -machine calls it."""
         row, version = self.machine_row, self.fence_row.version
-        return row.versioned.format(version) if version else row.name
+        return row.versioned.format(version) if version else row.called
 
     @property
     def destination(self) -> "Setup | None":
@@ -133,7 +133,7 @@ class Setup:
 
     @property
     def translated(self) -> bool:
-        return self.viommu_row.translated
+        return self.machine_row.translates or self.viommu_row.translated
 
     @property
     def is_exempt(self) -> bool:

@@ -7,9 +7,11 @@ from qap.hw.pci import Bdf, Function
 from qap.hw.pci_bus import PciBus
 from qap.hw.s390x_cpu import Cpu
 from qap.hw.subchannel import ChannelSubsystem
+from qap.hw.zpci import ZpciFunction, zpci_functions
 from qap.iommu.ats import enable_ats
 from qap.iommu.driver import Iommu
 from qap.iommu.vtd import Vtd
+from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.qtest import Qtest
 from qap.matrix.setup import Setup
@@ -18,6 +20,7 @@ from qap.virtio.mmio import Mmio, mmio_slots
 from qap.virtio.pci_legacy import PciLegacy
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.transport import Transport
+from qap.virtio.zpci import VirtioZpci
 
 CCW_REVISIONS = {"revision-2": 2, "revision-1": 1, "revision-0": 0}
 
@@ -45,6 +48,14 @@ class Slot(ABC):
     @abstractmethod
     def vanished(self) -> None:
         """The device was unplugged: forget it."""
+
+    def map_memory(self, tables: GuestMemory, mapped: GuestMemory) -> None:
+        """Let the device reach memory at its IOVAs, where the slot itself translates.
+
+        Args:
+            tables: for the translation's tables.
+        """
+        raise QapError("the slot has no IOMMU of its own")
 
     def use_ats(self, iommu: Iommu) -> None:
         """Let the device use its address translation service.
@@ -172,6 +183,39 @@ class CcwSlot(Slot):
         return VirtioCcw(self._subchannel, 0 if legacy else self._revision)
 
 
+class ZpciSlot(Slot):
+    """The only PCI function of an s390x machine, which is behind an IOMMU of its own."""
+
+    def __init__(self, qtest: Qtest, machine: Machine) -> None:
+        self._cpu = self._one_cpu = Cpu(qtest, machine.serial)
+        self._function: ZpciFunction | None = None
+
+    def appeared(self, config: Setup) -> None:
+        functions = zpci_functions(self._one_cpu)
+        if len(functions) != 1:
+            raise QapError(f"{len(functions)} PCI functions are there, not one {config.device}")
+        (self._function,) = functions
+        if not self._function.enabled:
+            self._function.enable()
+
+    def map_memory(self, tables: GuestMemory, mapped: GuestMemory) -> None:
+        assert self._function is not None
+        assert mapped.iova is not None
+        self._function.translate(tables, mapped.iova, mapped.base, mapped.size)
+
+    def let_go(self) -> None:
+        """Do what QEMU waits for until it takes the device away."""
+        assert self._function is not None
+        self._function.deconfigure()
+
+    def vanished(self) -> None:
+        self._function = None
+
+    def transport(self, *, legacy: bool) -> Transport:
+        assert self._function is not None
+        return VirtioZpci(self._function, legacy=legacy)
+
+
 def slot_for(config: Setup, qtest: Qtest, machine: Machine) -> Slot:
     """The slot that the config's device is plugged into.
 
@@ -181,5 +225,6 @@ def slot_for(config: Setup, qtest: Qtest, machine: Machine) -> Slot:
     """
     transport = config.machine_row.transport
     if transport == "pci":
-        return PciSlot(config, qtest)
+        is_zpci = config.machine_row.translates
+        return ZpciSlot(qtest, machine) if is_zpci else PciSlot(config, qtest)
     return MmioSlot(qtest) if transport == "mmio" else CcwSlot(qtest, machine)

@@ -38,7 +38,7 @@ from qap.matrix.command_line import (
 from qap.matrix.lab import CellLab
 from qap.matrix.programs import real_backend
 from qap.matrix.setup import Setup
-from qap.matrix.slot import Slot, slot_for
+from qap.matrix.slot import Slot, ZpciSlot, slot_for
 from qap.oracle.features import mask
 from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
@@ -159,6 +159,8 @@ class Testbed:
             assert self.slot.bus is not None
             tables = GuestMemory(qtest, TABLES_BASE, TABLES_SIZE)
             self.iommu = find_iommu(self.slot.bus, tables)
+            self.mapped = GuestMemory(qtest, RING_BASE, RING_SIZE, iova=IOVA)
+        elif self.first.machine_row.translates:
             self.mapped = GuestMemory(qtest, RING_BASE, RING_SIZE, iova=IOVA)
         if self.first.viommu_row.device and not cold:
             self._warm_up()
@@ -286,6 +288,9 @@ class Testbed:
 
     def _attach(self, config: Setup) -> None:
         self.slot.appeared(config)
+        if self.mapped and not self.iommu:
+            tables = GuestMemory(self.session, TABLES_BASE, TABLES_SIZE)
+            self.slot.map_memory(tables, self.mapped)
         if self.iommu and self.mapped and self.slot.bdf:
             self.iommu.attach(self.slot.bdf)
             self.iommu.map_memory(self.slot.bdf, self.mapped)
@@ -318,6 +323,8 @@ class Testbed:
         self.machine.qmp.execute("device_del", id=DUT)
         if acpi:
             AcpiHotplug(self.machine.qtest, BASES[acpi]).eject()
+        if isinstance(self.slot, ZpciSlot):
+            self.slot.let_go()
         self.machine.qmp.wait_event(
             "DEVICE_DELETED", lambda data: data.get("device") == DUT, GONE_S
         )

@@ -61,6 +61,9 @@ def behind(
         )
         with started as process:
             yield _of(process)
+    elif kind.program == "vhost-user-gpu":
+        with programs.gpu(folder, name) as process:
+            yield _of(process)
     else:
         path = folder / f"{name}.sock"
         serves = serve.service(kind.name)

@@ -1,7 +1,7 @@
 """What happens to the device of a scenario once it works: its back-end dies, or its VM migrates."""
 
 from qap.host.errors import UsageError
-from qap.machine.catalog import DeviceType, viommus
+from qap.machine.catalog import DeviceType, MachineType, viommus
 from qap.machine.guest.load import TURNS
 from qap.oracle.lifecycle import Loss, loss
 from qap.scenario.choices import Choices
@@ -33,6 +33,9 @@ def check_events(kind: DeviceType, chosen: Choices, *, confidential: bool) -> No
         raise UsageError(f"--busy is for the time of a plug: leave it out with {option}")
     if chosen.migrate and kind.vhost_user and kind.vhost_user.between:
         raise UsageError(f"the back-end in Python of {name} logs no writes: leave out --migrate")
+    if chosen.migrate and kind.vhost_user and kind.vhost_user.keeps:
+        kept = kind.vhost_user.keeps
+        raise UsageError(f"the back-end of {name} does not hand over {kept}: leave out --migrate")
     if chosen.migrate and confidential:
         raise UsageError("a simulated confidential guest does not migrate: leave out --migrate")
 
@@ -54,8 +57,10 @@ def expected_loss(kind: DeviceType, chosen: Choices) -> Loss | None:
     )
 
 
-def unmigratable(kind: DeviceType, chosen: Choices) -> str:
+def unmigratable(kind: DeviceType, machine: MachineType, chosen: Choices) -> str:
     """What keeps QEMU from migrating the VM; "" if nothing does."""
     if kind.unmigratable:
         return kind.name
+    if machine.unmigratable:
+        return machine.name
     return chosen.viommu if viommus()[chosen.viommu].unmigratable else ""

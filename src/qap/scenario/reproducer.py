@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qap.machine.catalog import Check
+from qap.machine.chardev import COMMANDS
 from qap.machine.device import device_option
 from qap.machine.guest import balloon
 from qap.machine.newer import completed
@@ -72,7 +73,7 @@ def commands(
         if service is not None:
             lines.append(f"#   chardev-add {chardev_option(scenario, service.socket)}")
             if between := between_option(scenario, service.socket):
-                lines.append(f"#   netdev_add {between[1]}")
+                lines.append(f"#   {COMMANDS[between[0]].monitor} {between[1]}")
         added = scenario_devices(scenario, service.socket if service else None)
         lines += [f"#   device_add {device_option(one)}" for one in added]
     lines += _looks(scenario)

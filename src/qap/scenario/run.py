@@ -82,7 +82,7 @@ def _sequel(scenario: Scenario, seen: Observation) -> Iterator[str]:
         if seen.again != loss.again:
             yield f"served again: {seen.again}, expected {loss.again}: {loss.why}"
     if scenario.migrate:
-        keeps = unmigratable(scenario.kind, scenario)
+        keeps = unmigratable(scenario.kind, scenario.machine_type, scenario)
         if seen.migrated and keeps:
             yield f"the VM migrated, and QEMU migrates none with {keeps}"
         if not seen.migrated and not keeps:

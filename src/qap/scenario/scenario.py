@@ -12,6 +12,7 @@ from qap.host.paths import data
 from qap.host.toml import checked, read
 from qap.machine import catalog
 from qap.machine.catalog import (
+    Between,
     DeviceType,
     GuestCheck,
     MachineType,
@@ -144,6 +145,11 @@ class Scenario(Choices):
     def can_translate(self) -> bool:
         """Whether what serves the device can serve it behind a vIOMMU."""
         return features(self.features).can if self.features else self.kind.can_translate
+
+    @property
+    def between(self) -> Between | None:
+        """What stands between its back-end's chardev and the device, if anything does."""
+        return self.kind.vhost_user.between if self.kind.vhost_user else None
 
     @property
     def packed_expected(self) -> bool:

@@ -86,10 +86,9 @@ def chardev_option(scenario: Scenario, socket: Path) -> str:
 
 def between_option(scenario: Scenario, socket: Path) -> list[str]:
     """What is between the chardev and the device, as an option and its value; empty if nothing."""
-    vhost_user = scenario.kind.vhost_user
-    if vhost_user is None or vhost_user.between is None:
+    between = scenario.between
+    if between is None:
         return []
-    between = vhost_user.between
     return [between.option, f"{between.type},id={BETWEEN},chardev={socket.stem}"]
 
 
@@ -103,8 +102,7 @@ def scenario_device(scenario: Scenario, socket: Path | None) -> Device:
     kind = scenario.kind
     device: dict[str, object] = {"driver": scenario.driver, "id": DUT, **scenario.place}
     if socket is not None:
-        assert kind.vhost_user is not None
-        between = kind.vhost_user.between
+        between = scenario.between
         device |= {between.property: BETWEEN} if between else {"chardev": socket.stem}
     device |= {**(scenario.modern if kind.legacy else {}), **kind.properties}
     if scenario.queues:

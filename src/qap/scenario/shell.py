@@ -14,6 +14,7 @@ from qap.host.errors import UsageError
 from qap.host.terminal import foreground
 from qap.machine import catalog
 from qap.machine.catalog import device_types
+from qap.machine.chardev import COMMANDS
 from qap.machine.device import Device, device_option
 from qap.machine.guest import io_checks
 from qap.machine.newer import completed
@@ -24,7 +25,7 @@ from qap.scenario.behind import Behind, behind
 from qap.scenario.confidential_kind import ConfidentialKind
 from qap.scenario.repro import scenario as described
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import on_root, scenario_devices, scenario_spec
+from qap.scenario.scenario_spec import between_option, on_root, scenario_devices, scenario_spec
 
 MODULES = ("virtiofs", "virtio_blk", "virtio_rng", "virtio_net")
 USUAL_GUEST, USUAL_DEVICE = "x86_64", "vhost-user-fs"
@@ -123,6 +124,20 @@ class Shell:
             return waits
         return f"{waits} && mount -t virtiofs {kind.properties['tag']} /mnt"
 
+    def plugging(self, socket: Path | None) -> list[str]:
+        """What to type into the monitor to plug the device.
+
+        Args:
+            socket: of its back-end, if it has one.
+        """
+        plugged = scenario_devices(self.scenario, socket)
+        added = [f"device_add {device_option(device)}" for device in plugged]
+        between = between_option(self.scenario, socket) if socket else []
+        if between:
+            option, value = between
+            added.insert(0, f"{COMMANDS[option].monitor} {value}")
+        return added
+
     def _explain(self, folder: Path, one: Behind | None, share: Path) -> None:
         scenario = self.scenario
         kind, place = scenario.confidential, scenario.machine_type
@@ -133,10 +148,9 @@ class Shell:
             ("guest", what),
             ("keys", "Ctrl-A C: QEMU's monitor, and back; Ctrl-A X: the end"),
         ]
-        plugged = scenario_devices(scenario, one.socket if one else None)
         lines += [
-            ("" if number else "hot-plug", f"in the monitor: device_add {device_option(device)}")
-            for number, device in enumerate(plugged)
+            ("" if number else "hot-plug", f"in the monitor: {command}")
+            for number, command in enumerate(self.plugging(one.socket if one else None))
         ]
         if len(ports := self._free) > 1:
             lines.append(("", f"free for more: bus={ports[1]['id']} to bus={ports[-1]['id']}"))

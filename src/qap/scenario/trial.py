@@ -12,6 +12,7 @@ from pathlib import Path
 from qap.fork.build import Build
 from qap.host.errors import QapError
 from qap.machine.catalog import device_types
+from qap.machine.chardev import COMMANDS
 from qap.machine.guest import balloon, io_checks
 from qap.machine.guest.load import Load
 from qap.machine.machine import Machine, QemuDied
@@ -27,7 +28,7 @@ from qap.scenario.migrate import Migration, destination
 from qap.scenario.observation import Observation
 from qap.scenario.proof import Proof
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import BETWEEN, DUT, between_option, scenario_devices, scenario_spec
+from qap.scenario.scenario_spec import BETWEEN, DUT, scenario_devices, scenario_spec
 
 
 @dataclass
@@ -156,21 +157,23 @@ class Trial:
                 machine.unplug(DUT)
                 io_checks.wait_gone(machine.console, self.scenario.kind.device_id)
                 self.seen.said.append("unplugged")
-                if one is not None and between_option(self.scenario, one.socket):
-                    # It removes its chardev, too.
-                    machine.qmp.execute("netdev_del", id=BETWEEN)
-                elif one is not None:
-                    machine.qmp.execute("chardev-remove", id=one.socket.stem)
+                if one is not None:
+                    self._chardev_removed(machine, one.socket)
 
     def _between(self, machine: Machine, socket: Path) -> None:
-        """Add the network that is between the chardev and the device, if there is one."""
-        if between_option(self.scenario, socket):
-            kind = self.scenario.kind.vhost_user
-            assert kind is not None
-            assert kind.between is not None
-            machine.qmp.execute(
-                "netdev_add", type=kind.between.type, id=BETWEEN, chardev=socket.stem
-            )
+        """Add what is between the chardev and the device, if anything is."""
+        if between := self.scenario.between:
+            said = COMMANDS[between.option]
+            arguments = {said.type: between.type, "id": BETWEEN, "chardev": socket.stem}
+            machine.qmp.execute(said.add, **arguments)
+
+    def _chardev_removed(self, machine: Machine, socket: Path) -> None:
+        between = self.scenario.between
+        said = COMMANDS[between.option] if between else None
+        if said:
+            machine.qmp.execute(said.remove, id=BETWEEN)
+        if not (said and said.takes_chardev):
+            machine.qmp.execute("chardev-remove", id=socket.stem)
 
     def _prove(
         self, machine: Machine, host_data: io_checks.HostData, served: Replaceable | None

@@ -1,7 +1,7 @@
 """What a back-end does with the buffers of a chain: a device type's behaviour."""
 
 from enum import Enum, auto
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 MARK = b"served by qap's vhost-user back-end; "
 
@@ -15,6 +15,13 @@ class Later(Enum):
 LATER: Final = Later.LATER
 
 
+class Ends(NamedTuple):
+    """Bytes for the writable buffers of a chain; what is between the two stays as it is."""
+
+    head: bytes
+    tail: bytes
+
+
 class ChainService(Protocol):
     """Serves a chain of buffers as a device of some type does.
 
@@ -22,7 +29,7 @@ class ChainService(Protocol):
     the back-end's methods.
     """
 
-    def __call__(self, queue: int, readable: bytes, room: int) -> bytes | Later | None:
+    def __call__(self, queue: int, readable: bytes, room: int) -> bytes | Ends | Later | None:
         """Serve a chain.
 
         Args:
@@ -30,10 +37,28 @@ class ChainService(Protocol):
             readable: contents of its readable buffers.
             room: bytes that its writable buffers hold.
         Returns:
-            bytes for the writable buffers, at most `room`; None to keep the chain and never
-            use it, as a device does with a receive buffer if nothing arrives; LATER to leave
-            the chain available, and be called again after a chain of another queue was served.
+            bytes for the writable buffers, or Ends, at most `room`; None to keep the chain and
+            never use it, as a device does with a receive buffer if nothing arrives; LATER to
+            leave the chain available, and be called again after a chain of another queue was
+            served.
         """
+
+
+@runtime_checkable
+class SessionService(ChainService, Protocol):
+    """A ChainService of a crypto device, which keeps sessions."""
+
+    def create(self, description: bytes) -> int:
+        """Open a session.
+
+        Args:
+            description: of CREATE_CRYPTO_SESSION.
+        Returns:
+            its id, below zero if it is refused.
+        """
+
+    def close(self, session: int) -> None:
+        """Close a session (CLOSE_CRYPTO_SESSION)."""
 
 
 class Served(NamedTuple):

@@ -1,7 +1,7 @@
-"""Real vhost-user back-ends: Debian's virtiofsd and QEMU's storage daemon.
+"""Real vhost-user back-ends: Debian's virtiofsd and vhost-user-gpu, and QEMU's storage daemon.
 
-A back-end inherits a socket that already listens. So nobody waits for it to start: QEMU
-connects and is answered as soon as the program is ready.
+Most inherit a socket that already listens. So nobody waits for them to start: QEMU connects and
+is answered as soon as the program is ready.
 """
 
 import shlex
@@ -15,8 +15,15 @@ from pathlib import Path
 from qap.host.debian.bundles import bundle
 from qap.host.debian.loader import HOST, loader_argv
 from qap.host.debian.package import merge_usr, unpacked
+from qap.host.errors import QapError
 from qap.host.process import Process
+from qap.host.wait import poll_until
 from qap.vhost_user.relay import ByteOrderRelay
+
+START_S = 20.0
+# linux/net.h: __SO_ACCEPTCON, in the flags there.
+UNIX_SOCKETS = Path("/proc/net/unix")
+ACCEPTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,44 @@ def virtiofsd(folder: Path, shared: Path, architecture: str, name: str) -> Itera
             relay = [sys.executable, "-m", "qap.vhost_user.relay", str(path), str(served)]
             by_hand += [f"until [ -S {served} ]; do sleep 0.1; done", shlex.join(relay)]
         yield BackendProcess(path, process, tuple(by_hand))
+
+
+@contextmanager
+def gpu(folder: Path, name: str) -> Iterator[BackendProcess]:
+    """Debian's vhost-user-gpu, which draws in memory.
+
+    Args:
+        folder: where the socket and the log go.
+        name: of socket and log.
+    """
+    path = folder / f"{name}.sock"
+    root = unpacked(bundle("vhost-user-gpu", HOST), finish=merge_usr)
+    program = [*loader_argv(root), str(root / "usr/lib/qemu/vhost-user-gpu")]
+    argv = [*program, f"--socket-path={path}"]
+    with ExitStack() as owned:
+        owned.callback(path.unlink, missing_ok=True)
+        process = owned.enter_context(Process(argv, log=folder / f"{name}.log"))
+        await_listening(path, process)
+        yield BackendProcess(path, process, (shlex.join(argv),))
+
+
+def await_listening(path: Path, process: Process) -> None:
+    """Wait until a program listens on a socket of its own; a connection would be its only one.
+
+    Raises:
+        QapError: it ended before.
+        TimeoutError: it does not listen in time.
+    """
+
+    def listens() -> bool | None:
+        if not process.alive:
+            raise QapError(f"{path.name}: the back-end ended before it listened", process.tail())
+        # proc(5): Num, RefCount, Protocol, Flags, …, Path.
+        words = [line.split() for line in UNIX_SOCKETS.read_text().splitlines()]
+        flags = [int(word[3], 16) for word in words if word[-1] == str(path)]
+        return True if any(flag & ACCEPTS for flag in flags) else None
+
+    poll_until(listens, START_S, lambda: f"a back-end to listen on {path}")
 
 
 def null_disk(node: str) -> str:

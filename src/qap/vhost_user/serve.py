@@ -16,6 +16,7 @@ from qap.oracle.features import mask
 from qap.vhost_user.backend import Backend
 from qap.vhost_user.backends import backend
 from qap.vhost_user.chain_service import ChainService, fill
+from qap.vhost_user.crypto import CryptoHost
 from qap.vhost_user.net import NetHost
 from qap.vhost_user.protocol import ProtocolFeature
 from qap.vhost_user.vsock import VsockHost
@@ -25,6 +26,7 @@ PORT = 1234
 VSOCK = "vhost-user-vsock"
 RNG = "vhost-user-rng"
 NET = "vhost-user-net"
+CRYPTO = "vhost-user-crypto"
 
 
 def randomness(queue: int, readable: bytes, room: int) -> bytes:
@@ -38,6 +40,8 @@ def service(kind: str) -> ChainService:
         return VsockHost(PORT, os.urandom(1 << 20))
     if kind == NET:
         return NetHost()
+    if kind == CRYPTO:
+        return CryptoHost()
     return randomness if kind == RNG else fill
 
 

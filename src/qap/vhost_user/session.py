@@ -6,6 +6,7 @@ import struct
 from qap.oracle.features import FeatureBit
 from qap.vhost_user import layout
 from qap.vhost_user.backend_channel import BackendChannel
+from qap.vhost_user.chain_service import SessionService
 from qap.vhost_user.device import Device
 from qap.vhost_user.handler import Acked, Handlers, Words, noted, only_fd, u64
 from qap.vhost_user.memory.driver_memory import DriverMemory
@@ -16,8 +17,9 @@ from qap.vhost_user.ring.inflight import Inflight
 from qap.vhost_user.ring.vring_table import VringTable
 
 CONFIG_HEAD = 12
-# A crypto session description ends with the session's id; the rest is not parsed here.
+# A crypto session description ends with the session's id; the rest is the service's.
 SESSION_ID = struct.Struct("=q")
+CLOSED_ID = struct.Struct("=Q")
 
 _R = FrontendRequest
 _OPAQUE = frozenset({_R.CREATE_CRYPTO_SESSION, _R.CLOSE_CRYPTO_SESSION})
@@ -100,7 +102,7 @@ class Session:
             _R.SET_BACKEND_REQ_FD: self._set_backend_req_fd,
             _R.GPU_SET_SOCKET: lambda asked, _: self._set_display(asked.take_fds()),
             _R.CREATE_CRYPTO_SESSION: self._create_crypto_session,
-            _R.CLOSE_CRYPTO_SESSION: noted,
+            _R.CLOSE_CRYPTO_SESSION: self._close_crypto_session,
             _R.SEND_RARP: noted,
             _R.NET_SET_MTU: noted,
         }
@@ -188,10 +190,17 @@ class Session:
         self._display = fds
 
     def _create_crypto_session(self, asked: Message, _: Words) -> Message:
-        self._crypto_sessions += 1
-        return asked.reply(
-            asked.payload[: -SESSION_ID.size] + SESSION_ID.pack(self._crypto_sessions)
-        )
+        service = self.device.service
+        if isinstance(service, SessionService):
+            number = service.create(asked.payload)
+        else:
+            number = self._crypto_sessions = self._crypto_sessions + 1
+        return asked.reply(asked.payload[: -SESSION_ID.size] + SESSION_ID.pack(number))
+
+    def _close_crypto_session(self, asked: Message, _: Words) -> None:
+        service = self.device.service
+        if isinstance(service, SessionService) and len(asked.payload) == CLOSED_ID.size:
+            service.close(*CLOSED_ID.unpack(asked.payload))
 
 
 def _check_region(asked: Message, size: int) -> None:

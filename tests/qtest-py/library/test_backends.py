@@ -21,6 +21,8 @@ def test_backend_offers_what_the_configuration_says(lab: Lab, tmp_path: Path, ki
     with ExitStack() as owned:
         if device_types()[kind].program == "virtiofsd":
             started = programs.virtiofsd(tmp_path, host_data.shared, "amd64", "asked")
+        elif device_types()[kind].program == "vhost-user-gpu":
+            started = programs.gpu(tmp_path, "asked")
         else:
             program = lab.build.path("qemu-storage-daemon")
             started = programs.storage_daemon(tmp_path, program, host_data.image, "asked")

@@ -12,6 +12,7 @@ from qap.matrix.run import alone
 from qap.scenario.request import Request
 
 ATS: dict[str, object] = {"ats": True, "viommu": "intel-iommu"}
+ZPCI: dict[str, object] = {"machine": "s390-ccw-virtio"}
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,11 @@ ATS: dict[str, object] = {"ats": True, "viommu": "intel-iommu"}
         ({"device": "virtio-scsi-ccw", "machine": "s390-ccw-virtio", "queues": 4}, "works"),
         ({"device": "vhost-user-gpio-pci", "backend": "ACCESS_PLATFORM", **ATS}, "works"),
         ({"device": "virtio-blk-pci", "behind": "pxb", "queues": 2, **ATS}, "works"),
+        ({"device": "vhost-user-i2c-pci", **ZPCI}, "refused"),
+        ({"device": "vhost-user-i2c-pci", "iommu_platform": False, **ZPCI}, "works"),
+        ({"device": "vhost-user-i2c-pci", "backend": "ACCESS_PLATFORM", **ZPCI}, "works"),
+        ({"device": "virtio-blk-pci", "plug": "hot", "packed": True, **ZPCI}, "works"),
+        ({"device": "virtio-scsi-pci", "plug": "replug", "queues": 4, **ZPCI}, "works"),
     ],
 )
 def test_device_is_driven_without_a_guest(options: dict[str, object], outcome: str) -> None:

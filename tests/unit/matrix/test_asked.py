@@ -30,6 +30,14 @@ def test_back_end_offers_what_it_is_told_to() -> None:
     assert unable.expected[0].outcome is Outcome.REFUSED
 
 
+def test_function_of_s390x_is_always_translated() -> None:
+    unable = a_cell("vhost-user-gpio-pci", "s390-ccw-virtio")
+    assert unable.expected[0].outcome is Outcome.REFUSED
+    able = a_cell("vhost-user-gpio-pci", "s390-ccw-virtio", backend="ACCESS_PLATFORM")
+    assert able.expected[0].translating
+    assert able.config.machine_type == "s390-ccw-virtio"
+
+
 def test_options_choose_the_driver() -> None:
     assert a_cell("virtio-blk-pci").driver == "accepts"
     assert a_cell("virtio-blk-pci", packed=True).driver == "accepts-packed"
@@ -69,7 +77,7 @@ def test_what_is_beside_the_axes_is_shown_and_not_in_the_name() -> None:
 @pytest.mark.parametrize(
     ("machine", "device", "options", "said"),
     [
-        ("s390-ccw-virtio", "vhost-user-gpio-pci", {}, "by a guest alone, or not at all"),
+        ("s390-ccw-virtio", "virtio-rng-pci", {"migrate": True}, "no VM that has s390-pci"),
         ("microvm", "vhost-user-gpio-device", {"plug": "hot"}, "virtio-mmio takes no device"),
         ("q35", "vhost-user-gpu-pci", {"plug": "hot"}, "the device is not hot-pluggable"),
         ("pc", "virtio-crypto-pci", {"viommu": "intel-iommu"}, "pc takes no intel-iommu"),

@@ -13,7 +13,7 @@ from qap.machine.guest.io_checks import HostData
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import Outcome
 from qap.scenario.behind import Behind
-from qap.scenario.events import expected_loss
+from qap.scenario.events import expected_loss, unmigratable
 from qap.scenario.migrate import destination
 from qap.scenario.observation import Observation
 from qap.scenario.proof import CHECKS
@@ -116,6 +116,20 @@ def test_command_asks_for_the_same_scenario() -> None:
         assert f" --{word}" in wanted.command
 
 
+def test_cipher_is_between_its_chardev_and_the_device() -> None:
+    one = a_scenario("vhost-user-crypto")
+    spec = scenario_spec(one, Path("x/backend1.sock"), HostData(Path("x")), is_base=False)
+    assert "cryptodev-vhost-user,id=between0,chardev=backend1" in spec.extra
+    assert "between0" in [device.get("cryptodev") for device in spec.devices]
+
+
+def test_function_of_s390x_does_not_migrate() -> None:
+    one = a_scenario("virtio-blk-pci", "s390-ccw-virtio", migrate=True)
+    assert unmigratable(one.kind, one.machine_type, one) == "s390-pci"
+    other = a_scenario("virtio-blk-ccw", "s390-ccw-virtio", migrate=True)
+    assert unmigratable(other.kind, other.machine_type, other) == ""
+
+
 def test_network_is_between_its_chardev_and_the_device() -> None:
     """Its device has another's name, so the command has the catalogue's."""
     one = a_scenario("vhost-user-net", "q35")
@@ -215,7 +229,7 @@ def test_option_that_does_not_fit_is_refused(options: dict[str, object], said: s
         ("q35", "vhost-user-fs-pci", {}, ""),
         ("q35", "vhost-user-fs-pci", {"backend": "ACCESS_PLATFORM"}, "virtiofsd, with which"),
         ("q35", "vhost-user-rng-pci", {"backend": "-VERSION_1"}, "a guest's driver wants"),
-        ("q35", "vhost-user-gpu-pci", {}, "no guest here drives vhost-user-gpu"),
+        ("q35", "vhost-user-gpio-pci", {}, "no guest here drives vhost-user-gpio"),
         ("q35", "virtio-blk-pci", {"no_guest": True}, "--no-guest"),
         ("q35", "vhost-user-net", {}, ""),
         ("q35", "vhost-user-net", {"viommu": "intel-iommu"}, ""),
@@ -279,6 +293,8 @@ def test_simulated_confidential_guest_has_no_viommu() -> None:
     [
         ("vhost-user-blk-pci", {"migrate": True, "kill_backend": "idle"}, "are two cases: leave"),
         ("vhost-user-net", {"migrate": True}, "vhost-user-net logs no writes: leave out"),
+        ("vhost-user-crypto", {"migrate": True}, "vhost-user-crypto logs no writes: leave out"),
+        ("vhost-user-gpu-pci", {"migrate": True}, "does not hand over what was drawn: leave"),
         ("vhost-user-vsock-pci", {"kill_backend": "busy"}, "take --kill-backend idle"),
         ("vhost-user-blk-pci", {"kill_backend": "idle", "plug": "replug"}, "leave out --replug"),
     ],

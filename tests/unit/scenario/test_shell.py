@@ -1,6 +1,7 @@
 """What `qap shell` boots, and the device that it says to plug."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,20 @@ def test_base_has_no_line_for_what_it_lacks() -> None:
 def test_ports_are_of_a_machine_that_has_them() -> None:
     with pytest.raises(UsageError, match="pc needs no ports"):
         Shell(FORK, scenario_for(FORK, machine="pc"), ports=2)
+
+
+@pytest.mark.parametrize(
+    ("device", "first"),
+    [
+        ("vhost-user-net", "netdev_add vhost-user,id=between0,chardev=share"),
+        ("vhost-user-crypto", "object_add cryptodev-vhost-user,id=between0,chardev=share"),
+        ("vhost-user-fs-pci", "device_add vhost-user-fs-pci,id=dut,bus=port0,chardev=share"),
+    ],
+)
+def test_what_is_between_chardev_and_device_is_plugged_first(device: str, first: str) -> None:
+    lines = Shell(FORK, scenario_for(FORK, device=device)).plugging(Path("/tmp/share.sock"))
+    assert lines[0].startswith(first)
+    assert lines[-1].startswith("device_add ")
 
 
 def test_each_free_port_is_one_of_its_own() -> None:

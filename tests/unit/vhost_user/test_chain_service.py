@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qap.host.errors import QapError
+from qap.vhost_user.chain_service import Ends
 from qap.vhost_user.misbehave import WrongUsed
 
 from .front_end import Frontend, R
@@ -43,6 +44,16 @@ def test_service_decides_what_is_written(bench: Bench) -> None:
     driver.notify()
     assert driver.used(0) == (0, 3)
     assert bench.memory.get(DATA + 8, 2) + bench.memory.get(DATA + 16, 1) == b"cba"
+
+
+def test_service_may_write_both_ends_alone(bench: Bench) -> None:
+    bench.backend.service = lambda queue, readable, room: Ends(b"abc", b"yz")
+    driver = bench.driver(Split)
+    bench.memory.put(DATA, b"." * 16)
+    driver.add([Buffer(DATA, 2, WRITE), Buffer(DATA + 4, 4, WRITE), Buffer(DATA + 10, 1, WRITE)])
+    driver.notify()
+    assert driver.used(0) == (0, 7)
+    assert bench.memory.get(DATA, 16) == b"ab..c..y..z....."
 
 
 def test_service_may_keep_a_chain(bench: Bench) -> None:

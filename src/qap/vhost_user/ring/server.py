@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from qap.oracle.features import FeatureBit
-from qap.vhost_user.chain_service import LATER, Served
+from qap.vhost_user.chain_service import LATER, Ends, Served
 from qap.vhost_user.device import Device
 from qap.vhost_user.memory.mem_table import BadAddress
 from qap.vhost_user.misbehave import Rules
@@ -125,12 +125,16 @@ class RingServer:
             ring.advance(chain)
             vring.noted = None
             return True
-        if len(written) > room:
-            raise ProtocolError(f"the service wrote {len(written)} bytes into a room of {room}")
-        self._fill(ring, chain, written)
+        ends = written if isinstance(written, Ends) else Ends(written, b"")
+        size = len(ends.head) + len(ends.tail)
+        if size > room:
+            raise ProtocolError(f"the service wrote {size} bytes into a room of {room}")
+        self._fill(ring, chain, ends.head, 0)
+        self._fill(ring, chain, ends.tail, room - len(ends.tail))
+        size = room if ends.tail else size
         # Record it before the driver can see the used entry and a test compares the records.
-        records.add_served(Served(index, chain.id, readable, len(written), room))
-        entry = (chain.id, len(written))
+        records.add_served(Served(index, chain.id, readable, size, room))
+        entry = (chain.id, size)
         entries = self._rules.used(index, entry, room)
         for used_id, length in entries:
             ring.use(used_id, length, len(chain.taken))
@@ -145,9 +149,13 @@ class RingServer:
                 signal(vring.call)
         return True
 
-    def _fill(self, ring: Ring, chain: Chain, data: bytes) -> None:
+    def _fill(self, ring: Ring, chain: Chain, data: bytes, skipped: int) -> None:
+        """Write into the writable buffers, but for so many bytes at their beginning."""
         for buffer in chain.writable:
             if not data:
                 return
-            ring.buffers.write("buffer", buffer.address, data[: buffer.size])
-            data = data[buffer.size :]
+            room = max(0, buffer.size - skipped)
+            if room:
+                ring.buffers.write("buffer", buffer.address + buffer.size - room, data[:room])
+            skipped -= buffer.size - room
+            data = data[room:]

@@ -14,7 +14,7 @@ from qap.oracle.config import Interface
 from qap.oracle.features import FeatureBit, mask
 from qap.verify.kit.checks import UP_TO_FEATURES_OK
 from qap.verify.kit.lab import Lab
-from qap.virtio.zpci import ZpciNegotiation
+from qap.virtio.zpci import VirtioZpci
 
 # What has fields of more than a byte, in QEMU itself and behind vhost-user.
 KINDS = [
@@ -68,7 +68,7 @@ def read(function: ZpciFunction, kind: str, *interfaces: Interface) -> list[Conf
     size = config.size(row.config_layout)
     readings: list[ConfigReading] = []
     for turn, interface in enumerate(interfaces):
-        driver = ZpciNegotiation(function, legacy=interface == "legacy")
+        driver = VirtioZpci(function, legacy=interface == "legacy")
         readings += ConfigReader(driver, turn, size, mask(row.accepts)).run()
     return readings
 
@@ -97,7 +97,7 @@ def test_other_configuration_is_always_little_endian(start: Start, kind: str) ->
 
 def test_back_ends_configuration_is_converted_for_a_legacy_driver(start: Start) -> None:
     """vhost-user-blk is the only one that has both; the back-end's fields are little-endian."""
-    legacy = ZpciNegotiation(start("vhost-user-blk"), legacy=True)
+    legacy = VirtioZpci(start("vhost-user-blk"), legacy=True)
     legacy.reset()
     little = bytes(range(1, 1 + SHOWN))
     assert legacy.config_read(0, SHOWN) == config.arranged(little, LAYOUT, "big")
@@ -106,7 +106,7 @@ def test_back_ends_configuration_is_converted_for_a_legacy_driver(start: Start) 
 def test_both_interfaces_show_a_modern_driver_the_same_bytes(start: Start) -> None:
     """Without a reset between, the configuration is little-endian on the legacy one, too."""
     function = start("virtio-blk")
-    modern, legacy = (ZpciNegotiation(function, legacy=legacy) for legacy in (False, True))
+    modern, legacy = (VirtioZpci(function, legacy=legacy) for legacy in (False, True))
     modern.reset()
     big = legacy.config_read(0, SHOWN)
     little = modern.config_read(0, SHOWN)

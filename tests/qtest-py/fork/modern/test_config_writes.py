@@ -19,7 +19,7 @@ from qap.verify.kit.checks import UP_TO_FEATURES_OK
 from qap.verify.kit.lab import Lab
 from qap.virtio.ccw import VirtioCcw
 from qap.virtio.transports import TRANSPORTS, Beside
-from qap.virtio.zpci import ZpciNegotiation
+from qap.virtio.zpci import VirtioZpci
 
 # 5.3.4: emerg_wr of a console; 5.6.4: sense_size of a SCSI host.
 EMERG_WR, SENSE_SIZE = 8, 20
@@ -108,11 +108,11 @@ def test_legacy_driver_writes_in_the_guests_order_on_zpci(lab: Lab) -> None:
     keeps_what_is_written(zpci_host(lab, "legacy"))
 
 
-def zpci_host(lab: Lab, interface: Interface) -> ZpciNegotiation:
+def zpci_host(lab: Lab, interface: Interface) -> VirtioZpci:
     machine = lab.s390x({"driver": "virtio-scsi-pci", "disable-legacy": "off"})
     (function,) = zpci_functions(Cpu(machine.qtest, machine.serial))
     function.enable()
-    return ZpciNegotiation(function, legacy=interface == "legacy")
+    return VirtioZpci(function, legacy=interface == "legacy")
 
 
 @pytest.mark.parametrize("bus", ["pci", "mmio"])

@@ -5,10 +5,10 @@ import pytest
 from qap.host.wait import poll_until
 from qap.hw.pci_bus import PciBus
 from qap.machine.catalog import vhost_user_types
+from qap.machine.chardev import COMMANDS
 from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
-from qap.matrix.chardev import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.verify.kit.checks import CHARDEV_S, wait_chardev
@@ -85,9 +85,9 @@ def plug(machine: Machine, kind: str) -> None:
     row = vhost_user_types()[kind]
     device, _ = device_of(kind)
     if row.vhost_user and (between := row.vhost_user.between):
-        add, _, key = QMP_FOR[between.option]
-        named = {key: between.type, "id": device[between.property], "chardev": CHARDEV}
-        machine.qmp.execute(add, **named)
+        said = COMMANDS[between.option]
+        named = {said.type: between.type, "id": device[between.property], "chardev": CHARDEV}
+        machine.qmp.execute(said.add, **named)
     machine.plug({**device, "bus": "port0"})
 
 

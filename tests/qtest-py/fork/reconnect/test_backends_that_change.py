@@ -4,9 +4,9 @@ import pytest
 
 from qap.host.wait import poll_until
 from qap.machine.catalog import vhost_user_types
+from qap.machine.chardev import COMMANDS
 from qap.machine.machine import Machine
 from qap.machine.qmp import QmpRefused
-from qap.matrix.chardev import QMP_FOR
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
 from qap.verify.kit.checks import (
@@ -50,9 +50,9 @@ def reconnecting(
     device_type = vhost_user_types()[kind]
     device, _ = device_type.pci(name)
     if device_type.vhost_user and (between := device_type.vhost_user.between):
-        add, _, key = QMP_FOR[between.option]
-        named = {key: between.type, "id": device[between.property], "chardev": name}
-        machine.qmp.execute(add, **named)
+        said = COMMANDS[between.option]
+        named = {said.type: between.type, "id": device[between.property], "chardev": name}
+        machine.qmp.execute(said.add, **named)
     platform = viommu != "none" if requested is None else requested
     machine.plug({**device, "bus": "port0", "iommu_platform": platform})
     return machine
@@ -209,8 +209,8 @@ def test_cryptodev_refuses_an_unfit_back_end(lab: Lab) -> None:
     behind = lab.backend("vhost-user-crypto", access_platform=True)
     behind.queues = 1
     machine = lab.machine()
-    add, _, key = QMP_FOR["-object"]
+    said = COMMANDS["-object"]
     with pytest.raises(QmpRefused, match="can't be used"):
-        named = {key: "cryptodev-vhost-user", "id": "crypto0", "chardev": behind.path.stem}
-        machine.qmp.execute(add, **named, queues=2)
+        named = {said.type: "cryptodev-vhost-user", "id": "crypto0", "chardev": behind.path.stem}
+        machine.qmp.execute(said.add, **named, queues=2)
     machine.qmp.execute("query-status")
