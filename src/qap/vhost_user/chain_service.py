@@ -7,12 +7,27 @@ MARK = b"served by qap's vhost-user back-end; "
 
 
 class Later(Enum):
-    """The type of LATER."""
+    """The type of LATER and YIELD."""
 
     LATER = auto()
+    YIELD = auto()
 
 
 LATER: Final = Later.LATER
+YIELD: Final = Later.YIELD
+
+
+class At(NamedTuple):
+    """A chain is left until a time.
+
+    Attributes:
+        when: in seconds, as time.monotonic() counts them.
+    """
+
+    when: float
+
+
+Answer = bytes | Later | At | None
 
 
 class ChainService(Protocol):
@@ -22,7 +37,7 @@ class ChainService(Protocol):
     the back-end's methods.
     """
 
-    def __call__(self, queue: int, readable: bytes, room: int) -> bytes | Later | None:
+    def __call__(self, queue: int, readable: bytes, room: int) -> Answer:
         """Serve a chain.
 
         Args:
@@ -32,7 +47,9 @@ class ChainService(Protocol):
         Returns:
             bytes for the writable buffers, at most `room`; None to keep the chain and never
             use it, as a device does with a receive buffer if nothing arrives; LATER to leave
-            the chain available, and be called again after a chain of another queue was served.
+            the chain available, and be called again after a chain of another queue was served,
+            or at Backend.wake; At(when) to be called again at that time, or earlier, too; YIELD
+            to be called again after what waits in the other queues was.
         """
 
 
