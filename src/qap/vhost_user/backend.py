@@ -213,7 +213,10 @@ class Backend(RecordedBackend):
         self.front_end.run(lambda _: None)
 
     def wake(self) -> None:
-        """Have the chains that the service left served again; raises as `settle` does."""
+        """Serve every ring as after a kick: the service has something for the driver.
+
+        Raises as `settle` does.
+        """
         self.front_end.run(lambda connection: connection.wake())
 
     def in_flight(self, queue: int) -> list[int]:

@@ -177,9 +177,14 @@ class Connection:
                 raise
 
     def wake(self) -> None:
-        """Have chains that wait served again; only for the thread of `run`."""
+        """Serve every ring as after a kick; only for the thread of `run`.
+
+        A front-end that has connected again does not kick for the buffers that were there
+        before, such as those for events.
+        """
         for vring in self._session.vrings:
-            vring.wake()
+            if vring.kick is not None or vring.polled:
+                vring.start()
 
     def ask(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> int | None:
         """Send a request on the back-end channel; only for the thread of `run`.
