@@ -215,9 +215,10 @@ class Backend(RecordedBackend):
     def wake(self) -> None:
         """Serve every ring as after a kick: the service has something for the driver.
 
-        Raises as `settle` does.
+        Returns once they were served; raises as `settle` does.
         """
         self.front_end.run(lambda connection: connection.wake())
+        self.settle()
 
     def in_flight(self, queue: int) -> list[int]:
         """Ids of the chains that the buffer of SET_INFLIGHT_FD notes as in flight.
