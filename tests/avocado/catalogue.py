@@ -36,6 +36,22 @@ class Catalogue(GuestTest):
         seen = self.check(guest="x86_64", features="ACCESS_PLATFORM", **where)
         self.assertIn("the device deciphered the test vector of FIPS 197", seen.said)
 
+    def test_disk_of_a_scsi_back_end_that_translates(self) -> None:
+        """:avocado: tags=machine:q35,device:vhost-user-scsi-pci,viommu,hotplug"""
+        where = {"device": "vhost-user-scsi", "plug": "hot", "viommu": "intel-iommu"}
+        seen = self.check(guest="x86_64", features="ACCESS_PLATFORM", busy=True, **where)
+        self.assertIn("the guest read a disk meanwhile", seen.said[-1])
+
+    def test_key_that_a_back_end_presses(self) -> None:
+        """:avocado: tags=machine:microvm,device:vhost-user-input"""
+        seen = self.check(guest="x86_64", machine="microvm", device="vhost-user-input", plug="cold")
+        self.assertEqual(seen.said, ["guest got the key A"])
+
+    def test_sound_that_a_back_end_hears(self) -> None:
+        """:avocado: tags=machine:q35,device:vhost-user-snd-pci,hotplug"""
+        seen = self.check(guest="x86_64", device="vhost-user-snd", plug="replug")
+        self.assertIn("its back-end heard them", seen.said[1])
+
     def test_input_event_on_mmio(self) -> None:
         """:avocado: tags=machine:microvm,device:virtio-keyboard-device"""
         self.check(guest="x86_64", machine="microvm", device="virtio-keyboard", plug="cold")
@@ -59,6 +75,11 @@ class BackendKilled(GuestTest):
     def test_disk_in_use(self) -> None:
         """:avocado: tags=device:vhost-user-blk-pci"""
         seen = self.check(guest="x86_64", device="vhost-user-blk", plug="hot", kill_backend="busy")
+        self.assertEqual((seen.io, seen.again), ("waits", True))
+
+    def test_disk_of_scsi_in_use(self) -> None:
+        """:avocado: tags=device:vhost-user-scsi-pci"""
+        seen = self.check(guest="x86_64", device="vhost-user-scsi", plug="hot", kill_backend="busy")
         self.assertEqual((seen.io, seen.again), ("waits", True))
 
     def test_random_numbers_from_the_start(self) -> None:
@@ -100,6 +121,14 @@ class Migrates(GuestTest):
         :avocado: tags=device:vhost-user-fs-pci
         """
         seen = self.check(guest="x86_64", device="vhost-user-fs", plug="cold", migrate=True)
+        self.assertTrue(seen.migrated)
+
+    def test_disk_of_scsi(self) -> None:
+        """Its back-end logs what it writes.
+
+        :avocado: tags=device:vhost-user-scsi-pci,hotplug
+        """
+        seen = self.check(guest="x86_64", device="vhost-user-scsi", plug="hot", migrate=True)
         self.assertTrue(seen.migrated)
 
     def test_back_end_that_can_not_migrate(self) -> None:

@@ -10,11 +10,10 @@ from typing import Self
 from qap.explain.backend import features
 from qap.fork.build import Build
 from qap.machine.guest.io_checks import HostData
-from qap.machine.guest.traffic import SocketHost
 from qap.scenario.scenario import Scenario
 from qap.vhost_user import programs, serve
+from qap.vhost_user.chain_service import ChainService
 from qap.vhost_user.programs import BackendProcess
-from qap.vhost_user.vsock import VsockHost
 
 ENDED_S = 10.0
 
@@ -28,14 +27,14 @@ class Behind:
         by_hand: command lines that start the same one by hand.
         kill: ends it at once, as if it had crashed.
         words: what it said, if it has ended; "" otherwise.
-        host: what answers a guest over a socket device, if it is one.
+        host: what serves the device, if that is in Python.
     """
 
     socket: Path
     by_hand: tuple[str, ...]
     kill: Callable[[], None]
     words: Callable[[], str] = str
-    host: SocketHost | None = None
+    host: ChainService | None = None
 
 
 @contextmanager
@@ -66,12 +65,13 @@ def behind(
             yield _of(process)
     else:
         path = folder / f"{name}.sock"
-        serves = serve.service(kind.name)
+        image = host_data.image if kind.check == "disk" else None
+        serves = serve.service(kind.name, image)
         said = scenario.features or "none"
         by_hand = f"{sys.executable} -m qap.vhost_user.serve {kind.name} {path} {said}"
+        by_hand += f" {image}" if image else ""
         with serve.serving(path, kind.name, features(said), serves) as served:
-            host = serves if isinstance(serves, VsockHost) else None
-            yield Behind(path, (by_hand,), served.close, host=host)
+            yield Behind(path, (by_hand,), served.close, host=serves)
 
 
 def _of(process: BackendProcess) -> Behind:

@@ -19,6 +19,10 @@ from qap.machine.guest.console import Console
 from qap.machine.machine import Machine
 from qap.scenario.scenario import Scenario
 from qap.scenario.scenario_spec import DUT
+from qap.vhost_user.chain_service import ChainService
+from qap.vhost_user.input import Keyboard
+from qap.vhost_user.sound import Loudspeaker
+from qap.vhost_user.vsock import VsockHost
 
 NINEP = "-t 9p -o trans=virtio,version=9p2000.L share"
 # Of the extended capability for an address translation service (PCI Express 5.0, 10.5.1).
@@ -31,14 +35,14 @@ class Proof:
 
     Args:
         name: of it under /sys/bus/virtio/devices.
-        host: what answers a guest over a socket device.
+        host: what serves the device, if that is in Python.
     """
 
     scenario: Scenario
     machine: Machine
     host_data: io_checks.HostData
     name: str
-    host: traffic.SocketHost | None = None
+    host: ChainService | None = None
 
     @property
     def console(self) -> Console:
@@ -65,7 +69,7 @@ class Proof:
         if check == "port":
             traffic.over_serial(self.console, self.host_data.folder / "port.sock")
             return ["guest and host sent each other 64 KiB over the port"]
-        assert self.host is not None
+        assert isinstance(self.host, VsockHost)
         traffic.over_vsock(self.console, self.host)
         return ["guest and host sent each other 1 MiB over a stream of vsock"]
 
@@ -77,9 +81,17 @@ class Proof:
         return ["guest sent the host 64 KiB over the network, and got them back"]
 
     def event(self) -> list[str]:
-        """An input event."""
+        """An input event, which QEMU sends, or the device's back-end."""
         kind, order = self.scenario.check.check, self.scenario.machine_type.order
-        return input_events.receive(self.console, self.machine.qmp, self.name, kind, order)
+        sender: input_events.Sender = input_events.Qemu(self.machine.qmp)
+        if isinstance(self.host, Keyboard):
+            sender = self.host
+        return input_events.receive(self.console, sender, self.name, kind, order)
+
+    def sound(self) -> list[str]:
+        """Sound, which a back-end in Python hears."""
+        ear = self.host if isinstance(self.host, Loudspeaker) else None
+        return sound.play(self.console, self.name, ear)
 
     def _queues(self) -> list[str]:
         """How many request queues the guest uses, where a number was asked for."""
@@ -126,7 +138,7 @@ CHECKS: Mapping[Check, Callable[[Proof], list[str]]] = {
     "position": Proof.event,
     "touch": Proof.event,
     "display": lambda one: display.draw(one.console, one.machine.qmp, one.host_data.folder),
-    "sound": lambda one: sound.play(one.console, one.name),
+    "sound": Proof.sound,
     "cipher": lambda one: cipher.decipher(one.console, one.scenario.settings.architecture),
     "memory": lambda one: device_memory.grow(one.console, one.machine.qmp, DUT),
     "store": lambda one: device_memory.store(one.console, one.host_data.folder / "pmem.img"),

@@ -39,6 +39,8 @@ GUEST_CHECKS: Mapping[Check, str] = {
     "memory": "awk '/^MemTotal/' /proc/meminfo",
     "store": "dd if=/dev/urandom of=/dev/pmem0 bs=1M count=1 conv=fsync",
 }
+# What has a keyboard in Python press a key.
+PRESS = "pkill -USR1 -f qap.vhost_user.serve"
 # What to say in the monitor before.
 MONITOR_CHECKS = {
     "key": "sendkey a",
@@ -118,9 +120,14 @@ def _looks(scenario: Scenario) -> list[str]:
         lines += [MONITOR, f"#   balloon {less}"]
         lines += [] if unserved else ["# in the guest:"]
     check = scenario.check.check
-    if not unserved and check in MONITOR_CHECKS:
+    if unserved:
+        return lines
+    looks = f"#   {GUEST_CHECKS[check]}"
+    if check == "key" and scenario.kind.vhost_user:
+        return [*lines, looks, "# to press the key A, in another terminal:", f"#   {PRESS}"]
+    if check in MONITOR_CHECKS:
         lines += [MONITOR, f"#   {MONITOR_CHECKS[check]}", "# in the guest:"]
-    return lines if unserved else [*lines, f"#   {GUEST_CHECKS[check]}"]
+    return [*lines, looks]
 
 
 def _wrapped(argv: Sequence[str]) -> str:

@@ -174,6 +174,6 @@ def _blockdevs(scenario: Scenario, host_data: HostData) -> list[str]:
     kind = scenario.kind
     busy = f"driver=null-co,node-name={BUSY},size={BUSY_SIZE},read-zeroes=on"
     disks = [busy] if scenario.busy else []
-    if kind.check == "disk" and not kind.program:
+    if kind.check == "disk" and not kind.vhost_user:
         disks.append(f"driver=file,node-name={DISK},filename={host_data.image}")
     return disks

@@ -158,6 +158,16 @@ class Backend(RecordedBackend):
         self._device.patience = patience
 
     @property
+    def selects(self) -> Callable[[bytes], bytes]:
+        """What the configuration space becomes once the driver has written to it; may be
+        assigned."""
+        return self._device.selects
+
+    @selects.setter
+    def selects(self, selects: Callable[[bytes], bytes]) -> None:
+        self._device.selects = selects
+
+    @property
     def config(self) -> bytes:
         """Device configuration space, with what the driver wrote (SET_CONFIG)."""
         return bytes(self._device.config)
@@ -201,6 +211,14 @@ class Backend(RecordedBackend):
             Disconnected: the connection ended meanwhile.
         """
         self.front_end.run(lambda _: None)
+
+    def wake(self) -> None:
+        """Serve every ring as after a kick: the service has something for the driver.
+
+        Returns once they were served; raises as `settle` does.
+        """
+        self.front_end.run(lambda connection: connection.wake())
+        self.settle()
 
     def in_flight(self, queue: int) -> list[int]:
         """Ids of the chains that the buffer of SET_INFLIGHT_FD notes as in flight.

@@ -7,12 +7,24 @@ MARK = b"served by qap's vhost-user back-end; "
 
 
 class Later(Enum):
-    """The type of LATER."""
+    """The type of LATER and YIELD."""
 
     LATER = auto()
+    YIELD = auto()
 
 
 LATER: Final = Later.LATER
+YIELD: Final = Later.YIELD
+
+
+class At(NamedTuple):
+    """A chain is left until a time.
+
+    Attributes:
+        when: in seconds, as time.monotonic() counts them.
+    """
+
+    when: float
 
 
 class Ends(NamedTuple):
@@ -22,6 +34,9 @@ class Ends(NamedTuple):
     tail: bytes
 
 
+Answer = bytes | Ends | Later | At | None
+
+
 class ChainService(Protocol):
     """Serves a chain of buffers as a device of some type does.
 
@@ -29,7 +44,7 @@ class ChainService(Protocol):
     the back-end's methods.
     """
 
-    def __call__(self, queue: int, readable: bytes, room: int) -> bytes | Ends | Later | None:
+    def __call__(self, queue: int, readable: bytes, room: int) -> Answer:
         """Serve a chain.
 
         Args:
@@ -40,7 +55,8 @@ class ChainService(Protocol):
             bytes for the writable buffers, or Ends, at most `room`; None to keep the chain and
             never use it, as a device does with a receive buffer if nothing arrives; LATER to
             leave the chain available, and be called again after a chain of another queue was
-            served.
+            served, or at Backend.wake; At(when) to be called again at that time, or earlier, too;
+            YIELD to be called again after what waits in the other queues was.
         """
 
 

@@ -1,5 +1,6 @@
 """One connection of a front-end: its messages, its kicks, and requests to it."""
 
+import math
 import os
 import select
 import socket
@@ -113,9 +114,10 @@ class Connection:
     def _poll_ms(self) -> int | None:
         """Poll timeout in milliseconds; None to wait without a limit."""
         vrings = list(self._session.vrings)
-        if any(vring.is_due for vring in vrings):
-            return 0
-        return POLLED_RING_MS if any(vring.polled for vring in vrings) else None
+        due_in = [again for vring in vrings if (again := vring.due_in_s) is not None]
+        waits = [math.ceil(again * 1000) for again in due_in]
+        waits += [POLLED_RING_MS for vring in vrings if vring.polled]
+        return min(waits, default=None)
 
     def _wait_for_the_end(self) -> None:
         poll = select.poll()
@@ -173,6 +175,16 @@ class Connection:
             except BaseException as exc:
                 future.set_exception(exc)
                 raise
+
+    def wake(self) -> None:
+        """Serve every ring as after a kick; only for the thread of `run`.
+
+        A front-end that has connected again does not kick for the buffers that were there
+        before, such as those for events.
+        """
+        for vring in self._session.vrings:
+            if vring.kick is not None or vring.polled:
+                vring.start()
 
     def ask(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> int | None:
         """Send a request on the back-end channel; only for the thread of `run`.

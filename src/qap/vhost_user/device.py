@@ -1,6 +1,6 @@
 """The state of a back-end's device, which is kept from one connection to the next."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from qap.vhost_user.chain_service import ChainService
@@ -20,6 +20,7 @@ class Device:
         service: serves a chain.
         patience: seconds to wait for the front-end's answer on the back-end channel.
         misbehaviour: what it does wrong.
+        selects: what the configuration space becomes once the driver has written to it.
         status: of SET_STATUS.
         connections: number of connections so far, with the present one.
     """
@@ -31,6 +32,7 @@ class Device:
     service: ChainService
     patience: float
     misbehaviour: Sequence[Misbehaviour] = ()
+    selects: Callable[[bytes], bytes] = bytes
     status: int = 0
     connections: int = 0
     records: Records = field(default_factory=Records)

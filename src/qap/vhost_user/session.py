@@ -146,6 +146,7 @@ class Session:
         config = self.device.config
         config.extend(bytes(max(0, offset + size - len(config))))
         config[offset : offset + size] = asked.payload[CONFIG_HEAD:]
+        config[:] = self.device.selects(bytes(config))
 
     def _set_log_base(self, asked: Message, words: Words) -> Message | None:
         self.vrings.unload()

@@ -1,5 +1,6 @@
 """What a scenario of the command line is, and what must become of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from qap.scenario.migrate import destination
 from qap.scenario.observation import Observation
 from qap.scenario.proof import CHECKS
 from qap.scenario.repro import scenario
-from qap.scenario.reproducer import GUEST_CHECKS
+from qap.scenario.reproducer import GUEST_CHECKS, PRESS, commands
 from qap.scenario.request import Request
 from qap.scenario.run import problems
 from qap.scenario.scenario import Scenario
@@ -137,6 +138,23 @@ def test_network_is_between_its_chardev_and_the_device() -> None:
     assert "vhost-user,id=between0,chardev=backend1" in spec.extra
     assert [device.get("netdev") for device in spec.devices][-1] == "between0"
     assert command(one) == "./qap repro --machine q35 --device vhost-user-net"
+
+
+def test_back_end_brings_its_own_disk() -> None:
+    one = a_scenario("vhost-user-scsi-pci", "q35")
+    spec = scenario_spec(one, Path("x/backend1.sock"), HostData(Path("x")), is_base=False)
+    assert spec.blockdevs == []
+    assert spec.devices[-1]["chardev"] == "backend1"
+
+
+def test_key_is_pressed_where_the_keyboard_is(tmp_path: Path) -> None:
+    """By hand: in the monitor, or at the back-end."""
+    where = {"virtio-keyboard-pci": "sendkey a", "vhost-user-input-pci": PRESS}
+    for device, presses in where.items():
+        one = a_scenario(device, "q35")
+        spec = replace(scenario_spec(one, None, HostData(tmp_path), is_base=False), boot=None)
+        lines = commands(one, Path("/bin/true"), spec, None, tmp_path)
+        assert [line for line in lines if presses in line] == [f"#   {presses}"]
 
 
 def test_title_says_iommu_platform_once() -> None:

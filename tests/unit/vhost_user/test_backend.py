@@ -118,6 +118,13 @@ def test_config_reads_back_padded_and_written(front: Frontend) -> None:
     )
 
 
+def test_driver_selects_what_the_configuration_is(backend: Backend, front: Frontend) -> None:
+    backend.selects = lambda config: config[:1] + bytes((config[0] + 1,)) + config[2:]
+    front.tell(R.SET_CONFIG, struct.pack("=III", 0, 1, 0) + b"\x07")
+    read = struct.pack("=III", 0, 4, 0) + bytes(4)
+    assert front.ask(R.GET_CONFIG, read)[12:] == b"\x07\x08\x03\x04"
+
+
 def test_vring_base_is_what_was_set(front: Frontend) -> None:
     front.tell(R.SET_VRING_BASE, struct.pack("=II", 1, 77))
     assert struct.unpack("=II", front.ask(R.GET_VRING_BASE, struct.pack("=II", 1, 0))) == (1, 77)

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qap.host.errors import QapError
-from qap.vhost_user.chain_service import Ends
+from qap.vhost_user.chain_service import LATER, YIELD, Answer, At, Ends
 from qap.vhost_user.misbehave import WrongUsed
 
 from .front_end import Frontend, R
@@ -67,6 +68,49 @@ def test_service_may_keep_a_chain(bench: Bench) -> None:
     assert driver.used_idx == 1
     assert driver.used(0) == (1, 1)
     assert [chain.written for chain in bench.backend.served] == [None, 1]
+
+
+def test_chain_that_is_left_is_served_at_its_time(bench: Bench) -> None:
+    """Without a kick or a message."""
+    answers: Iterator[Answer] = iter([At(time.monotonic() + 0.01), b"x"])
+    bench.backend.service = lambda queue, readable, room: next(answers)
+    driver = bench.driver(Split)
+    driver.add(WRITABLE)
+    os.eventfd_write(driver.kick, 1)
+    driver.wait_call()
+    assert driver.used(0) == (0, 1)
+
+
+def test_chain_that_is_left_is_served_when_the_back_end_is_woken(bench: Bench) -> None:
+    arrived: list[bytes] = []
+    bench.backend.service = lambda queue, readable, room: arrived.pop() if arrived else LATER
+    driver = bench.driver(Split)
+    driver.add(WRITABLE)
+    driver.notify()
+    assert driver.used_idx == 0
+    arrived.append(b"xy")
+    bench.backend.wake()
+    assert driver.used(0) == (0, 2)
+
+
+def test_ring_is_served_without_a_kick_when_the_back_end_is_woken(bench: Bench) -> None:
+    """QEMU does not kick for buffers that a back-end finds when it connects again."""
+    driver = bench.driver(Split)
+    driver.add(WRITABLE)
+    driver.sync()
+    assert driver.used_idx == 0
+    bench.backend.wake()
+    assert driver.used_idx == 1
+
+
+def test_chain_that_yields_is_served_again(bench: Bench) -> None:
+    answers: Iterator[Answer] = iter([YIELD, b"x"])
+    bench.backend.service = lambda queue, readable, room: next(answers)
+    driver = bench.driver(Split)
+    driver.add(WRITABLE)
+    os.eventfd_write(driver.kick, 1)
+    driver.wait_call()
+    assert driver.used(0) == (0, 1)
 
 
 def test_service_that_fails_ends_the_connection_with_its_error(bench: Bench) -> None:

@@ -1,8 +1,9 @@
-"""Input events that QEMU sends, and what the guest's evdev makes of them."""
+"""Input events that QEMU or a back-end sends, and what the guest's evdev makes of them."""
 
 import base64
 import struct
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 from qap.host.errors import QapError
 from qap.machine.guest.console import Console
@@ -64,16 +65,43 @@ SENT = {
 }
 
 
+class Sender(Protocol):
+    """What sends the guest's device an event: `Qemu`, or a back-end of its own."""
+
+    def send(self, sent: Sent) -> None:
+        """Send it."""
+
+    def undo(self, sent: Sent) -> None:
+        """Take it back, so that the same can be sent again."""
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """QEMU, which sends it to the device that takes such events."""
+
+    qmp: Qmp
+
+    def send(self, sent: Sent) -> None:
+        """See `Sender`."""
+        self.qmp.execute("input-send-event", events=[sent.told])
+
+    def undo(self, sent: Sent) -> None:
+        """See `Sender`."""
+        if sent.undone:
+            self.qmp.execute("input-send-event", events=[sent.undone])
+
+
 class WrongEvent(QapError):
     """The guest got another event than was sent."""
 
 
 def receive(
-    console: Console, qmp: Qmp, name: str, kind: str, order: Literal["little", "big"]
+    console: Console, sender: Sender, name: str, kind: str, order: Literal["little", "big"]
 ) -> list[str]:
     """Send one event, and have the guest read it from the device.
 
     Args:
+        sender: what sends it.
         name: of the device under /sys/bus/virtio/devices.
         kind: a key of SENT.
         order: the guest's byte order.
@@ -90,13 +118,12 @@ def receive(
         "(exec 9<$file; echo >/tmp/open; dd bs=24 count=1 <&9 >/tmp/event 2>/dev/null) & "
         'await "test -e /tmp/open"'
     )
-    qmp.execute("input-send-event", events=[sent.told])
+    sender.send(sent)
     script = 'await "test -s /tmp/event" && base64 /tmp/event'
     raw = base64.b64decode(console.check(script, READ_S))
     mark = "<" if order == "little" else ">"
     got = Event(*struct.unpack(f"{mark}16xHHi", raw))
     if got != sent.event:
-        raise WrongEvent(f"QEMU sent {sent.event}, and the guest got {got}")
-    if sent.undone:
-        qmp.execute("input-send-event", events=[sent.undone])
+        raise WrongEvent(f"it was sent {sent.event}, and the guest got {got}")
+    sender.undo(sent)
     return [f"guest got {sent.words}"]

@@ -45,7 +45,9 @@ class DriverMemory:
         Args:
             queue: its index.
             device_area: address of the device area.
-            log_address: guest physical address at which writes to it are logged, or None.
+            log_address: guest physical address at which writes to it are logged, or None. With
+                ACCESS_PLATFORM QEMU sends an IOVA, and reads the log at guest addresses; so the
+                address is what the IOTLB leads to.
         """
         dirty: Dirty | None = None
         log = self.log
@@ -54,6 +56,9 @@ class DriverMemory:
 
             def dirty(address: int, _: MemoryRegion, __: int, size: int) -> None:
                 log.mark(address + shift, size)
+
+            if self._acked.has(FeatureBit.ACCESS_PLATFORM):
+                dirty = log.mark_buffer
 
         if self._acked.has(FeatureBit.ACCESS_PLATFORM):
             return MemoryAccess("iova", queue, self._touch, self._at_iova, dirty)

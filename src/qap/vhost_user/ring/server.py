@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from qap.oracle.features import FeatureBit
-from qap.vhost_user.chain_service import LATER, Ends, Served
+from qap.vhost_user.chain_service import YIELD, At, Ends, Later, Served
 from qap.vhost_user.device import Device
 from qap.vhost_user.memory.mem_table import BadAddress
 from qap.vhost_user.misbehave import Rules
@@ -57,13 +57,12 @@ class RingServer:
             raise RingStopped
 
     def _serve(self, vring: Vring) -> None:
-        vring.due = False
+        vring.due, vring.again = False, None
         self._serving, self._changes = vring, vring.changes
         try:
             ring = vring.ring = vring.ring or self._load(vring)
             while chain := self._next_chain(ring):
                 if not self._serve_chain(vring, ring, chain):
-                    vring.waits = True
                     return
                 self._wake_others(vring)
         except RingStopped:
@@ -104,11 +103,18 @@ class RingServer:
 
     def _wake_others(self, vring: Vring) -> None:
         for other in self._session.vrings:
-            if other.waits and other is not vring:
-                other.waits, other.due = False, True
+            if other is not vring:
+                other.wake()
+
+    def _leave(self, vring: Vring, answer: Later | At) -> None:
+        """Leave a chain as the service said."""
+        vring.wait(answer.when if isinstance(answer, At) else None)
+        if answer is YIELD:
+            self._wake_others(vring)
+            vring.wake()
 
     def _serve_chain(self, vring: Vring, ring: Ring, chain: Chain) -> bool:
-        """Serve a chain; returns False if the service answered LATER."""
+        """Serve a chain; returns False if the service leaves it for now."""
         records = self._device.records
         inflight = self._session.inflight
         index, room = vring.index, chain.room
@@ -118,7 +124,8 @@ class RingServer:
         if inflight and vring.noted is None:
             vring.noted = inflight.begin(index, chain)
         written = self._device.service(index, readable, room)
-        if written is LATER:
+        if isinstance(written, Later | At):
+            self._leave(vring, written)
             return False
         if written is None:
             records.add_served(Served(index, chain.id, readable, None, room))

@@ -1,6 +1,7 @@
 """One queue's ring as the front-end sets it up (vhost-user.rst, "Ring states")."""
 
 import os
+import time
 from dataclasses import dataclass, field
 
 from qap.vhost_user.protocol import ProtocolError
@@ -25,6 +26,7 @@ class Vring:
         started: by a kick, until GET_VRING_BASE.
         due: there may be something to serve.
         waits: its next chain must wait until a chain of another ring is served.
+        again: until when it waits at most, as time.monotonic() counts; None without a limit.
         ring: the ring while it is served, or None.
         noted: the inflight buffer's entry for the next chain, if it has one already.
         changes: counts the changes that make serving stop.
@@ -46,6 +48,7 @@ class Vring:
     started: bool = False
     due: bool = False
     waits: bool = False
+    again: float | None = None
     ring: Ring | None = field(default=None, repr=False)
     noted: int | None = None
     changes: int = 0
@@ -53,7 +56,28 @@ class Vring:
     @property
     def is_due(self) -> bool:
         """Whether the ring should be served now."""
-        return self.due and self.started and self.enabled
+        over = self.again is not None and time.monotonic() >= self.again
+        return (self.due or over) and self.started and self.enabled
+
+    @property
+    def due_in_s(self) -> float | None:
+        """Seconds until it should be served though nothing happens; None if it should not."""
+        if self.due:
+            again: float | None = 0.0
+        elif self.again is not None:
+            again = max(0.0, self.again - time.monotonic())
+        else:
+            again = None
+        return again if self.started and self.enabled else None
+
+    def wait(self, again: float | None = None) -> None:
+        """Leave the next chain, until a time at most."""
+        self.waits, self.again = True, again
+
+    def wake(self) -> None:
+        """Serve the chain that waits, if one does."""
+        if self.waits:
+            self.waits, self.due = False, True
 
     def start(self) -> None:
         """A kick came."""
@@ -87,6 +111,7 @@ class Vring:
         """Serve no more until the next kick, and close the kick eventfd."""
         self.unload()
         self.started = self.due = self.waits = self.polled = False
+        self.again = None
         self.set_kick(None)
 
     def set_kick(self, fd: int | None) -> None:
