@@ -213,9 +213,9 @@ class Backend(RecordedBackend):
         self.front_end.run(lambda _: None)
 
     def wake(self) -> None:
-        """Serve every ring as after a kick: the service has something for the driver.
+        """Have the chains that the service left served again.
 
-        Returns once they were served; raises as `settle` does.
+        Returns once the service was called for them; raises as `settle` does.
         """
         self.front_end.run(lambda connection: connection.wake())
         self.settle()

@@ -177,14 +177,9 @@ class Connection:
                 raise
 
     def wake(self) -> None:
-        """Serve every ring as after a kick; only for the thread of `run`.
-
-        A front-end that has connected again does not kick for the buffers that were there
-        before, such as those for events.
-        """
+        """Have chains that wait served again; only for the thread of `run`."""
         for vring in self._session.vrings:
-            if vring.kick is not None or vring.polled:
-                vring.start()
+            vring.wake()
 
     def ask(self, request: int, payload: bytes = b"", fds: Sequence[int] = ()) -> int | None:
         """Send a request on the back-end channel; only for the thread of `run`.

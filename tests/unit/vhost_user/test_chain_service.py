@@ -93,16 +93,6 @@ def test_chain_that_is_left_is_served_when_the_back_end_is_woken(bench: Bench) -
     assert driver.used(0) == (0, 2)
 
 
-def test_ring_is_served_without_a_kick_when_the_back_end_is_woken(bench: Bench) -> None:
-    """QEMU does not kick for buffers that a back-end finds when it connects again."""
-    driver = bench.driver(Split)
-    driver.add(WRITABLE)
-    driver.sync()
-    assert driver.used_idx == 0
-    bench.backend.wake()
-    assert driver.used_idx == 1
-
-
 def test_chain_that_yields_is_served_again(bench: Bench) -> None:
     answers: Iterator[Answer] = iter([YIELD, b"x"])
     bench.backend.service = lambda queue, readable, room: next(answers)
