@@ -19,7 +19,6 @@ from qap.virtio.pci_modern import MODERN_DEVICE_ID, VENDOR_ID, PciModern
 from qap.virtio.queue import Buffer
 
 RINGS, TABLES, IOVA = 16 * MIB, 80 * MIB, 1 << 30
-HOST_BRIDGE = Bdf(0, 0, 0)
 SIZE = 64
 RNG_ID = MODERN_DEVICE_ID + 4
 REFUSED_S = 0.2
@@ -76,7 +75,7 @@ VIOMMUS: dict[str, Device] = {
 
 @dataclass
 class Translated:
-    """A device behind an IOMMU that is on, at IOVAs, with no table entry yet."""
+    """A device behind an IOMMU, at IOVAs, with no table entry yet."""
 
     iommu: Iommu
     function: Function
@@ -99,12 +98,13 @@ class Translated:
         self.iommu.map_memory(requester, self.memory)
 
 
-def cold_plugged(lab: Lab, viommu: str, topology: Topology) -> Translated:
+def cold_plugged(lab: Lab, viommu: str, topology: Topology, *, is_on: bool = True) -> Translated:
     place = {"bus": topology.bus, "addr": topology.addr}
     devices = (VIOMMUS[viommu], *topology.between, {**RNG, "id": "dut", **place})
     bus = PciBus(lab.machine(*devices, qtest=True).qtest)
     iommu = find_iommu(bus, GuestMemory(bus.qtest, TABLES, 4 * MIB))
-    iommu.enable()
+    if is_on:
+        iommu.enable()
     (function,) = [function for function in bus.scan() if function.device_id == RNG_ID]
     return Translated(iommu, function, GuestMemory(bus.qtest, RINGS, 4 * MIB, IOVA))
 
@@ -135,6 +135,22 @@ def test_device_without_a_table_entry_is_not_served_by_that_of_another(
 ) -> None:
     """Here by that of the host bridge, which has the same slot on bus 0."""
     assert_not_served_by_another_table(lab, "amd", TOPOLOGIES[place])
+
+
+@pytest.mark.parametrize("place", BEHIND)
+def test_table_entry_that_is_older_than_the_iommus_service_counts(lab: Lab, place: str) -> None:
+    """AMD 2.4.8, INVALIDATE_IOMMU_ALL: it stands for an invalidation of each entry."""
+    here = cold_plugged(lab, "amd", TOPOLOGIES[place], is_on=False)
+    here.give_table(TOPOLOGIES[place].requester(here.function))
+    here.iommu.enable()
+    assert here.is_served()
+
+
+@pytest.mark.parametrize("place", ["root bus", *BEHIND])
+def test_device_without_a_table_entry_reaches_no_memory(lab: Lab, place: str) -> None:
+    """Its entry has no tables and allows nothing, and was there before the IOMMU was on."""
+    here = cold_plugged(lab, "amd", TOPOLOGIES[place])
+    assert not replace(here, memory=GuestMemory(here.memory.qtest, RINGS, 4 * MIB)).is_served()
 
 
 @pytest.mark.parametrize("place", ["root bus", "conventional bridge"])
