@@ -35,10 +35,12 @@ def test(
     """Run the checkers and the test suites on the fork; builds what is missing."""
     from qap.cli import archive
     from qap.cli.finish import finish
+    from qap.fork import series
     from qap.fork.build import Build, make
     from qap.host.paths import Project
     from qap.verify import test
     from qap.verify import upstream as upstream_suite
+    from qap.verify.qtest_programs import TESTS, added
 
     if upstream and (suites or tags):
         raise UsageError("--upstream runs QEMU's own tests: name no suite or tag beside it")
@@ -48,13 +50,16 @@ def test(
     profile = profile or (upstream_suite.PROFILE if upstream else "lab")
     project = Project.here(base_series)
     fork, base = Build(profile, False, project), Build(profile, True, project)
-    extra = upstream_suite.ninja_targets() if upstream else []
+    programs = [*TESTS, *added(series.patches(project))] if upstream else []
     if upstream or any(suite in test.NEED_BUILDS for suite in chosen):
         archive.bring_for_guests(compiled=test.wants_nightly(tags or []), lab=test.LAB in chosen)
-        make(base, *extra)
-        make(fork, *extra)
+        there = [program for program in programs if not program.added]
+        make(base, *upstream_suite.ninja_targets(there))
+        make(fork, *upstream_suite.ninja_targets(programs))
     report = (
-        upstream_suite.upstream(fork, base) if upstream else test.test(chosen, fork, tags or [])
+        upstream_suite.upstream(fork, base, programs)
+        if upstream
+        else test.test(chosen, fork, tags or [])
     )
     finish(report, json, [fork, base])
 

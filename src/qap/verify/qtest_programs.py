@@ -6,10 +6,11 @@ built in are left out.
 """
 
 import os
+import re
 import select
 import tempfile
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from tap.line import Plan, Result
 from tap.parser import Parser
 
 from qap.fork.build import Build
+from qap.fork.patch import Patch
 from qap.host.cpu_time import cpu_of
 from qap.host.errors import MissingError, QapError
 from qap.host.process import Process
@@ -29,22 +31,26 @@ RANK = (MISSING, FAIL, SKIP, PASS)
 CHUNK = 1 << 16
 # sh(1) redirects only to single-digit descriptors, so it opens the pipe by its name.
 SCRIPT = 'cd "$1" && exec >"/proc/self/fd/$2" && shift 2 && exec "$@"'
+# As git writes it of a program that a patch adds.
+ADDED = re.compile(r"^diff --git a/tests/qtest/(\S+-test)\.c \S+\nnew file ", re.M)
 OnResult = Callable[[TestResult], None]
 
 
 @dataclass(frozen=True)
 class UpstreamTest:
-    """A test program of upstream, and the emulator that it drives.
+    """A test program in QEMU's tree, and the emulator that it drives.
 
     Args:
         program: its name below tests/qtest/.
         target: the emulator's architecture, as in qemu-system-TARGET.
         timeout: seconds after which it counts as stuck.
+        added: by a patch of the queue, so that the base's tree has not got it.
     """
 
     program: str
     target: str
     timeout: float = 300.0
+    added: bool = False
 
     @property
     def name(self) -> str:
@@ -69,6 +75,12 @@ TESTS = (
     UpstreamTest("migration-test", "x86_64", timeout=1800.0),
     UpstreamTest("migration-test", "s390x", timeout=1800.0),
 )
+
+
+def added(patches: Iterable[Patch]) -> list[UpstreamTest]:
+    """The programs that patches add. All of them drive x86."""
+    names = [name for patch in patches for name in ADDED.findall(patch.diff)]
+    return [UpstreamTest(name, "x86_64", added=True) for name in names]
 
 
 @dataclass(frozen=True)

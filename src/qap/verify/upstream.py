@@ -1,4 +1,7 @@
-"""`qap test --upstream`: runs QEMU's own qtests on base and fork, and compares."""
+"""`qap test --upstream`: runs QEMU's own qtests on base and fork, and compares.
+
+Those that the queue adds are run on the fork alone: what the base lacks is for `qap prove`.
+"""
 
 import time
 from collections import Counter
@@ -69,15 +72,15 @@ class Side:
 
 @dataclass(frozen=True)
 class ProgramRow:
-    """A program on both builds."""
+    """A program on both builds; on the fork alone if the queue adds it."""
 
     test: UpstreamTest
     fork: Side
-    base: Side
+    base: Side | None
 
     @property
     def differences(self) -> list[Difference]:
-        if self.fork.run is None or self.base.run is None:
+        if self.fork.run is None or self.base is None or self.base.run is None:
             return []
         return compare(self.fork.run, self.base.run)
 
@@ -85,8 +88,11 @@ class ProgramRow:
     def problems(self) -> list[str]:
         """Why the fork is not as good as the base, in words; empty if it is.
 
-        A test that fails on both does not count: the cause is this machine or upstream.
+        A test that fails on both does not count: the cause is this machine or upstream. Each
+        of a program that the queue adds does.
         """
+        if self.base is None:
+            return self.fork.problems
         problems = [
             f"{self.test.name}: {difference.test}: "
             f"{difference.base} on base, {difference.fork} on fork"
@@ -112,7 +118,7 @@ class ProgramRow:
             "program": self.test.program,
             "target": self.test.target,
             "fork": self.fork.as_dict(),
-            "base": self.base.as_dict(),
+            "base": self.base.as_dict() if self.base else None,
             "differences": [
                 {**asdict(difference), "worse": difference.worse} for difference in self.differences
             ],
@@ -126,7 +132,7 @@ def ninja_targets(tests: Sequence[UpstreamTest] = TESTS) -> list[str]:
 
 
 def upstream(fork: Build, base: Build, tests: Sequence[UpstreamTest] = TESTS) -> Report:
-    """Run each program on both builds at the same time, compare, and print the table.
+    """Run each program on its builds at the same time, compare, and print the table.
 
     Raises:
         MissingError: a program or its emulator is not built.
@@ -141,8 +147,10 @@ def upstream(fork: Build, base: Build, tests: Sequence[UpstreamTest] = TESTS) ->
 
             progress(number, len(tests), test.name)
             try:
-                sides = [pool.submit(_side, build, test, heard) for build in (fork, base)]
-                rows.append(ProgramRow(test, *(side.result() for side in sides)))
+                on_fork = pool.submit(_side, fork, test, heard)
+                on_base = None if test.added else pool.submit(_side, base, test, heard)
+                row = ProgramRow(test, on_fork.result(), on_base.result() if on_base else None)
+                rows.append(row)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 stop_all()
@@ -179,11 +187,13 @@ def _print(rows: Sequence[ProgramRow], fork: Build, seconds: float) -> None:
     for row in rows:
         for problem in row.problems:
             console.print(bad(problem))
-        for problem in row.base.problems:
+        for problem in row.base.problems if row.base else ():
             console.print(f"[dim]{escape(problem)}[/]")
 
 
-def _shown(side: Side) -> str:
+def _shown(side: Side | None) -> str:
+    if side is None:
+        return ""
     if side.run is None:
         return bad("stuck")
     return ", ".join(f"{count} {status}" for status, count in sorted(side.counts.items()))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from qap.fork import series
 from qap.fork.build import Build
+from qap.host import paths
 from qap.host.errors import MissingError
 from qap.verify.qtest_programs import (
     MISSING,
@@ -19,6 +21,7 @@ from qap.verify.qtest_programs import (
     Difference,
     QtestStuck,
     UpstreamTest,
+    added,
     compare,
     run_qtest,
 )
@@ -229,6 +232,14 @@ def test_every_program_is_one_that_upstream_builds_for_its_target() -> None:
     for test in TESTS:
         assert f"'{test.program}'" in text
         assert test.target in ("x86_64", "s390x")
+
+
+def test_programs_of_the_queue_are_those_that_patches_add() -> None:
+    patches = series.patches(paths.Project.here())
+    programs = added(patches)
+    assert "virtio-access-platform-test" in {program.program for program in programs}
+    assert all(program.added for program in programs)
+    assert not {program.program for program in programs} & {test.program for test in TESTS}
 
 
 def test_real_program_drives_the_real_emulator() -> None:

@@ -1,6 +1,7 @@
 """Upstream's tests on both builds: what counts as a loss, and what ends the run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,18 @@ def test_stuck_program_does_not_stop_the_others(builds: tuple[Build, Build]) -> 
     assert "stuck before its first test was over" in stuck["problems"][-1]
     assert stuck["fork"]["planned"] is None
     assert fine["problems"] == []
+
+
+def test_program_of_the_queue_has_to_pass_on_the_fork(builds: tuple[Build, Build]) -> None:
+    mine = replace(ONE, added=True)
+    program(builds[0], mine, PASSES)
+    report = upstream(*builds, [mine])
+    assert report.ok
+    assert report.results[0]["base"] is None
+    program(builds[0], mine, "echo 1..1; echo not ok 1 /a; exit 1")
+    report = upstream(*builds, [mine])
+    assert not report.ok
+    assert report.results[0]["problems"] == ["one-test (x86_64) on fork: /a failed"]
 
 
 def test_program_that_is_not_built_is_missed(builds: tuple[Build, Build]) -> None:

@@ -1,48 +1,57 @@
-"""The series' own test in QEMU's style, a C program, with the QEMU under test."""
+"""The tests in QEMU's style that the queue adds, C programs, with the QEMU under test."""
 
 import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from qap.fork.build import Build
 from qap.host.errors import MissingError
 from qap.host.lock import locked
+from qap.host.paths import shown
 from qap.verify.kit.lab import Lab
 from qap.verify.qtest_programs import UpstreamTest
 
-PROGRAM = UpstreamTest("virtio-access-platform-test", "x86_64")
-FOLDER = "/x86_64/virtio/access-platform"
 EMULATOR = "qemu-system-x86_64"
 # The first time, libqos is compiled, too.
 COMPILE_S = 300
-RUN_S = 60
+RUN_S = 120
+
+ACCESS_PLATFORM = "virtio-access-platform-test", "/virtio/access-platform"
+VHOST_USER = "vhost-user-plug-test", "/vhost-user/plug"
+BAD_DRIVER = "virtio-bad-driver-test", "/virtio/bad-driver"
+MODERN_DRIVER = "virtio-modern-driver-test", "/virtio/modern-driver/generation"
+PCIE_AER = "pcie-aer-test", "/pcie-aer/recorded"
+MEMORY_MAP = "tcg-memory-map-test", "/tcg/memory-map"
+CONFIDENTIAL = "confidential-sim-test", "/confidential-sim/dma"
+Program = tuple[str, str]
 
 
-@pytest.fixture
-def program(lab: Lab) -> Path:
-    """The test program. The fork's tree alone has it, so it is built there for each QEMU."""
-    build = Build(lab.build.profile)
+def fails(lab: Lab, program: Program, test: str) -> str:
+    """What a test of a program says if it fails on the QEMU under test.
+
+    The fork's tree alone has the programs, so they are built there for each QEMU.
+    """
+    fork = Build(lab.build.profile)
     try:
-        build.path(EMULATOR)
+        fork.path(EMULATOR)
     except MissingError as missing:
         pytest.skip(str(missing))
-    with locked(build.project.qemu):
+    name, folder = program
+    if not (fork.tree / f"tests/qtest/{name}.c").exists():
+        pytest.skip(f"{name} is not in {shown(fork.tree)}: its patch is not ported")
+    target = UpstreamTest(name, "x86_64").ninja_target
+    with locked(fork.project.qemu):
         subprocess.run(
-            ["ninja", "-C", build.folder, PROGRAM.ninja_target],
-            env=build.environment(),
+            ["ninja", "-C", fork.folder, target],
+            env=fork.environment(),
             stdout=subprocess.DEVNULL,
             timeout=COMPILE_S,
             check=True,
         )
-    return build.folder / PROGRAM.ninja_target
-
-
-def fails(lab: Lab, program: Path, test: str) -> str:
-    """What a test of the program says if it fails on the QEMU under test."""
+    path = f"/x86_64{folder}/{test}"
     run = subprocess.run(
-        [program, "--tap", "-k", "-p", f"{FOLDER}/{test}"],
+        [fork.folder / target, "--tap", "-k", "-p", path],
         env={
             **os.environ,
             "QTEST_QEMU_BINARY": str(lab.build.path(EMULATOR)),
@@ -53,17 +62,69 @@ def fails(lab: Lab, program: Path, test: str) -> str:
         timeout=RUN_S,
         check=False,
     )
-    passed = run.returncode == 0 and f"ok 1 {FOLDER}/{test}\n" in run.stdout
+    passed = run.returncode == 0 and f"ok 1 {path}\n" in run.stdout
     return "" if passed else f"status {run.returncode}\n{run.stdout}{run.stderr}"
 
 
-@pytest.mark.parametrize("test", ["plug/translated", "driver/accepts"])
-def test_qtest_of_what_stays_as_it_was(lab: Lab, program: Path, test: str) -> None:
-    """A device that can't translate is refused; a driver that accepts the bit is served."""
+@pytest.mark.parametrize(
+    ("program", "test"),
+    [
+        (ACCESS_PLATFORM, "plug/translated"),
+        (ACCESS_PLATFORM, "driver/accepts"),
+        (VHOST_USER, "offer/requested"),
+        (VHOST_USER, "offer/not-there"),
+        (VHOST_USER, "offer/old-machine"),
+        (MODERN_DRIVER, "running"),
+        (MODERN_DRIVER, "old-machine"),
+        (PCIE_AER, "correctable"),
+    ],
+)
+def test_qtest_of_what_stays_as_it_was(lab: Lab, program: Program, test: str) -> None:
+    """What is no fault of the base is the same on the fork."""
     assert not fails(lab, program, test)
 
 
 @pytest.mark.parametrize("test", ["plug/untranslated", "driver/does-not-accept"])
-def test_qtest_of_the_fence(lab: Lab, program: Path, test: str) -> None:
+def test_qtest_of_the_fence(lab: Lab, test: str) -> None:
     """A device that need not translate plugs; a driver without the bit is not served."""
-    assert not fails(lab, program, test)
+    assert not fails(lab, ACCESS_PLATFORM, test)
+
+
+@pytest.mark.parametrize(
+    "test",
+    ["offer/not-requested", "offer/plain", "refused/no-features", "refused/private-memory"],
+)
+def test_qtest_of_vhost(lab: Lab, test: str) -> None:
+    """A device offers what was asked for; one whose back-end is unfit is refused, with a reason."""
+    assert not fails(lab, VHOST_USER, test)
+
+
+@pytest.mark.parametrize(
+    "test", ["early-notification", "needs-reset", "available-index", "no-available-ring"]
+)
+def test_qtest_of_robust(lab: Lab, test: str) -> None:
+    """A driver that breaks the rules is not served, and ends nothing."""
+    assert not fails(lab, BAD_DRIVER, test)
+
+
+@pytest.mark.parametrize("test", ["early", "negotiated"])
+def test_qtest_of_modern(lab: Lab, test: str) -> None:
+    """A driver that does not run yet sees that configuration has changed."""
+    assert not fails(lab, MODERN_DRIVER, test)
+
+
+@pytest.mark.parametrize("test", ["non-fatal", "fatal"])
+def test_qtest_of_vfio(lab: Lab, test: str) -> None:
+    """An error that is recorded leaves Link Capabilities alone."""
+    assert not fails(lab, PCIE_AER, test)
+
+
+def test_qtest_of_tcg(lab: Lab) -> None:
+    """A CPU reads the same register, whatever the memory map."""
+    assert not fails(lab, MEMORY_MAP, "register")
+
+
+@pytest.mark.parametrize("test", ["shared", "private", "reported"])
+def test_qtest_of_confidential(lab: Lab, test: str) -> None:
+    """A device gets at what a simulated confidential guest shares, and at nothing else."""
+    assert not fails(lab, CONFIDENTIAL, test)
