@@ -117,6 +117,7 @@ def test_stock_differs_only_by_faults_that_are_known(tmp_path: Path) -> None:
         "fence-hole",
         "scsi-exit",
         "legacy-bypass",
+        "no-version-1",
         "an IOMMU behind itself",
         "a back-end without the means to translate",
     }
