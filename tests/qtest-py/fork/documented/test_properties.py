@@ -5,6 +5,8 @@ What is read is the source that the QEMU under test is built from.
 
 import re
 
+import pytest
+
 from qap.export.documented import documentation, mentions, undocumented
 from qap.fork import series
 from qap.fork.build import Build
@@ -46,7 +48,10 @@ def test_vfio(lab: Lab) -> None:
 
 
 def test_confidential(lab: Lab) -> None:
-    (listed,) = SIMULATION.findall((Build(lab.build.profile).tree / "qapi/qom.json").read_text())
+    found = SIMULATION.search((Build(lab.build.profile).tree / "qapi/qom.json").read_text())
+    if not found:
+        pytest.skip("x-confidential-sim is not ported to this base")
+    (listed,) = found.groups()
     names = re.findall(r"'\*?([\w-]+)':", listed)
     page = lab.build.tree / PAGE
     assert page.exists()
