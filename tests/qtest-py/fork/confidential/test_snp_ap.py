@@ -48,6 +48,15 @@ def wait_until_running(guest: SnpGuest) -> None:
     )
 
 
+def wait_until_begun(guest: SnpGuest) -> None:
+    """Until a CPU has stored what is before its count; it was zeroes."""
+    poll_until(
+        lambda: guest.machine.qtest.readl(LEFT + 8) or None,
+        ANSWER_S,
+        lambda: "the other CPU to begin",
+    )
+
+
 def wait_until_halted(guest: SnpGuest, cpu: int) -> None:
     """Until this CPU has halted."""
 
@@ -69,7 +78,7 @@ def test_cpu_starts_in_the_state_that_it_is_given(tmp_path: Path) -> None:
             guest.machine.qtest.write(LEFT, bytes(16))
             guest.machine.qtest.writeq(STATE + vmsa.RAX, value)
             assert page.call(Event.AP_CREATION, 1 << 32 | CREATE, STATE) == (DONE, 0)
-            wait_until_running(guest)
+            wait_until_begun(guest)
             left = [guest.machine.qtest.readl(LEFT + offset) for offset in (0, 4, 8)]
             assert left == [value, 0x8765_4321, OSFXSR]
         assert page.call(Event.AP_CREATION, 1 << 32 | DESTROY) == (DONE, 0)
