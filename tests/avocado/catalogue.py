@@ -77,6 +77,11 @@ class BackendKilled(GuestTest):
         seen = self.check(guest="x86_64", device="vhost-user-blk", plug="hot", kill_backend="busy")
         self.assertEqual((seen.io, seen.again), ("waits", True))
 
+    def test_disk_of_scsi_in_use(self) -> None:
+        """:avocado: tags=device:vhost-user-scsi-pci"""
+        seen = self.check(guest="x86_64", device="vhost-user-scsi", plug="hot", kill_backend="busy")
+        self.assertEqual((seen.io, seen.again), ("waits", True))
+
     def test_random_numbers_from_the_start(self) -> None:
         """:avocado: tags=device:vhost-user-rng-pci"""
         seen = self.check(guest="x86_64", device="vhost-user-rng", plug="cold", kill_backend="idle")
