@@ -131,6 +131,12 @@ class Migrates(GuestTest):
         seen = self.check(guest="x86_64", device="vhost-user-scsi", plug="hot", migrate=True)
         self.assertTrue(seen.migrated)
 
+    def test_network_that_is_translated(self) -> None:
+        """:avocado: tags=device:virtio-net-pci,viommu,hotplug"""
+        where = {"device": "vhost-user-net", "plug": "hot", "viommu": "intel-iommu"}
+        seen = self.check(guest="x86_64", features="ACCESS_PLATFORM", migrate=True, **where)
+        self.assertTrue(seen.migrated)
+
     def test_back_end_that_can_not_migrate(self) -> None:
         """:avocado: tags=device:vhost-user-rng-pci,hotplug"""
         seen = self.check(guest="x86_64", device="vhost-user-rng", plug="hot", migrate=True)

@@ -31,8 +31,6 @@ def check_events(kind: DeviceType, chosen: Choices, *, confidential: bool) -> No
         raise UsageError(f"{option} goes with --hotplug, or with neither: leave out --replug")
     if chosen.busy:
         raise UsageError(f"--busy is for the time of a plug: leave it out with {option}")
-    if chosen.migrate and kind.vhost_user and kind.vhost_user.between:
-        raise UsageError(f"the back-end in Python of {name} logs no writes: leave out --migrate")
     if chosen.migrate and kind.vhost_user and kind.vhost_user.keeps:
         kept = kind.vhost_user.keeps
         raise UsageError(f"the back-end of {name} does not hand over {kept}: leave out --migrate")

@@ -1,5 +1,6 @@
 """A guest that migrates to a second QEMU, and uses its device there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from qap.scenario.behind import Behind
 from qap.scenario.observation import Observation
 from qap.scenario.proof import Proof
 from qap.scenario.scenario import Scenario
-from qap.scenario.scenario_spec import chardev_option, scenario_devices
+from qap.scenario.scenario_spec import between_option, chardev_option, scenario_devices
 
 MOVED_S = 120.0
 COMPLETED = "completed"
@@ -38,9 +39,25 @@ def destination(scenario: Scenario, source: Spec, there: Behind | None) -> Spec:
         ]
     else:
         devices += scenario_devices(scenario, socket)
+    extra = [*source.extra, *INCOMING]
     if socket:
         chardevs.append(chardev_option(scenario, socket))
-    return replace(source, chardevs=chardevs, devices=devices, extra=[*source.extra, *INCOMING])
+        extra = _between(scenario, extra, socket)
+    return replace(source, chardevs=chardevs, devices=devices, extra=extra)
+
+
+def _between(scenario: Scenario, words: Sequence[str], socket: Path) -> list[str]:
+    """These words, with what is between the device and its back-end at this socket."""
+    option = between_option(scenario, socket)
+    if not option:
+        return [*words]
+    name, value = option
+    here = value.partition(",chardev=")[0]
+    left = [*words]
+    for at in reversed(range(len(left) - 1)):
+        if left[at] == name and left[at + 1].startswith(here):
+            del left[at : at + 2]
+    return [*option, *left]
 
 
 @dataclass(frozen=True)

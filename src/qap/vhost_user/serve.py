@@ -42,7 +42,7 @@ SND = "vhost-user-snd"
 # Configuration space, where it is not zeroes: of the sound device one stream, no jacks, no maps.
 CONFIGS = {VSOCK: struct.pack("<Q", GUEST_CID), SND: SOUND_CONFIG.pack(0, 1, 0)}
 # Those that log what they write, so that QEMU migrates the VM.
-LOGGING = (SCSI,)
+LOGGING = (SCSI, NET)
 
 
 def randomness(queue: int, readable: bytes, room: int) -> bytes:

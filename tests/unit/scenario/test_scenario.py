@@ -13,9 +13,7 @@ from qap.machine.catalog import device_types
 from qap.machine.guest.io_checks import HostData
 from qap.oracle.features import FeatureBit
 from qap.oracle.fence import Outcome
-from qap.scenario.behind import Behind
 from qap.scenario.events import expected_loss, unmigratable
-from qap.scenario.migrate import destination
 from qap.scenario.observation import Observation
 from qap.scenario.proof import CHECKS
 from qap.scenario.repro import scenario
@@ -310,8 +308,6 @@ def test_simulated_confidential_guest_has_no_viommu() -> None:
     ("device", "options", "said"),
     [
         ("vhost-user-blk-pci", {"migrate": True, "kill_backend": "idle"}, "are two cases: leave"),
-        ("vhost-user-net", {"migrate": True}, "vhost-user-net logs no writes: leave out"),
-        ("vhost-user-crypto", {"migrate": True}, "vhost-user-crypto logs no writes: leave out"),
         ("vhost-user-gpu-pci", {"migrate": True}, "does not hand over what was drawn: leave"),
         ("vhost-user-vsock-pci", {"kill_backend": "busy"}, "take --kill-backend idle"),
         ("vhost-user-blk-pci", {"kill_backend": "idle", "plug": "replug"}, "leave out --replug"),
@@ -365,24 +361,3 @@ def test_guest_that_goes_on_otherwise_is_a_problem() -> None:
     stays = a_scenario("vhost-user-rng-pci", migrate=True)
     assert problems(stays, seen_of(migrated=False, migration_error="no"), "fork") == []
     assert problems(stays, seen_of(migrated=True), "fork")
-
-
-def test_destination_has_what_was_plugged() -> None:
-    """At the end of its command line, so that what has no address gets the same one."""
-    one = a_scenario("vhost-user-rng-pci", plug="hot", migrate=True)
-    host_data = HostData(Path("there"))
-    source = scenario_spec(one, None, host_data, is_base=False)
-    there = Behind(Path("there/backend2.sock"), (), lambda: None)
-    spec = destination(one, source, there)
-    assert spec.devices[-1]["chardev"] == "backend2"
-    assert list(spec.devices[:-1]) == list(source.devices)
-    assert spec.chardevs == ["socket,id=backend2,path=there/backend2.sock"]
-    assert spec.extra[-2:] == ["-incoming", "defer"]
-
-
-def test_cold_destination_has_its_own_back_end() -> None:
-    one = a_scenario("vhost-user-rng-pci", migrate=True)
-    source = scenario_spec(one, Path("x/backend1.sock"), HostData(Path("x")), is_base=False)
-    spec = destination(one, source, Behind(Path("x/backend2.sock"), (), lambda: None))
-    assert spec.chardevs == ["socket,id=backend2,path=x/backend2.sock"]
-    assert [one.get("chardev") for one in spec.devices][-1] == "backend2"
