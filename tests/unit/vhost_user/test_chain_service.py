@@ -70,9 +70,12 @@ def test_service_may_keep_a_chain(bench: Bench) -> None:
     assert [chain.written for chain in bench.backend.served] == [None, 1]
 
 
-def test_chain_that_is_left_is_served_at_its_time(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "leave", [lambda: At(time.monotonic() + 0.01), lambda: YIELD], ids=["at its time", "by turns"]
+)
+def test_chain_that_is_left_is_served(bench: Bench, leave: Callable[[], Answer]) -> None:
     """Without a kick or a message."""
-    answers: Iterator[Answer] = iter([At(time.monotonic() + 0.01), b"x"])
+    answers: Iterator[Answer] = iter([leave(), b"x"])
     bench.backend.service = lambda queue, readable, room: next(answers)
     driver = bench.driver(Split)
     driver.add(WRITABLE)
@@ -91,16 +94,6 @@ def test_chain_that_is_left_is_served_when_the_back_end_is_woken(bench: Bench) -
     arrived.append(b"xy")
     bench.backend.wake()
     assert driver.used(0) == (0, 2)
-
-
-def test_chain_that_yields_is_served_again(bench: Bench) -> None:
-    answers: Iterator[Answer] = iter([YIELD, b"x"])
-    bench.backend.service = lambda queue, readable, room: next(answers)
-    driver = bench.driver(Split)
-    driver.add(WRITABLE)
-    os.eventfd_write(driver.kick, 1)
-    driver.wait_call()
-    assert driver.used(0) == (0, 1)
 
 
 def test_service_that_fails_ends_the_connection_with_its_error(bench: Bench) -> None:

@@ -1,6 +1,5 @@
 """qap.vhost_user.backend behind an IOMMU: misses, permissions, waiting and cleanup."""
 
-import os
 import struct
 import threading
 from collections.abc import Iterator
@@ -9,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.oracle.features import mask
 from qap.vhost_user.chain_service import pattern
-from qap.vhost_user.memory.dirty_log import LOG_ALL, VRING_F_LOG
 from qap.vhost_user.memory.iotlb import Iotlb, IotlbEntry, Permission
 from qap.vhost_user.protocol import (
     REPLY,
@@ -19,25 +16,21 @@ from qap.vhost_user.protocol import (
     BackendRequest,
     Disconnected,
     Message,
-    ProtocolFeature,
 )
 
-from .front_end import PATIENCE_S, Frontend, R, memfd, open_fds, u64
+from .front_end import PATIENCE_S, Frontend, R, open_fds, u64
 from .iommu import BOTH, PAGE, Iommu
 from .ring_driver import (
     DATA,
     DESC,
     DEVICE,
     DRIVER,
-    GUEST_BASE,
-    IOVA_BASE,
     WRITE,
     Buffer,
 )
 
 READ_ONLY, WRITE_ONLY = Permission.READ, Permission.WRITE
 NEVER_S = 0.05
-LOGGING = mask((ProtocolFeature.BACKEND_REQ, ProtocolFeature.REPLY_ACK, ProtocolFeature.LOG_SHMFD))
 
 
 @pytest.fixture
@@ -137,29 +130,6 @@ def test_readable_buffer_across_pages_that_lie_apart(iommu: Iommu) -> None:
     iommu.kick()
     iommu.driver.sync()
     assert iommu.backend.served[0].readable == b"abcdefg"
-
-
-def test_translated_writes_are_logged_at_guest_addresses(iommu: Iommu) -> None:
-    """QEMU tells the used ring's IOVA where the log's address of it is due."""
-    driver = iommu.driver
-    iommu.front.tell(R.SET_PROTOCOL_FEATURES, u64(LOGGING))
-    iommu.front.tell(R.SET_FEATURES, u64(driver.features | 1 << LOG_ALL))
-    areas = (IOVA_BASE + DESC, IOVA_BASE + DEVICE, IOVA_BASE + DRIVER)
-    told = struct.pack("=IIQQQQ", 0, VRING_F_LOG, *areas, IOVA_BASE + DEVICE)
-    iommu.front.tell(R.SET_VRING_ADDR, told)
-    size = 1 << 16
-    with memfd(size) as log:
-        iommu.front.tell(R.SET_LOG_BASE, struct.pack("=QQ", size, 0), fds=[log])
-        iommu.front.answer(R.SET_LOG_BASE)
-        iommu.translate_rings()
-        iommu.update(DATA, to=DATA + PAGE)
-        driver.add([Buffer(DATA, 16, WRITE)])
-        iommu.kick()
-        driver.sync()
-        raw = os.pread(log, size, 0)
-    assert driver.used_idx == 1
-    pages = [page for page in range(8 * size) if raw[page // 8] >> page % 8 & 1]
-    assert pages == [(GUEST_BASE + offset) // PAGE for offset in (DEVICE, DATA + PAGE)]
 
 
 def test_write_needs_the_permission(iommu: Iommu) -> None:
