@@ -13,6 +13,7 @@ HEADER = bytes(10) + struct.pack("<H", 1)
 ETHERNET, IPV4_MIN = 14, 20
 ARP, IPV4, ICMP = 0x0806, 0x0800, 1
 ARP_REQUEST, ARP_REPLY = 1, 2
+ARP_SIZE = 28
 ECHO, ECHO_REPLY = 8, 0
 
 
@@ -55,7 +56,7 @@ class NetHost:
         (size,) = struct.unpack_from(">H", packet, 2)
         start = (packet[0] & 0xF) * 4
         data = packet[start + 4 : size]
-        if packet[start] != ECHO:
+        if len(packet) < start + 4 or packet[start] != ECHO:
             return b""
         self.echoed += len(data)
         icmp = struct.pack(">BBH", ECHO_REPLY, 0, 0) + data
@@ -65,6 +66,8 @@ class NetHost:
 
 
 def _arp(packet: bytes) -> bytes:
+    if len(packet) < ARP_SIZE:
+        return b""
     kind, hardware, address, asked = struct.unpack_from(">6xH6s4s6x4s", packet)
     if kind != ARP_REQUEST or asked != ADDRESS:
         return b""

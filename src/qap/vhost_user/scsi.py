@@ -4,7 +4,7 @@ import struct
 from enum import IntEnum
 
 from qap.vhost_user.chain_service import LATER, Later
-from qap.vhost_user.scsi_disk import ScsiDisk, wanted
+from qap.vhost_user.scsi_disk import ScsiDisk, given, wanted
 from qap.virtio.scsi import CDB_SIZE, CONTROLQ, EVENTQ, SENSE_SIZE
 
 TARGET = 0
@@ -19,6 +19,7 @@ TASK = struct.Struct("<II8sQ")
 ASYNC = struct.Struct("<I8sI")
 T_TMF, T_AN_QUERY, T_AN_SUBSCRIBE = 0, 1, 2
 SUBTYPES = range(8)
+MOST = 0xFFFF_FFFF  # that a residual says
 NO_EVENT = struct.pack("<I", 0)
 
 
@@ -67,12 +68,12 @@ class ScsiHost:
         where = unit(lun)
         if where is None or where[0] != TARGET:
             return _response(Answer.BAD_TARGET)
-        if len(data) < wanted(cdb):
+        if len(data) < wanted(cdb) or room < given(cdb):
             return _response(Answer.OVERRUN)
         ended = self.disk.execute(where[1], cdb, data)
         if len(ended.data) > room:
             return _response(Answer.OVERRUN)
-        left = len(data) - ended.taken + room - len(ended.data)
+        left = min(len(data) - ended.taken + room - len(ended.data), MOST)
         return _response(Answer.OK, ended.status, ended.sense, left) + ended.data
 
 

@@ -195,7 +195,9 @@ class ScsiDisk:
         # What the initiator did not send is a matter of the transport, which tells it.
         whole = data[: extent.blocks * BLOCK]
         with self.image.open("r+b", buffering=0) as image:
-            os.pwrite(image.fileno(), whole, extent.first * BLOCK)
+            at = 0
+            while at < len(whole):
+                at += os.pwrite(image.fileno(), whole[at:], extent.first * BLOCK + at)
         return Ended(taken=len(whole))
 
     def _flush(self, extent: _Extent) -> Ended:
@@ -215,6 +217,13 @@ def wanted(cdb: bytes) -> int:
     if cdb[0] == Command.WRITE_10:
         return _extent_10(cdb).blocks * BLOCK
     return _extent_16(cdb).blocks * BLOCK if cdb[0] == Command.WRITE_16 else 0
+
+
+def given(cdb: bytes) -> int:
+    """How many bytes of the disk a command gives to the initiator."""
+    if cdb[0] == Command.READ_10:
+        return _extent_10(cdb).blocks * BLOCK
+    return _extent_16(cdb).blocks * BLOCK if cdb[0] == Command.READ_16 else 0
 
 
 def _extent_10(cdb: bytes) -> _Extent:

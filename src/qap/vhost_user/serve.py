@@ -25,7 +25,7 @@ from qap.vhost_user.memory.dirty_log import LOG_ALL
 from qap.vhost_user.net import NetHost
 from qap.vhost_user.protocol import ProtocolFeature
 from qap.vhost_user.scsi import ScsiHost
-from qap.vhost_user.scsi_disk import ScsiDisk
+from qap.vhost_user.scsi_disk import BLOCK, ScsiDisk
 from qap.vhost_user.sound import CONFIG as SOUND_CONFIG
 from qap.vhost_user.sound import Loudspeaker
 from qap.vhost_user.vsock import VsockHost
@@ -43,6 +43,8 @@ SND = "vhost-user-snd"
 CONFIGS = {VSOCK: struct.pack("<Q", GUEST_CID), SND: SOUND_CONFIG.pack(0, 1, 0)}
 # Those that log what they write, so that QEMU migrates the VM.
 LOGGING = (SCSI, NET)
+# What ends it.
+ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def randomness(queue: int, readable: bytes, room: int) -> bytes:
@@ -59,9 +61,7 @@ def service(kind: str, image: Path | None = None) -> ChainService:
         UsageError: there is no such image.
     """
     if kind == SCSI:
-        if image is None or not image.is_file():
-            raise UsageError(f"{kind} serves a disk: name its image, not {image}")
-        return ScsiHost(ScsiDisk(image))
+        return ScsiHost(ScsiDisk(_usable(kind, image)))
     hosts: Mapping[str, Callable[[], ChainService]] = {
         VSOCK: lambda: VsockHost(PORT, os.urandom(1 << 20)),
         NET: NetHost,
@@ -71,6 +71,20 @@ def service(kind: str, image: Path | None = None) -> ChainService:
         RNG: lambda: randomness,
     }
     return hosts.get(kind, lambda: fill)()
+
+
+def _usable(kind: str, image: Path | None) -> Path:
+    """An image that has a block.
+
+    Raises:
+        UsageError: it has none, or is not there.
+    """
+    try:
+        if image is not None and image.is_file() and image.stat().st_size >= BLOCK:
+            return image
+    except OSError as exc:
+        raise UsageError(f"{image}: {exc.strerror}") from exc
+    raise UsageError(f"{kind} serves a disk: name its image, of {BLOCK} bytes or more, not {image}")
 
 
 def serving(path: Path, kind: str, offers: Told, serves: ChainService) -> Backend:
@@ -110,10 +124,10 @@ def press_a(keyboard: Keyboard) -> None:
 def main(kind: str, path: str, offered: str, image: str | None = None) -> None:
     """Serve until somebody interrupts it."""
     serves = service(kind, Path(image) if image else None)
-    # Before there is another thread, which would get the signal.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    # Before there is another thread, which would get one of them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, *ENDS})
     with serving(Path(path), kind, features(offered), serves):
-        while signal.sigwait({signal.SIGUSR1}):
+        while signal.sigwait({signal.SIGUSR1, *ENDS}) not in ENDS:
             if isinstance(serves, Keyboard):
                 press_a(serves)
 

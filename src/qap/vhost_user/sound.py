@@ -160,7 +160,7 @@ def _information(request: bytes, room: int) -> bytes:
         return CODE.pack(Code.BAD_MSG)[:room]
     formats, rates = (sum(1 << bit for bit in bits) for bits in (FORMATS, RATES))
     info = PCM_INFO.pack(0, 0, formats, rates, OUTPUT, CHANNELS[0], CHANNELS[-1])
-    return (CODE.pack(Code.OK) + info.ljust(size, b"\0"))[:room]
+    return (CODE.pack(Code.OK) + info.ljust(min(size, room), b"\0"))[:room]
 
 
 def _checked(params: bytes) -> Code:

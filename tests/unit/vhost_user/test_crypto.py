@@ -91,6 +91,7 @@ def test_session_is_open_until_it_is_closed() -> None:
         description(KEYS[128], 3),
         description(KEYS[128], ENCRYPT, algorithm=2),
         description(KEYS[128], ENCRYPT, size=15),
+        description(KEYS[128], ENCRYPT, size=64),  # which XTS would take
         description(KEYS[128], ENCRYPT, size=1 << 31),
     ],
 )

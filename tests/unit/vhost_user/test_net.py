@@ -2,6 +2,8 @@
 
 import struct
 
+import pytest
+
 from qap.vhost_user.chain_service import LATER
 from qap.vhost_user.net import HEADER, NetHost
 from qap.virtio.net import RECEIVEQ, TRANSMITQ
@@ -34,6 +36,19 @@ def test_arp_is_answered_for_its_own_address() -> None:
     assert got[20:22] == b"\0\2"
     assert got[-10:] == GUEST_MAC + GUEST
     assert answer(ask(GUEST)) is None
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        bytes(12) + b"\x08\x06" + bytes(20),
+        bytes(12) + b"\x08\x00\x45" + bytes(8) + b"\1" + bytes(6) + HOST,
+        b"",
+    ],
+    ids=["ARP", "ICMP", "nothing"],
+)
+def test_frame_that_is_cut_off_is_dropped(frame: bytes) -> None:
+    assert answer(frame) is None
 
 
 def test_echo_has_the_same_data_and_a_right_checksum() -> None:

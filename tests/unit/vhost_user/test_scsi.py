@@ -59,6 +59,13 @@ def test_buffers_that_are_too_small_are_an_overrun(host: ScsiHost) -> None:
     assert host.disk.image.read_bytes() == before
 
 
+def test_residual_is_at_most_what_its_field_holds(host: ScsiHost) -> None:
+    """As with a descriptor that says 4 GiB."""
+    got = host(REQUESTQ, request(Unit(0).pack(), bytes(16)), 1 << 32 | 4096)
+    assert isinstance(got, bytes)
+    assert int.from_bytes(got[4:8], "little") == 0xFFFF_FFFF
+
+
 def test_sense_comes_with_its_length(host: ScsiHost) -> None:
     response, status, left, sense, data = asked(host, b"\xff", room=36)
     assert (response, status, left, len(sense), data) == (OK, 2, 36, 18, b"")

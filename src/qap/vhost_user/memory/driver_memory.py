@@ -57,7 +57,10 @@ class DriverMemory:
             def dirty(address: int, _: MemoryRegion, __: int, size: int) -> None:
                 log.mark(address + shift, size)
 
-            if self._acked.has(FeatureBit.ACCESS_PLATFORM):
+            # A packed ring is written in its descriptor area, too.
+            if self._acked.has(FeatureBit.ACCESS_PLATFORM) or self._acked.has(
+                FeatureBit.RING_PACKED
+            ):
                 dirty = log.mark_buffer
 
         if self._acked.has(FeatureBit.ACCESS_PLATFORM):
