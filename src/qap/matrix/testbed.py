@@ -38,7 +38,7 @@ from qap.matrix.command_line import (
 from qap.matrix.lab import CellLab
 from qap.matrix.programs import real_backend
 from qap.matrix.setup import Setup
-from qap.matrix.slot import Slot, ZpciSlot, slot_for
+from qap.matrix.slot import Slot, slot_for
 from qap.oracle.features import mask
 from qap.vhost_user import backends
 from qap.vhost_user.backend import Backend
@@ -323,8 +323,7 @@ class Testbed:
         self.machine.qmp.execute("device_del", id=DUT)
         if acpi:
             AcpiHotplug(self.machine.qtest, BASES[acpi]).eject()
-        if isinstance(self.slot, ZpciSlot):
-            self.slot.let_go()
+        self.slot.let_go()
         self.machine.qmp.wait_event(
             "DEVICE_DELETED", lambda data: data.get("device") == DUT, GONE_S
         )

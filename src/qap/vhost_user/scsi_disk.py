@@ -214,16 +214,18 @@ class ScsiDisk:
 
 def wanted(cdb: bytes) -> int:
     """How many bytes a command takes from the initiator."""
-    if cdb[0] == Command.WRITE_10:
-        return _extent_10(cdb).blocks * BLOCK
-    return _extent_16(cdb).blocks * BLOCK if cdb[0] == Command.WRITE_16 else 0
+    return _moved(cdb, Command.WRITE_10, Command.WRITE_16)
 
 
 def given(cdb: bytes) -> int:
     """How many bytes of the disk a command gives to the initiator."""
-    if cdb[0] == Command.READ_10:
-        return _extent_10(cdb).blocks * BLOCK
-    return _extent_16(cdb).blocks * BLOCK if cdb[0] == Command.READ_16 else 0
+    return _moved(cdb, Command.READ_10, Command.READ_16)
+
+
+def _moved(cdb: bytes, short: int, long: int) -> int:
+    """How many bytes a command moves, if it is one of these, of 10 or of 16 bytes."""
+    extents = {short: _extent_10, long: _extent_16}
+    return extents[cdb[0]](cdb).blocks * BLOCK if cdb[0] in extents else 0
 
 
 def _extent_10(cdb: bytes) -> _Extent:
