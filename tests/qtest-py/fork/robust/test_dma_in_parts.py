@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from qap.host.wait import poll_until
 from qap.hw import nvme
 from qap.hw.ahci import (
     DEVICE_ID,
     READ_DMA,
     READ_QUEUED,
-    VENDOR_ID,
     WRITE_DMA,
     WRITE_PIO,
     WRITE_QUEUED,
@@ -22,13 +22,16 @@ from qap.hw.ahci import (
     AtaCommand,
     Region,
 )
+from qap.hw.ahci import VENDOR_ID as INTEL
 from qap.hw.pci_bus import PciBus
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
+from qap.machine.spec import Spec
 from qap.verify.kit.lab import Lab
 
 NO_RAM = 1 << 40
+NO_LOW_RAM = 1 << 30
 BOUNCE = 4096
 SECTOR = 512
 UNTOUCHED = 100
@@ -36,6 +39,14 @@ DISK = b"".join(struct.pack("<H", number) * 256 for number in range(2048))
 SLOW = "driver=null-co,node-name=disk0,size=1048576,latency-ns=20000000"
 QUEUE = 2
 LOOKS = 16
+ANSWER_S = 20.0
+# ATA/ATAPI Command Set 2, 7; the registers are where a PC has them.
+READ_DMA_28, WRITE_DMA_28 = 0xC8, 0xCA
+COMMAND_BLOCK, CONTROL_BLOCK = 0x1F0, 0x3F6
+SOFTWARE_RESET = 1 << 2
+BUSY = 1 << 7
+PIIX3_IDE = 0x7010
+START, TO_MEMORY = 1 << 0, 1 << 3
 
 
 def disk(folder: Path, number: int) -> list[str]:
@@ -55,12 +66,14 @@ def on_sata(number: int) -> Device:
         "id": f"dut{number}",
         "bus": f"ide.{number}",
         "drive": f"disk{number}",
+        "rerror": "stop",
+        "werror": "stop",
     }
 
 
 def ports(machine: Machine, count: int) -> list[AhciPort]:
     """The first ports of the machine's AHCI, started."""
-    function = PciBus(machine.qtest).find(VENDOR_ID, DEVICE_ID)
+    function = PciBus(machine.qtest).find(INTEL, DEVICE_ID)
     memory = GuestMemory(machine.qtest, 16 * MIB, 4 * MIB)
     started = [AhciPort(function, memory, number) for number in range(count)]
     for port in started:
@@ -95,6 +108,7 @@ def end_while_it_waits(
     holder.issue(READ_DMA, 1, [Region(NO_RAM, BOUNCE)])
     dut.issue(command, 0, [Region(NO_RAM, BOUNCE)])
     end(dut)
+    assert machine.qmp.execute("query-status")["status"] == "running"
     go_on(machine, "dut0")
     holder.wait()
     dut.reset()
@@ -152,6 +166,49 @@ def test_parts_are_whole_sectors(lab: Lab, tmp_path: Path, command: AtaCommand) 
         assert port.memory.read(first, 256) == DISK[:256]
         assert port.memory.read(last, SECTOR) == DISK[9 * SECTOR : 10 * SECTOR]
     assert_reads(port)
+
+
+def test_part_is_less_than_a_sector(lab: Lab, tmp_path: Path) -> None:
+    """Another disk leaves bounce buffers for half a sector; the next part ends with a sector."""
+    disks = [*disk(tmp_path, 0), *disk(tmp_path, 1)]
+    machine = lab.machine(on_sata(0), on_sata(1), blockdevs=disks, qtest=True)
+    holder, dut = ports(machine, 2)
+    rest, buffer = (dut.memory.take(SECTOR) for _ in range(2))
+    hold(machine, "dut0")
+    holder.issue(READ_DMA, 0, [Region(NO_RAM, BOUNCE - 256), Region(rest, 256)])
+    dut.run(READ_DMA, 1, [Region(NO_RAM, SECTOR), Region(buffer, SECTOR)])
+    assert dut.memory.read(buffer, SECTOR) == DISK[2 * SECTOR : 3 * SECTOR]
+    go_on(machine, "dut0")
+    holder.wait()
+
+
+@pytest.mark.parametrize("command", [READ_DMA_28, WRITE_DMA_28], ids=["read", "write"])
+def test_bus_master_is_stopped_between_two_parts(lab: Lab, command: int) -> None:
+    """PIIX3's (82371SB, 2.7), which an operating system starts again."""
+    ide: Device = {"driver": "ide-hd", "bus": "ide.0", "drive": "disk0"}
+    spec = Spec("pc", accel="qtest", devices=[ide], blockdevs=[SLOW], qtest=True)
+    path = lab.build.path("qemu-system-x86_64")
+    machine = lab.owned.enter_context(Machine(path, spec))
+    qtest = machine.qtest
+    function = PciBus(qtest).find(INTEL, PIIX3_IDE)
+    bus_master = function.map_bars()[4].address
+    memory = GuestMemory(qtest)
+    pieces = [(NO_LOW_RAM + at, BOUNCE) for at in range(0, 3 * BOUNCE, BOUNCE)]
+    table = b"".join(struct.pack("<IHH", at, size, 0) for at, size in pieces[:-1])
+    last, size = pieces[-1]
+    qtest.outl(bus_master + 4, memory.put(table + struct.pack("<IHH", last, size, 1 << 15)))
+    for register, value in ((6, 0xE0), (2, 3 * BOUNCE // SECTOR), (3, 0), (4, 0), (5, 0)):
+        qtest.outb(COMMAND_BLOCK + register, value)
+    qtest.outb(COMMAND_BLOCK + 7, command)
+    direction = TO_MEMORY if command == READ_DMA_28 else 0
+    for start in (START, 0, START):
+        qtest.outb(bus_master, direction | start)
+    assert machine.qmp.execute("query-status")["status"] == "running"
+    qtest.outb(CONTROL_BLOCK, SOFTWARE_RESET)
+    qtest.outb(CONTROL_BLOCK, 0)
+    poll_until(
+        lambda: not qtest.inb(COMMAND_BLOCK + 7) & BUSY or None, ANSWER_S, lambda: "a reset disk"
+    )
 
 
 @pytest.mark.parametrize("end", ["delete", "reset"])
