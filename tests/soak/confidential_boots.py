@@ -13,6 +13,8 @@ from qap.scenario.confidential_kind import ConfidentialKind
 from qap.verify.kit.confidential_test import BLOCK_MODULES, ConfidentialTest
 
 BOOTS = int(os.environ.get("QAP_BOOTS", "100"))
+# Firmware takes long.
+BOOTS_BY_OVMF = max(1, BOOTS // 5)
 
 
 class ConfidentialBoots(ConfidentialTest):
@@ -37,7 +39,7 @@ class ConfidentialBoots(ConfidentialTest):
     def test_sev_by_ovmf(self) -> None:
         """:avocado: tags=arch:x86_64,firmware:ovmf"""
         self.firmware = Ovmf.LARGE.options
-        self.boots(ConfidentialKind.SEV)
+        self.boots(ConfidentialKind.SEV, BOOTS_BY_OVMF)
 
     def test_snp(self) -> None:
         """:avocado: tags=arch:x86_64"""
@@ -47,12 +49,12 @@ class ConfidentialBoots(ConfidentialTest):
         """:avocado: tags=arch:x86_64"""
         self.boots(ConfidentialKind.TDX)
 
-    def boots(self, kind: ConfidentialKind) -> None:
-        """Boot BOOTS guests, one after the other."""
+    def boots(self, kind: ConfidentialKind, times: int = BOOTS) -> None:
+        """Boot guests, one after the other."""
         self.kind, self.guest = kind, kind.traits.guest
         disk, blockdevs = self.disk
         counts: Counter[int] = Counter()
-        for _ in range(BOOTS):
+        for _ in range(times):
             with self.booted([disk], BLOCK_MODULES, cpus=2, blockdevs=blockdevs) as machine:
                 self.prove_disk(machine)
                 confidential.prove(machine, kind)

@@ -151,10 +151,14 @@ class AhciPort:
             lambda: not self.get(CMD) & running or None, ANSWER_S, lambda: "the port to stop"
         )
 
-    def reset(self) -> None:
-        """Reset the link (AHCI 10.4.2); then start again."""
+    def reset_link(self) -> None:
+        """COMRESET (AHCI 10.4.2)."""
         self.set(SCTL, DET_RESET)
         self.set(SCTL, 0)
+
+    def reset(self) -> None:
+        """Reset the link, then start again."""
+        self.reset_link()
         self.stop()
         self.set(SERR, 0xFFFF_FFFF)
         self.set(IS, 0xFFFF_FFFF)

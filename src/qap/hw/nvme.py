@@ -23,7 +23,7 @@ ENABLE, ENTRY_SIZES = 1 << 0, 4 << 20 | 6 << 16
 READY, FATAL = 1 << 0, 1 << 1
 
 # NVMe, chapters 5 and 6: opcodes.
-CREATE_SUBMISSIONS, CREATE_COMPLETIONS = 0x01, 0x05
+DELETE_SUBMISSIONS, CREATE_SUBMISSIONS, CREATE_COMPLETIONS = 0x00, 0x01, 0x05
 WRITE, READ = 0x01, 0x02
 CONTIGUOUS = 1 << 0
 IO_QUEUE = 1
@@ -42,8 +42,8 @@ class NvmeFailed(Exception):
 
 
 @dataclass
-class _Queue:
-    """A pair of rings, both in one place of the same number."""
+class NvmeQueue:
+    """A pair of rings of the same number."""
 
     number: int
     submissions: int
@@ -63,14 +63,14 @@ class Nvme:
 
     function: Function
     memory: GuestMemory
-    admin: _Queue = field(init=False)
-    io: _Queue = field(init=False)
+    admin: NvmeQueue = field(init=False)
+    io: NvmeQueue = field(init=False)
 
     def __post_init__(self) -> None:
         self._registers = self.function.map_bars()[0].address
 
-    def _queue(self, number: int) -> _Queue:
-        return _Queue(number, self.memory.take(PAGE, PAGE), self.memory.take(PAGE, PAGE))
+    def _queue(self, number: int) -> NvmeQueue:
+        return NvmeQueue(number, self.memory.take(PAGE, PAGE), self.memory.take(PAGE, PAGE))
 
     def start(self) -> None:
         """Reset the controller, and make the queues (NVMe 7.6.1).
@@ -87,10 +87,27 @@ class Nvme:
         qtest.writeq(at + COMPLETIONS, self.admin.completions)
         qtest.writel(at + CONFIGURATION, ENABLE | ENTRY_SIZES)
         self._until(READY, READY)
-        size = (ENTRIES - 1) << 16 | IO_QUEUE
-        self._run(self.admin, CREATE_COMPLETIONS, self.io.completions, 0, size, CONTIGUOUS)
-        bound = IO_QUEUE << 16 | CONTIGUOUS
-        self._run(self.admin, CREATE_SUBMISSIONS, self.io.submissions, 0, size, bound)
+        self._create(self.io)
+
+    def add_queue(self, number: int) -> NvmeQueue:
+        """Make another queue for I/O; raises as `start` does."""
+        queue = self._queue(number)
+        self._create(queue)
+        return queue
+
+    def _create(self, queue: NvmeQueue) -> None:
+        size = (ENTRIES - 1) << 16 | queue.number
+        self._run(self.admin, CREATE_COMPLETIONS, queue.completions, 0, size, CONTIGUOUS)
+        bound = queue.number << 16 | CONTIGUOUS
+        self._run(self.admin, CREATE_SUBMISSIONS, queue.submissions, 0, size, bound)
+
+    def delete_submissions(self, queue: NvmeQueue) -> None:
+        """End what is in a queue for I/O, and take no more (NVMe 5.6).
+
+        Raises:
+            NvmeFailed: it ended with an error.
+        """
+        self._run(self.admin, DELETE_SUBMISSIONS, 0, 0, queue.number)
 
     def _until(self, mask: int, value: int) -> None:
         status = self._registers + STATUS
@@ -114,33 +131,64 @@ class Nvme:
         self._move(WRITE, block, address, size)
 
     def _move(self, opcode: int, block: int, address: int, size: int) -> None:
-        # NVMe 4.3: the second entry begins where the first one's page ends.
         second = (address // PAGE + 1) * PAGE
-        pages = address, second if address + size > second else 0
-        blocks = block & 0xFFFF_FFFF, block >> 32, size // BLOCK - 1
-        self._run(self.io, opcode, *pages, *blocks, namespace=1)
+        entries = address, second if address + size > second else 0
+        self.move_by(entries, opcode, block, size // BLOCK)
 
-    def _run(
-        self, queue: _Queue, opcode: int, first: int, second: int, *words: int, namespace: int = 0
+    def move_by(self, entries: tuple[int, int], opcode: int, block: int, count: int) -> None:
+        """Run READ or WRITE for blocks, with PRP entries as they are given; raises as `write`.
+
+        Args:
+            entries: where the data is; the second may be the address of a list (NVMe 4.3).
+        """
+        words = block & 0xFFFF_FFFF, block >> 32, count - 1
+        self._run(self.io, opcode, *entries, *words, namespace=1)
+
+    def begin(
+        self,
+        queue: NvmeQueue,
+        opcode: int,
+        entries: tuple[int, int],
+        *words: int,
+        namespace: int = 0,
     ) -> None:
+        """Submit a command, and don't wait for it.
+
+        Args:
+            entries: its two PRP entries.
+            words: from dword 10 on.
+        """
         padded = [*words, *[0] * (6 - len(words))]
-        head = struct.pack("<IIQQQQ", opcode, namespace, 0, 0, first, second)
+        head = struct.pack("<IIQQQQ", opcode, namespace, 0, 0, *entries)
         self.memory.write(queue.submissions + 64 * queue.tail, head + struct.pack("<6I", *padded))
         queue.tail = (queue.tail + 1) % ENTRIES
         self._ring(2 * queue.number, queue.tail)
-        status = poll_until(
-            lambda: self._completed(queue), ANSWER_S, lambda: f"NVMe command {opcode:#x}"
-        )
+
+    def finish(self, queue: NvmeQueue, what: str) -> None:
+        """Wait for the next command of a queue to end; raises as `write` does."""
+        status = poll_until(lambda: self._completed(queue), ANSWER_S, lambda: what)
         queue.head = (queue.head + 1) % ENTRIES
         queue.phase ^= not queue.head
         self._ring(2 * queue.number + 1, queue.head)
         if status >> 1:
             raise NvmeFailed(status >> 1)
 
+    def _run(
+        self,
+        queue: NvmeQueue,
+        opcode: int,
+        first: int,
+        second: int,
+        *words: int,
+        namespace: int = 0,
+    ) -> None:
+        self.begin(queue, opcode, (first, second), *words, namespace=namespace)
+        self.finish(queue, f"NVMe command {opcode:#x}")
+
     def _ring(self, index: int, value: int) -> None:
         self.function.qtest.writel(self._registers + DOORBELLS + 4 * index, value)
 
-    def _completed(self, queue: _Queue) -> int | None:
+    def _completed(self, queue: NvmeQueue) -> int | None:
         if self.function.qtest.readl(self._registers + STATUS) & FATAL:
             raise NvmeFailed(0)
         at = queue.completions + 16 * queue.head + 14
