@@ -11,6 +11,7 @@ import pytest
 
 from qap.fork.build import Build
 from qap.host.errors import MissingError
+from qap.host.paths import Project
 from qap.verify.kit.bi_endian import BiEndian
 from qap.verify.kit.big_endian import BigEndian
 from qap.verify.kit.lab import SECTORS, Lab
@@ -46,6 +47,22 @@ def other(lab: Lab) -> Build:
     with built_or_skipped():
         build.path("qemu-system-x86_64")
     return build
+
+
+@pytest.fixture
+def bases(lab: Lab) -> dict[str, Build]:
+    """The forks of both bases and the first one's stock QEMU, named as "fork 10.2" is.
+
+    Skips the test if one of them is not built.
+    """
+    wanted = (("10.0", False), ("10.0", True), ("10.2", False))
+    found = {}
+    for series, is_base in wanted:
+        build = Build(lab.build.profile, is_base=is_base, project=Project.here(series))
+        with built_or_skipped():
+            build.path("qemu-system-x86_64")
+        found[f"{'stock' if is_base else 'fork'} {series}"] = build
+    return found
 
 
 @pytest.fixture
