@@ -3,7 +3,7 @@
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -50,19 +50,21 @@ def other(lab: Lab) -> Build:
 
 
 @pytest.fixture
-def bases(lab: Lab) -> dict[str, Build]:
-    """The forks of both bases and the first one's stock QEMU, named as "fork 10.2" is.
+def built(lab: Lab) -> Callable[[str], Build]:
+    """Finds a build of any base, such as "stock 10.0" or "fork 10.2".
 
-    Skips the test if one of them is not built.
+    Skips the test if it is not there.
     """
-    wanted = (("10.0", False), ("10.0", True), ("10.2", False))
-    found = {}
-    for series, is_base in wanted:
-        build = Build(lab.build.profile, is_base=is_base, project=Project.here(series))
+
+    def find(name: str) -> Build:
+        kind, series = name.split()
+        project = Project.here(series)
+        build = Build(lab.build.profile, is_base=kind == "stock", project=project)
         with built_or_skipped():
             build.path("qemu-system-x86_64")
-        found[f"{'stock' if is_base else 'fork'} {series}"] = build
-    return found
+        return build
+
+    return find
 
 
 @pytest.fixture
