@@ -3,7 +3,7 @@
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 
 from qap.fork.build import Build
 from qap.host.errors import MissingError
+from qap.host.paths import Project
 from qap.verify.kit.bi_endian import BiEndian
 from qap.verify.kit.big_endian import BigEndian
 from qap.verify.kit.lab import SECTORS, Lab
@@ -46,6 +47,24 @@ def other(lab: Lab) -> Build:
     with built_or_skipped():
         build.path("qemu-system-x86_64")
     return build
+
+
+@pytest.fixture
+def built(lab: Lab) -> Callable[[str], Build]:
+    """Finds a build of any base, such as "stock 10.0" or "fork 10.2".
+
+    Skips the test if it is not there.
+    """
+
+    def find(name: str) -> Build:
+        kind, series = name.split()
+        project = Project.here(series)
+        build = Build(lab.build.profile, is_base=kind == "stock", project=project)
+        with built_or_skipped():
+            build.path("qemu-system-x86_64")
+        return build
+
+    return find
 
 
 @pytest.fixture

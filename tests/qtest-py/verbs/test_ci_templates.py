@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qap.fork.build import Build
 from qap.host.paths import Project
 from qap.matrix.cell import selected
 from qap.verify.kit.ci_templates import GITHUB, commands
@@ -20,6 +21,7 @@ CELLS = "machine=q35,device=virtio-rng,viommu=none,plug=hot,driver=accepts|refus
 PART = {
     "tests/unit ": "tests/unit/oracle/test_remedy.py ",
     "tests/avocado ": "tests/avocado/virtio_rng_pci.py --dry-run ",
+    "prove fence ": "prove fence/0010 ",
 }
 
 
@@ -47,6 +49,14 @@ def test_shards_become_one_page_and_one_verdict(tmp_path: Path) -> None:
     assert [line["cell"] for line in document["results"]] == names
     assert document["ok"]
     assert names[0].split("/")[-1] in (tmp_path / "matrix.html").read_text()
+
+
+@pytest.mark.timeout(300)
+def test_patches_are_proven(tmp_path: Path, other: Build) -> None:
+    run("prove", "./qap prove fence ", tmp_path)
+    document = json.loads((tmp_path / "prove-fence.json").read_text())
+    assert document["ok"]
+    assert all(line["proven"] for line in document["results"])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""compat/: the properties of a queue as stock QEMU has them."""
+"""compat/: the properties of a queue as stock QEMU and the first base's fork have them."""
 
 from pathlib import Path
 
@@ -6,8 +6,12 @@ import pytest
 
 from qap.export import compat
 from qap.export.folder import export
+from qap.host import paths
 
 from ..project import Project
+
+# The repository's own queue; the fixtures make qap work on another one.
+REAL = paths.Project.here()
 
 MACHINE = "hw/pci.c"
 ADDED = "".join(
@@ -40,6 +44,12 @@ def written(queue: Project, tmp_path: Path) -> Path:
     return tmp_path / "out/compat"
 
 
+def triples(text: str) -> list[tuple[str, ...]]:
+    """Type, property and value of each [global]."""
+    values = [line.split(" = ")[1] for line in text.splitlines() if " = " in line]
+    return list(zip(*[iter(values)] * 3, strict=True))
+
+
 def globals_of(file: Path) -> list[str]:
     return [line.strip() for line in file.read_text().splitlines() if " = " in line]
 
@@ -58,3 +68,19 @@ def test_what_only_ccw_has_is_in_a_file_of_its_own(written: Path) -> None:
         'property = "x-offer"',
         'value = "on"',
     ]
+
+
+def test_further_base_has_the_properties_of_the_first_ones_fork() -> None:
+    """This repository's own, as the first base's machine type has them without an option."""
+    made = {name: set(triples(text)) for name, text in compat.files(REAL.on("10.2")).items()}
+    first = compat.files(REAL.on("10.0"))
+    for kind in (".cfg", "-ccw.cfg"):
+        stock, fork = made[f"stock{kind}"], made[f"fork-10.0{kind}"]
+        assert stock
+        assert {one[:2] for one in stock} == {one[:2] for one in fork}
+        assert not stock & fork
+        assert {one[:2] for one in fork} <= {one[:2] for one in triples(first[f"stock{kind}"])}
+
+
+def test_first_base_has_no_switch_to_its_own_fork(written: Path) -> None:
+    assert {file.name for file in written.iterdir()} == {compat.EVERYWHERE, compat.CCW}

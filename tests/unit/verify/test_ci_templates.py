@@ -1,4 +1,4 @@
-"""docs/ci: both templates are well-formed, and leave out no suite and no cell of the matrix."""
+"""docs/ci: both templates are well-formed, and leave out no suite, patch or cell of the matrix."""
 
 import shlex
 import subprocess
@@ -10,6 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 from qap.cli.main import app
+from qap.fork import series
+from qap.host.paths import FIRST_SERIES
 from qap.host.paths import Project as Here
 from qap.verify.kit.ci_templates import FOLDER, SCHEMAS, Command, commands
 from qap.verify.test import SUITES
@@ -91,6 +93,22 @@ def test_every_suite_is_run(template: Path) -> None:
     assert run == set(SUITES)
     for word in (word for words in lines for word in words if word.startswith("tests/")):
         assert (ROOT / word).is_dir()
+
+
+@pytest.mark.parametrize("template", SCHEMAS, ids=lambda path: path.name)
+def test_every_patch_has_to_be_proven(template: Path) -> None:
+    named = [words[2] for words in of(template) if words[:2] == ["./qap", "prove"]]
+    topics = [patch.topic for patch in series.patches(Here.here(FIRST_SERIES))]
+    assert named == list(dict.fromkeys(topics))
+
+
+@pytest.mark.parametrize("template", SCHEMAS, ids=lambda path: path.name)
+def test_what_this_project_runs_is_run(template: Path) -> None:
+    """`test` is there as suites (`test_every_suite_is_run`)."""
+    lines = [line.split() for line in (ROOT / ".ci/run").read_text().splitlines()]
+    ours = {words[1] for words in lines if words[:1] == ["./qap"]}
+    assert {"test", "prove"} <= ours
+    assert ours - {"test"} <= {words[1] for words in of(template) if words[0] == "./qap"}
 
 
 @pytest.mark.parametrize("template", SCHEMAS, ids=lambda path: path.name)
