@@ -27,6 +27,7 @@ CLB, FB, IS, CMD, TFD, SCTL, SERR, SACT, CI = (
     *(0x00, 0x08, 0x10, 0x18),
     *(0x20, 0x2C, 0x30, 0x34, 0x38),
 )
+IS_HOST_BUS_FATAL = 1 << 29
 CMD_START = 1 << 0
 CMD_FIS_RECEIVE = 1 << 4
 CMD_FIS_RUNNING = 1 << 14
@@ -135,9 +136,16 @@ class AhciPort:
         """What it wants to tell since the last command began (AHCI 3.3.5)."""
         return self.get(IS)
 
-    def start(self) -> None:
-        """Let it receive FISes and process the list (AHCI 10.3)."""
-        for register, address in ((CLB, self.list), (FB, self.fises)):
+    def start(self, command_list: int | None = None, fises: int | None = None) -> None:
+        """Let it receive FISes and process the list (AHCI 10.3).
+
+        Args:
+            command_list, fises: addresses to be used in place of its own.
+        """
+        for register, address in (
+            (CLB, self.list if command_list is None else command_list),
+            (FB, self.fises if fises is None else fises),
+        ):
             self.set(register, address & 0xFFFF_FFFF)
             self.set(register + 4, address >> 32)
         self.set(CMD, CMD_FIS_RECEIVE)

@@ -97,9 +97,9 @@ class Nvme:
 
     def _create(self, queue: NvmeQueue) -> None:
         size = (ENTRIES - 1) << 16 | queue.number
-        self._run(self.admin, CREATE_COMPLETIONS, queue.completions, 0, size, CONTIGUOUS)
+        self._run(self.admin, CREATE_COMPLETIONS, (queue.completions, 0), size, CONTIGUOUS)
         bound = queue.number << 16 | CONTIGUOUS
-        self._run(self.admin, CREATE_SUBMISSIONS, queue.submissions, 0, size, bound)
+        self._run(self.admin, CREATE_SUBMISSIONS, (queue.submissions, 0), size, bound)
 
     def delete_submissions(self, queue: NvmeQueue) -> None:
         """End what is in a queue for I/O, and take no more (NVMe 5.6).
@@ -107,7 +107,7 @@ class Nvme:
         Raises:
             NvmeFailed: it ended with an error.
         """
-        self._run(self.admin, DELETE_SUBMISSIONS, 0, 0, queue.number)
+        self._run(self.admin, DELETE_SUBMISSIONS, (0, 0), queue.number)
 
     def _until(self, mask: int, value: int) -> None:
         status = self._registers + STATUS
@@ -142,7 +142,7 @@ class Nvme:
             entries: where the data is; the second may be the address of a list (NVMe 4.3).
         """
         words = block & 0xFFFF_FFFF, block >> 32, count - 1
-        self._run(self.io, opcode, *entries, *words, namespace=1)
+        self._run(self.io, opcode, entries, *words, namespace=1)
 
     def begin(
         self,
@@ -177,12 +177,11 @@ class Nvme:
         self,
         queue: NvmeQueue,
         opcode: int,
-        first: int,
-        second: int,
+        entries: tuple[int, int],
         *words: int,
         namespace: int = 0,
     ) -> None:
-        self.begin(queue, opcode, (first, second), *words, namespace=namespace)
+        self.begin(queue, opcode, entries, *words, namespace=namespace)
         self.finish(queue, f"NVMe command {opcode:#x}")
 
     def _ring(self, index: int, value: int) -> None:

@@ -20,8 +20,8 @@ from qap.hw.pci_bus import PciBus
 from qap.hw.x86_cpu import Mode
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
-from qap.machine.machine import Machine
 from qap.scenario.confidential import VIOLATION
+from qap.verify.kit.held_disk import NUMBERED, go_on, held_disk, hold
 from qap.verify.kit.sev_guest import started
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import VENDOR_ID as VIRTIO
@@ -38,9 +38,9 @@ ANSWER_S = 20.0
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """A disk of 1 MiB, each of whose sectors is filled with its number."""
+    """A disk each of whose sectors is filled with its number."""
     path = tmp_path / "disk.img"
-    path.write_bytes(b"".join(struct.pack("<H", number) * 256 for number in range(2048)))
+    path.write_bytes(NUMBERED)
     return path
 
 
@@ -77,11 +77,7 @@ def test_scsi_buffer_is_taken_back_while_the_disk_flushes(tmp_path: Path, image:
         {"driver": "virtio-scsi-pci", "id": "dut", "iommu_platform": True, "ioeventfd": False},
         {"driver": "scsi-hd", "id": "disk", "bus": "dut.0", "drive": "disk0"},
     ]
-    blockdevs = [
-        f"driver=file,node-name=file0,filename={image}",
-        "driver=blkdebug,node-name=debug0,image=file0",
-        "driver=raw,node-name=disk0,file=debug0",
-    ]
+    blockdevs = held_disk(image)
     with started(tmp_path, Mode.LONG, devices=devices, blockdevs=blockdevs) as guest:
         vm = guest.machine
         driver = Driver(
@@ -97,7 +93,7 @@ def test_scsi_buffer_is_taken_back_while_the_disk_flushes(tmp_path: Path, image:
         request = struct.pack(f"<{REQUEST}", unit.pack(), 0, 0, 0, 0) + cdb
         size = struct.calcsize(f"<{RESPONSE}") + SENSE_SIZE
         answer = driver.memory.take(size)
-        qemu_io(vm, "break flush_to_os held")
+        hold(vm, "disk", "flush_to_os")
         scsi.requestq.add(
             [
                 Buffer(driver.memory.put(request), len(request)),
@@ -108,15 +104,9 @@ def test_scsi_buffer_is_taken_back_while_the_disk_flushes(tmp_path: Path, image:
         driver.transport.notify(scsi.requestq.index)
         assert scsi.requestq.take_used() is None
         guest.take_back(buffer)
-        qemu_io(vm, "resume held")
+        go_on(vm, "disk")
         scsi.requestq.wait_used(ANSWER_S)
         _, _, _, status, response = struct.unpack(f"<{RESPONSE}", driver.memory.read(answer, 12))
         assert (response, status) == (0, CHECK_CONDITION)
         assert vm.qtest.read(buffer, BLOCK) == bytes(BLOCK)
         assert scsi.read(unit, 1) == image.read_bytes()[BLOCK : 2 * BLOCK]
-
-
-def qemu_io(machine: Machine, command: str) -> None:
-    """Let the disk's blkdebug do something (qemu-io's commands)."""
-    line = f'qemu-io -d disk "{command}"'
-    machine.qmp.execute("human-monitor-command", **{"command-line": line})

@@ -19,6 +19,7 @@ from qap.hw.x86_cpu import Mode
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
 from qap.oracle.status import Status
+from qap.verify.kit.held_disk import NUMBERED, sector
 from qap.verify.kit.sev_guest import SevGuest, started
 from qap.verify.kit.simulated_guest import MEMORY
 from qap.virtio.blk import SECTOR, Blk, BlkRequest
@@ -37,7 +38,6 @@ FILLED = b"\x5a" * PAGE
 C_BIT = 1 << 47
 ANSWER_S = 20.0
 LOOKS = 64
-DISK = b"".join(struct.pack("<H", number) * 256 for number in range(2048))
 
 NEAR = st.integers(FIRST - 16, FIRST + PAGES * PAGE)
 PLACES = st.one_of(
@@ -74,7 +74,7 @@ ATTACKS = st.builds(
 
 
 class Target(ABC):
-    """A disk with the contents of DISK, and its driver."""
+    """A disk with the contents of NUMBERED, and its driver."""
 
     @abstractmethod
     def attack(self, attack: Attack) -> str:
@@ -96,7 +96,6 @@ class OnAhci(Target):
         *(ahci.READ_DMA, ahci.WRITE_DMA, ahci.READ_QUEUED, ahci.WRITE_QUEUED),
         *(ahci.READ_PIO, ahci.WRITE_PIO, ahci.TRIM),
     )
-    FAILED = ahci.TFD_ERROR, 1 << 29  # in the task file; a host bus error (AHCI 3.3.5)
 
     def __init__(self, guest: SevGuest, memory: GuestMemory) -> None:
         function = PciBus(guest.machine.qtest).find(ahci.VENDOR_ID, ahci.DEVICE_ID)
@@ -108,11 +107,7 @@ class OnAhci(Target):
         port = self.port
         if attack.structure is not None:
             port.stop()
-            register = (ahci.CLB, ahci.FB)[attack.kind % 2]
-            port.set(register, attack.structure & 0xFFFF_FFFF)
-            port.set(register + 4, attack.structure >> 32)
-            port.set(ahci.CMD, ahci.CMD_FIS_RECEIVE)
-            port.set(ahci.CMD, ahci.CMD_FIS_RECEIVE | ahci.CMD_START)
+            port.start(**{("command_list", "fises")[attack.kind % 2]: attack.structure})
         command = self.COMMANDS[attack.kind % len(self.COMMANDS)]
         regions = [ahci.Region(*region) for region in attack.regions]
         port.issue(command, attack.kind, regions)
@@ -121,8 +116,8 @@ class OnAhci(Target):
         return next((end for end in ends if end), "left alone")
 
     def _end(self) -> str | None:
-        error, bus_error = self.FAILED
-        if self.port.get(ahci.TFD) & error or self.port.interrupts & bus_error:
+        bus_error = self.port.interrupts & ahci.IS_HOST_BUS_FATAL
+        if bus_error or self.port.get(ahci.TFD) & ahci.TFD_ERROR:
             return "failed"
         if not self.port.get(ahci.CMD) & ahci.CMD_LIST_RUNNING:
             return "not begun"
@@ -236,7 +231,7 @@ TARGETS: dict[str, tuple[list[Device], type[OnAhci | OnNvme | OnVirtio]]] = {
 @pytest.mark.parametrize("name", TARGETS)
 def test_disk_stays_away_from_private_memory(tmp_path: Path, name: str) -> None:
     image = tmp_path / "disk.img"
-    image.write_bytes(DISK)
+    image.write_bytes(NUMBERED)
     devices, drive = TARGETS[name]
     # What an attack writes is gone with QEMU, and it doesn't write sector 0.
     blockdevs = [f"driver=raw,node-name=disk0,file.driver=file,file.filename={image}"]
@@ -262,6 +257,6 @@ def test_disk_stays_away_from_private_memory(tmp_path: Path, name: str) -> None:
             for page in PRIVATE:
                 assert qtest.b64read(page, PAGE) == FILLED
             target.recover()
-            assert target.first_sector() == DISK[:SECTOR]
+            assert target.first_sector() == sector(0)
 
         check()

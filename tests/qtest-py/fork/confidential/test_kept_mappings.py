@@ -7,7 +7,7 @@ import pytest
 
 from qap.host.wait import poll_until
 from qap.hw.ahci import DEVICE_ID as AHCI
-from qap.hw.ahci import READ_DMA, READ_PIO, AhciPort, Region
+from qap.hw.ahci import IS_HOST_BUS_FATAL, READ_DMA, READ_PIO, AhciPort, Region
 from qap.hw.ahci import VENDOR_ID as INTEL
 from qap.hw.fw_cfg import FwCfg
 from qap.hw.pci_bus import PciBus
@@ -16,6 +16,7 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
 from qap.machine.machine import Machine
 from qap.scenario.confidential import VIOLATION
+from qap.verify.kit.held_disk import go_on, held_disk, hold
 from qap.verify.kit.sev_guest import SevGuest, started
 from qap.virtio.driver import Driver
 from qap.virtio.gpu import PIXEL, Gpu, GpuResponse
@@ -26,7 +27,6 @@ from qap.virtio.queue import Buffer
 RINGS, ROOM = 32 * MIB, 8 * MIB
 SECTOR = 512
 PATTERN = b"\x5a" * PAGE
-HOST_BUS_FATAL = 1 << 29
 # AHCI 1.3.1, 4.2.1: where a PIO Setup FIS is put.
 PIO_SETUP = 0x20
 ANSWER_S = 20.0
@@ -71,7 +71,7 @@ def test_running_ahci_port_leaves_what_it_lost_alone(tmp_path: Path, area: str) 
         port.issue(READ_DMA, 0, [Region(buffer, SECTOR)])
         assert violation(guest) == ("dut", lost, "write" if area == "fises" else "read")
         poll_until(
-            lambda: port.interrupts & HOST_BUS_FATAL or None, ANSWER_S, lambda: "a bus error"
+            lambda: port.interrupts & IS_HOST_BUS_FATAL or None, ANSWER_S, lambda: "a bus error"
         )
         if area == "fises":
             assert memory.read(lost, PAGE) == PATTERN
@@ -92,23 +92,19 @@ def test_ahci_port_does_not_transfer_by_pio_from_a_list_that_it_lost(tmp_path: P
         {"driver": "ahci", "id": "dut"},
         {"driver": "ide-hd", "id": "disk", "bus": "dut.0", "drive": "disk0"},
     ]
-    blockdevs = [
-        f"driver=file,node-name=file0,filename={image}",
-        "driver=blkdebug,node-name=debug0,image=file0",
-        "driver=raw,node-name=disk0,file=debug0",
-    ]
+    blockdevs = held_disk(image)
     with started(tmp_path, Mode.LONG, board="pc", devices=devices, blockdevs=blockdevs) as guest:
         memory, vm = prepared(guest), guest.machine
         port = AhciPort(PciBus(vm.qtest).find(INTEL, AHCI), memory)
         port.start()
         buffer = memory.take(SECTOR, PAGE)
-        vm.qmp.hmp('qemu-io -d disk "break read_aio held"')
+        hold(vm, "disk")
         port.issue(READ_PIO, 0, [Region(buffer, SECTOR)])
         guest.take_back(port.list)
-        vm.qmp.hmp('qemu-io -d disk "resume held"')
+        go_on(vm, "disk")
         assert violation(guest) == ("dut", port.list, "read")
         poll_until(
-            lambda: port.interrupts & HOST_BUS_FATAL or None, ANSWER_S, lambda: "a bus error"
+            lambda: port.interrupts & IS_HOST_BUS_FATAL or None, ANSWER_S, lambda: "a bus error"
         )
         assert memory.read(port.fises + PIO_SETUP, 1) == b"\0"
         assert memory.read(buffer, SECTOR) == bytes(SECTOR)

@@ -28,14 +28,13 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
+from qap.verify.kit.held_disk import NUMBERED, SECTOR, go_on, held_disk, hold, sector
 from qap.verify.kit.lab import Lab
 
 NO_RAM = 1 << 40
 NO_LOW_RAM = 1 << 30
 BOUNCE = 4096
-SECTOR = 512
 UNTOUCHED = 100
-DISK = b"".join(struct.pack("<H", number) * 256 for number in range(2048))
 SLOW = "driver=null-co,node-name=disk0,size=1048576,latency-ns=20000000"
 QUEUE = 2
 LOOKS = 16
@@ -50,14 +49,9 @@ START, TO_MEMORY = 1 << 0, 1 << 3
 
 
 def disk(folder: Path, number: int) -> list[str]:
-    """A disk of 1 MiB, each of whose sectors is filled with its number; blkdebug can hold it."""
     image = folder / f"disk{number}.img"
-    image.write_bytes(DISK)
-    return [
-        f"driver=file,node-name=file{number},filename={image}",
-        f"driver=blkdebug,node-name=debug{number},image=file{number}",
-        f"driver=raw,node-name=disk{number},file=debug{number}",
-    ]
+    image.write_bytes(NUMBERED)
+    return held_disk(image, number)
 
 
 def on_sata(number: int) -> Device:
@@ -81,20 +75,11 @@ def ports(machine: Machine, count: int) -> list[AhciPort]:
     return started
 
 
-def hold(machine: Machine, device: str) -> None:
-    """Let blkdebug hold the next read of a device."""
-    machine.qmp.hmp(f'qemu-io -d {device} "break read_aio held"')
-
-
-def go_on(machine: Machine, device: str) -> None:
-    machine.qmp.hmp(f'qemu-io -d {device} "resume held"')
-
-
 def assert_reads(port: AhciPort) -> None:
     """It reads a sector into RAM that no test writes."""
     buffer = port.memory.take(SECTOR)
     port.run(READ_DMA, UNTOUCHED, [Region(buffer, SECTOR)])
-    assert port.memory.read(buffer, SECTOR) == DISK[UNTOUCHED * SECTOR : (UNTOUCHED + 1) * SECTOR]
+    assert port.memory.read(buffer, SECTOR) == sector(UNTOUCHED)
 
 
 def end_while_it_waits(
@@ -161,10 +146,10 @@ def test_parts_are_whole_sectors(lab: Lab, tmp_path: Path, command: AtaCommand) 
         seen = (tmp_path / "disk0.img").read_bytes()
         assert seen[:256] == b"\x11" * 256
         assert seen[9 * SECTOR : 10 * SECTOR] == b"\x22" * SECTOR
-        assert seen[10 * SECTOR :] == DISK[10 * SECTOR :]
+        assert seen[10 * SECTOR :] == NUMBERED[10 * SECTOR :]
     else:
-        assert port.memory.read(first, 256) == DISK[:256]
-        assert port.memory.read(last, SECTOR) == DISK[9 * SECTOR : 10 * SECTOR]
+        assert port.memory.read(first, 256) == sector(0)[:256]
+        assert port.memory.read(last, SECTOR) == sector(9)
     assert_reads(port)
 
 
@@ -177,7 +162,7 @@ def test_part_is_less_than_a_sector(lab: Lab, tmp_path: Path) -> None:
     hold(machine, "dut0")
     holder.issue(READ_DMA, 0, [Region(NO_RAM, BOUNCE - 256), Region(rest, 256)])
     dut.run(READ_DMA, 1, [Region(NO_RAM, SECTOR), Region(buffer, SECTOR)])
-    assert dut.memory.read(buffer, SECTOR) == DISK[2 * SECTOR : 3 * SECTOR]
+    assert dut.memory.read(buffer, SECTOR) == sector(2)
     go_on(machine, "dut0")
     holder.wait()
 
@@ -237,7 +222,7 @@ def test_nvme_request_that_waits_is_ended(lab: Lab, tmp_path: Path, end: str) ->
         controller.start()
     buffer = memory.take(SECTOR, nvme.PAGE)
     controller.read(1, buffer, SECTOR)
-    assert memory.read(buffer, SECTOR) == DISK[SECTOR : 2 * SECTOR]
+    assert memory.read(buffer, SECTOR) == sector(1)
 
 
 @pytest.mark.parametrize("end", ["stop", "reset"])
