@@ -23,6 +23,13 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def reported_by_sanitizers() -> None:
+    """What a sanitizer reports ends QEMU, and so fails the test. Leaks do not: it is too late."""
+    if Build.under_test().is_sanitized:
+        os.environ.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
+
+
 @pytest.fixture
 def lab() -> Iterator[Lab]:
     """A lab for one test, in a folder with a short path."""

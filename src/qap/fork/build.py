@@ -70,6 +70,11 @@ class Build:
         return config.profile(self.project, self.profile)
 
     @property
+    def is_sanitized(self) -> bool:
+        """Whether sanitizers watch it: it is slow, and keeps memory that it has freed."""
+        return "--enable-asan" in self.settings.configure
+
+    @property
     def tree(self) -> Path:
         return self.project.base_tree if self.is_base else self.project.tree
 

@@ -14,7 +14,7 @@ from qap.fork.build import Build
 from qap.host import workers
 from qap.host.progress import bar
 from qap.host.report import Report, bad, table
-from qap.measure.soak_cycle import Soak, SoakStep, rotation
+from qap.measure.soak_cycle import Soak, SoakStep, rotation, trace_leaks
 
 # For each processor: a hot-unplug waits for QEMU's RCU most of the time.
 JOBS_EACH = 4
@@ -42,9 +42,7 @@ class Order:
 
     def carry_out(self, progress: Advanced) -> Share:
         """Do it; returns the result of `Soak.run`."""
-        if not self.bounded:
-            # GLib has no frame pointers: without this a leak has no stack.
-            os.environ.setdefault("ASAN_OPTIONS", "fast_unwind_on_malloc=0")
+        trace_leaks(self.build)
         return Soak(self.build, self.cycles, progress, self.steps, self.bounded).run()
 
 
@@ -61,7 +59,6 @@ def soak(build: Build, cycles: int, jobs: int | None) -> Report:
     start = time.monotonic()
     most = jobs or JOBS_EACH * (os.cpu_count() or 1)
     shares = _shares(cycles, min(most, -(-cycles // len(rotation()))))
-    bounded = "--enable-asan" not in build.settings.configure
     over: Counter[int] = Counter()
     with bar(f"soak on the {build.name}") as progress:
 
@@ -70,7 +67,9 @@ def soak(build: Build, cycles: int, jobs: int | None) -> Report:
             progress(over.total(), cycles, "")
 
         progress(0, cycles, "warms up")
-        results = carry_out([Order(build, share, bounded) for share in shares], advanced)
+        results = carry_out(
+            [Order(build, share, not build.is_sanitized) for share in shares], advanced
+        )
     seconds = time.monotonic() - start
     rows = [{"qemu": number, **result} for number, result in enumerate(results, 1)]
     _print(rows, build, seconds)

@@ -1,5 +1,6 @@
 """Plugging and unplugging over and over in one QEMU, and what that leaves behind."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -227,6 +228,12 @@ class Soak:
             text += f" after {self.done.total()} cycles"
         self.problems[text] += 1
         self.detail = getattr(exc, "detail", "")
+
+
+def trace_leaks(build: Build) -> None:
+    """Let a sanitizer say where leaks come from: GLib has no frame pointers."""
+    if build.is_sanitized:
+        os.environ.setdefault("ASAN_OPTIONS", "fast_unwind_on_malloc=0")
 
 
 def sanitizer_report(said: str) -> str:

@@ -11,8 +11,9 @@ from qap.host.errors import UsageError
 from qap.host.report import Report, bad, good
 from qap.measure.hostile.episode import Episodes
 from qap.measure.hostile.name import EpisodeName
-from qap.measure.hostile.sweep import patience, row, tell, trace_leaks
+from qap.measure.hostile.sweep import patience, row, tell
 from qap.measure.hostile.walk import walk
+from qap.measure.soak_cycle import trace_leaks
 
 
 def alone(build: Build, names: Sequence[EpisodeName], steps: tuple[int, ...]) -> Report:

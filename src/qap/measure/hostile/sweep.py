@@ -19,6 +19,7 @@ from qap.measure.hostile.failure import Failure
 from qap.measure.hostile.name import BATCH, EpisodeName
 from qap.measure.hostile.shrink import Shrink
 from qap.measure.hostile.walk import walk
+from qap.measure.soak_cycle import trace_leaks
 
 PATIENCE_S = 5.0
 # A sanitizer makes QEMU slower.
@@ -70,17 +71,7 @@ class ShrinkJob:
 
 def patience(build: Build) -> float:
     """Seconds after which a QEMU that does not answer hangs."""
-    return PATIENCE_S * (SANITIZED if _is_sanitized(build) else 1)
-
-
-def trace_leaks(build: Build) -> None:
-    """Let a sanitizer say where leaks come from: GLib has no frame pointers."""
-    if _is_sanitized(build):
-        os.environ.setdefault("ASAN_OPTIONS", "fast_unwind_on_malloc=0")
-
-
-def _is_sanitized(build: Build) -> bool:
-    return "--enable-asan" in build.settings.configure
+    return PATIENCE_S * (SANITIZED if build.is_sanitized else 1)
 
 
 def sweep(build: Build, seed: int, episodes: int, jobs: int | None) -> Report:
