@@ -88,6 +88,9 @@ class ProtocolFeature(IntEnum):
     XEN_MMAP = 17
     SHARED_OBJECT = 18
     DEVICE_STATE = 19
+    GET_VRING_BASE_INFLIGHT = 20
+    GPA_ADDRESSES = 21
+    SHMEM_MAP = 22
 
 
 Requests = type[FrontendRequest] | type[BackendRequest]

@@ -4,12 +4,15 @@ If translation of VT-d is off, or virtio-iommu bypasses devices without a domain
 entries that map an address to itself.
 """
 
+from collections.abc import Sequence
+
 import pytest
 
 from qap.hw.pci_bus import PciBus
 from qap.machine.catalog import vhost_user_types
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
+from qap.oracle import addresses
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.fence import REFUSAL_PHRASE
 from qap.verify.kit.lab import Lab
@@ -35,9 +38,17 @@ NOWHERE = 0x4000_0000
 class Started:
     """A device of some type behind a vIOMMU, with a driver that has set up its first queue."""
 
-    def __init__(self, lab: Lab, kind: str, viommu: str = "intel-iommu", *bits: int) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        kind: str,
+        viommu: str = "intel-iommu",
+        *bits: int,
+        offers: Sequence[ProtocolFeature] = (),
+    ) -> None:
         self.backend: Backend = lab.backend(kind, access_platform=True)
         self.backend.features |= mask(bits)
+        self.backend.protocol_features |= mask(offers)
         device, options = vhost_user_types()[kind].pci(self.backend.path.stem)
         placed = {**device, "id": "dut", "bus": "port0", "iommu_platform": True}
         placed["packed"] = FeatureBit.RING_PACKED in bits
@@ -67,6 +78,12 @@ class Started:
         used = self.driver.serve(self.queue, [Buffer(address, size, writable=True)])
         assert used.length == size
         assert self.memory.read(address, size) == pattern(size)
+
+
+def has(backend: Backend, bit: ProtocolFeature) -> bool:
+    """Whether QEMU has negotiated a protocol feature."""
+    (told,) = backend.requests(FrontendRequest.SET_PROTOCOL_FEATURES)
+    return bool(told.words[0] >> bit & 1)
 
 
 def entries(backend: Backend) -> list[Received]:
@@ -118,6 +135,21 @@ def test_crypto_is_served_through_the_iotlb(lab: Lab) -> None:
     started.backend.settle()
     assert started.backend.ring_errors == []
     assert started.queue.take_used()
+
+
+@pytest.mark.parametrize("viommu", ["none", *VIOMMUS])
+def test_addresses_mean_what_was_negotiated(lab: Lab, viommu: str) -> None:
+    """QEMU takes GPA_ADDRESSES from 11.1 on; the back-end is served either way."""
+    started = Started(lab, RNG, viommu, offers=[ProtocolFeature.GPA_ADDRESSES])
+    started.exchange(started.memory.take(64), 64)
+    backend, translating = started.backend, viommu != "none"
+    assert backend.ring_errors == []
+    assert {access.space for access in backend.touched} == {
+        addresses.of_rings(
+            translating=translating, gpa_addresses=has(backend, ProtocolFeature.GPA_ADDRESSES)
+        ),
+        addresses.of_buffers(translating=translating),
+    }
 
 
 def test_ring_addresses_are_those_that_the_driver_wrote(lab: Lab) -> None:

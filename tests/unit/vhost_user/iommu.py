@@ -18,7 +18,17 @@ from qap.vhost_user.protocol import (
 )
 
 from .front_end import PATIENCE_S, Frontend, R, u64
-from .ring_driver import DESC, DEVICE, DRIVER, IOVA_BASE, USER_BASE, SharedMemory, Split, features
+from .ring_driver import (
+    DESC,
+    DEVICE,
+    DRIVER,
+    GUEST_BASE,
+    IOVA_BASE,
+    USER_BASE,
+    SharedMemory,
+    Split,
+    features,
+)
 
 PAGE = 0x1000
 BOTH = Permission.READ_WRITE
@@ -27,7 +37,9 @@ BOTH = Permission.READ_WRITE
 class Iommu:
     """A front-end that answers IOTLB misses, with its back-end."""
 
-    def __init__(self, folder: Path, owned: ExitStack, *, reply_ack: bool) -> None:
+    def __init__(
+        self, folder: Path, owned: ExitStack, *, reply_ack: bool, gpa: bool = False
+    ) -> None:
         self.backend = owned.enter_context(Backend(folder / "s", features=0))
         self.memory = owned.enter_context(SharedMemory())
         self.front = Frontend(self.backend.path)
@@ -36,7 +48,10 @@ class Iommu:
         self.sock = owned.enter_context(ours)
         ours.settimeout(PATIENCE_S)
         self.channel = Channel(ours, "the back-end", requests=BackendRequest)
-        wanted = [ProtocolFeature.BACKEND_REQ, *([ProtocolFeature.REPLY_ACK] if reply_ack else [])]
+        wanted = [ProtocolFeature.BACKEND_REQ]
+        wanted += [ProtocolFeature.REPLY_ACK] if reply_ack else []
+        wanted += [ProtocolFeature.GPA_ADDRESSES] if gpa else []
+        self.base = GUEST_BASE if gpa else USER_BASE
         self.front.tell(R.SET_PROTOCOL_FEATURES, u64(mask(wanted)))
         with theirs:
             self.front.tell(R.SET_BACKEND_REQ_FD, fds=[theirs.fileno()])
@@ -66,7 +81,7 @@ class Iommu:
     def update(self, offset: int, permission: int = BOTH, *, to: int | None = None) -> None:
         """Send the translation of a page."""
         page = offset & -PAGE
-        user = USER_BASE + (page if to is None else to)
+        user = self.base + (page if to is None else to)
         entry = IOTLB_MSG.pack(IOVA_BASE + page, PAGE, user, permission, IotlbType.UPDATE)
         assert self.front.ask_u64(R.IOTLB_MSG, entry) == 0
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from qap.oracle.addresses import Space
 from qap.vhost_user.memory.mem_table import MemoryRegion
 
-Space = Literal["iova", "gpa", "uva"]
 What = Literal["desc", "driver", "device", "buffer", "indirect"]
 
 

@@ -65,6 +65,8 @@ class DriverMemory:
 
         if self._acked.has(FeatureBit.ACCESS_PLATFORM):
             return MemoryAccess("iova", queue, self._touch, self._at_iova, dirty)
+        if self._gpa_addresses:
+            return MemoryAccess("gpa", queue, self._touch, self._at_guest, dirty)
         return MemoryAccess("uva", queue, self._touch, self._at_user, dirty)
 
     def buffers(self, queue: int) -> MemoryAccess:
@@ -73,6 +75,10 @@ class DriverMemory:
         if self._acked.has(FeatureBit.ACCESS_PLATFORM):
             return MemoryAccess("iova", queue, self._touch, self._at_iova, dirty)
         return MemoryAccess("gpa", queue, self._touch, self._at_guest, dirty)
+
+    @property
+    def _gpa_addresses(self) -> bool:
+        return self._acked.has_protocol(ProtocolFeature.GPA_ADDRESSES)
 
     def _at_user(self, address: int, _: bool) -> tuple[MemoryRegion, int, int]:
         region, at = self.table.at_user(address)
@@ -93,8 +99,9 @@ class DriverMemory:
             if translation is None and self.iotlb.invalidations == invalidations:
                 to = "write" if write else "read"
                 raise BadAddress(f"the front-end doesn't let us {to} at IOVA {address:#x}")
-        user_address, room = translation
-        region, at = self.table.at_user(user_address)
+        found, room = translation
+        find = self.table.at_guest if self._gpa_addresses else self.table.at_user
+        region, at = find(found)
         return region, at, min(room, region.size - at)
 
     def forget(self) -> None:

@@ -33,7 +33,7 @@ class IotlbEntry(NamedTuple):
     Attributes:
         iova: I/O virtual address.
         size: in bytes.
-        user_address: the front-end's.
+        user_address: the front-end's, or a guest physical one with GPA_ADDRESSES.
         permission: what the device may do there, Permission bits.
     """
 
