@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
@@ -23,6 +23,8 @@ MENDED, NOT_MENDED = "mended", "not mended"
 # Counts on what is not ported, as that file says; and passes on the fork, although it says so.
 WAITING, NOT_WAITING = "waiting", "not waiting"
 AVOCADO = "tests/avocado/"
+# Tests that fail wait most of the time, for what does not come.
+EACH_CPU = 2
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,15 @@ def _outcomes(tests: Sequence[str], build: Build) -> dict[str, list[TestResult]]
     if not tests:
         return {}
     Console(stderr=True).rule(f"on the {build.name}")
-    by_runner: dict[Callable[..., list[TestResult]], list[str]] = defaultdict(list)
-    for test in tests:
-        by_runner[runners.avocado if test.startswith(AVOCADO) else runners.pytest].append(test)
-    return _by_test(
-        result for runner, named in by_runner.items() for result in runner(named, build, quiet=True)
-    )
+    guests = [test for test in tests if test.startswith(AVOCADO)]
+    others = [test for test in tests if not test.startswith(AVOCADO)]
+    results: list[TestResult] = []
+    if others:
+        each_cpu = EACH_CPU if build.is_base else 1
+        results += runners.pytest(others, build, quiet=True, each_cpu=each_cpu)
+    if guests:
+        results += runners.avocado(guests, build, quiet=True)
+    return _by_test(results)
 
 
 def _by_test(results: Iterable[TestResult]) -> dict[str, list[TestResult]]:

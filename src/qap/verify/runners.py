@@ -59,9 +59,13 @@ def _run(name: str, *args: str, env: Mapping[str, str] | None = None) -> int:
         raise
 
 
-def pytest(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
-    """Run tests by their pytest names, such as tests/unit/test_x.py::test_y, one on each CPU.
+def pytest(
+    tests: Iterable[str], build: Build, *, quiet: bool = False, each_cpu: int = 1
+) -> list[TestResult]:
+    """Run tests by their pytest names, such as tests/unit/test_x.py::test_y.
 
+    Args:
+        each_cpu: how many at a time for each CPU.
     Raises:
         QapError: pytest could not run them.
     """
@@ -69,7 +73,8 @@ def pytest(tests: Iterable[str], build: Build, *, quiet: bool = False) -> list[T
         report = Path(folder) / "junit.xml"
         argv = [*tests, f"--junitxml={report}", "-o", "junit_family=xunit1"]
         argv += ["-q", "--no-header", *(["--tb=no", "--no-summary"] if quiet else [])]
-        argv += ["-n", str(len(os.sched_getaffinity(0))), "--dist", "worksteal"]
+        workers = each_cpu * len(os.sched_getaffinity(0))
+        argv += ["-n", str(workers), "--dist", "worksteal"]
         status = _run("pytest", *argv, env=build.as_under_test())
         if status not in (0, 1) or not report.exists():
             raise QapError(f"pytest ended with status {status}: see its output above")

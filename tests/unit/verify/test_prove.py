@@ -32,7 +32,9 @@ def patch(tmp_path: Path) -> Patch:
 def test_what_is_not_proven_stands_at_the_end_with_its_reason(
     patch: Patch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    def run(
+        tests: list[str], build: Build, *, quiet: bool = False, each_cpu: int = 1
+    ) -> list[TestResult]:
         good, bad = tests
         if build.is_base:
             return [TestResult(good, FAIL, 0.1), TestResult(bad, ERROR, 0.1, "no [answer]")]
@@ -63,7 +65,9 @@ def test_what_the_fork_was_seen_to_do_is_not_run_again(
 ) -> None:
     ran = []
 
-    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    def run(
+        tests: list[str], build: Build, *, quiet: bool = False, each_cpu: int = 1
+    ) -> list[TestResult]:
         ran.append((build.name, tests))
         return [TestResult(test, FAIL if build.is_base else PASS, 0.1) for test in tests]
 
@@ -84,7 +88,9 @@ def test_test_that_can_not_run_here_is_named_with_its_reason(
 ) -> None:
     """It counts neither for the patch nor against it."""
 
-    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    def run(
+        tests: list[str], build: Build, *, quiet: bool = False, each_cpu: int = 1
+    ) -> list[TestResult]:
         good, other = tests
         left_out = TestResult(other, SKIP, 0.1, f"the {build.name} is not built")
         return [TestResult(good, FAIL if build.is_base else PASS, 0.1), left_out]
@@ -109,7 +115,9 @@ def test_test_that_can_not_run_here_is_named_with_its_reason(
 def test_patch_whose_tests_can_not_run_here_is_not_proven(
     patch: Patch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    def run(
+        tests: list[str], build: Build, *, quiet: bool = False, each_cpu: int = 1
+    ) -> list[TestResult]:
         return [TestResult(test, SKIP, 0.1) for test in tests]
 
     monkeypatch.setattr(runners, "pytest", run)
@@ -119,7 +127,9 @@ def test_patch_whose_tests_can_not_run_here_is_not_proven(
 def test_test_that_only_one_build_can_not_run_proves_nothing(
     patch: Patch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    def run(
+        tests: list[str], build: Build, *, quiet: bool = False, each_cpu: int = 1
+    ) -> list[TestResult]:
         good, other = tests
         if build.is_base:
             return [TestResult(good, FAIL, 0.1), TestResult(other, SKIP, 0.1)]
@@ -160,7 +170,9 @@ def test_test_that_the_base_has_mended_must_pass_there(
 ) -> None:
     settle(project, *mended)
 
-    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    def run(
+        tests: list[str], build: Build, *, quiet: bool = False, each_cpu: int = 1
+    ) -> list[TestResult]:
         pci, ccw = statuses if build.is_base else (PASS, PASS)
         results = [TestResult(f"{BAD}[pci]", pci, 0.1), TestResult(f"{BAD}[ccw]", ccw, 0.1)]
         return [TestResult(GOOD, FAIL if build.is_base else PASS, 0.1), *results]
@@ -190,7 +202,9 @@ def test_test_that_waits_for_what_is_not_ported_must_fail_on_the_fork(
 ) -> None:
     settle(project, waiting, table="waiting")
 
-    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    def run(
+        tests: list[str], build: Build, *, quiet: bool = False, each_cpu: int = 1
+    ) -> list[TestResult]:
         outcomes = (FAIL, FAIL, FAIL) if build.is_base else (PASS, PASS, ccw)
         names = (GOOD, f"{BAD}[pci]", f"{BAD}[ccw]")
         return [TestResult(*it, 0.1) for it in zip(names, outcomes, strict=True)]
@@ -209,7 +223,9 @@ def test_patch_whose_tests_the_base_has_all_mended_is_not_proven(
 ) -> None:
     settle(project, GOOD, BAD)
 
-    def run(tests: list[str], build: Build, *, quiet: bool = False) -> list[TestResult]:
+    def run(
+        tests: list[str], build: Build, *, quiet: bool = False, each_cpu: int = 1
+    ) -> list[TestResult]:
         return [TestResult(test, PASS, 0.1) for test in tests]
 
     monkeypatch.setattr(runners, "pytest", run)
