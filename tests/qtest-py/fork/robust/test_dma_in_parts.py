@@ -35,8 +35,13 @@ NO_RAM = 1 << 40
 NO_LOW_RAM = 1 << 30
 BOUNCE = 4096
 UNTOUCHED = 100
-SLOW = "driver=null-co,node-name=disk0,size=1048576,latency-ns=20000000"
+# A second request waits for a second, which does not pass by itself, or until QEMU wants it to end.
+LIMIT = ("-object", "throttle-group,id=limit,x-iops-total=1")
+SLOW = "driver=throttle,throttle-group=limit,node-name=disk0,file.driver=null-co,file.size=1048576"
 QUEUE = 2
+# Each request takes a tenth of a second.
+TENTH = "driver=null-co,node-name=disk0,size=1048576,latency-ns=100000000"
+SECOND_NS = 1_000_000_000
 LOOKS = 16
 ANSWER_S = 20.0
 # ATA/ATAPI Command Set 2, 7; the registers are where a PC has them.
@@ -73,6 +78,12 @@ def ports(machine: Machine, count: int) -> list[AhciPort]:
     for port in started:
         port.start()
     return started
+
+
+def lift_limit(machine: Machine) -> None:
+    machine.qmp.execute(
+        "qom-set", path="/objects/limit", property="limits", value={"iops-total": 0}
+    )
 
 
 def assert_reads(port: AhciPort) -> None:
@@ -121,10 +132,11 @@ def test_ahci_request_that_waits_is_ended_by_stop(
 
 @pytest.mark.parametrize("command", [READ_DMA, WRITE_DMA], ids=["read", "write"])
 def test_ahci_port_is_stopped_between_two_parts(lab: Lab, command: AtaCommand) -> None:
-    machine = lab.machine(on_sata(0), blockdevs=[SLOW], qtest=True)
+    machine = lab.machine(on_sata(0), blockdevs=[SLOW], extra=LIMIT, qtest=True)
     (port,) = ports(machine, 1)
     port.issue(command, 0, [Region(NO_RAM, 3 * BOUNCE)])
     port.stop()
+    lift_limit(machine)
     port.reset()
     port.run(READ_DMA, 0, [Region(port.memory.take(SECTOR), SECTOR)])
 
@@ -171,7 +183,7 @@ def test_part_is_less_than_a_sector(lab: Lab, tmp_path: Path) -> None:
 def test_bus_master_is_stopped_between_two_parts(lab: Lab, command: int) -> None:
     """PIIX3's (82371SB, 2.7), which an operating system starts again."""
     ide: Device = {"driver": "ide-hd", "bus": "ide.0", "drive": "disk0"}
-    spec = Spec("pc", accel="qtest", devices=[ide], blockdevs=[SLOW], qtest=True)
+    spec = Spec("pc", accel="qtest", devices=[ide], blockdevs=[SLOW], extra=LIMIT, qtest=True)
     path = lab.build.path("qemu-system-x86_64")
     machine = lab.owned.enter_context(Machine(path, spec))
     qtest = machine.qtest
@@ -200,27 +212,30 @@ def test_bus_master_is_stopped_between_two_parts(lab: Lab, command: int) -> None
 def test_nvme_request_that_waits_is_ended(lab: Lab, tmp_path: Path, end: str) -> None:
     devices: list[Device] = [
         {"driver": "nvme", "id": "nvme", "serial": "1"},
-        *({"driver": "nvme-ns", "id": f"dut{n}", "drive": f"disk{n}"} for n in range(2)),
+        *({"driver": "nvme-ns", "drive": drive} for drive in ("limited", "disk1")),
     ]
-    disks = [*disk(tmp_path, 0), *disk(tmp_path, 1)]
-    machine = lab.machine(*devices, blockdevs=disks, qtest=True)
+    # A reset of the controller lets requests go on that wait for this disk's second to be over.
+    limited = "driver=throttle,node-name=limited,throttle-group=limit,file=disk0"
+    disks = [*disk(tmp_path, 0), limited, *disk(tmp_path, 1)]
+    machine = lab.machine(*devices, blockdevs=disks, qtest=True, extra=LIMIT)
     function = PciBus(machine.qtest).find(nvme.VENDOR_ID, nvme.DEVICE_ID)
     memory = GuestMemory(machine.qtest, 16 * MIB, 4 * MIB)
     controller = nvme.Nvme(function, memory)
     controller.start()
     other = controller.add_queue(QUEUE)
-    hold(machine, "dut0")
+    buffer = memory.take(SECTOR, nvme.PAGE)
+    controller.read(0, buffer, SECTOR)
     count = BOUNCE // nvme.BLOCK - 1
     controller.begin(controller.io, nvme.READ, (NO_RAM, 0), 0, 0, count, namespace=1)
     controller.begin(other, nvme.READ, (NO_RAM, 0), 0, 0, count, namespace=2)
     if end == "delete":
         controller.delete_submissions(other)
-        go_on(machine, "dut0")
+        machine.qtest.clock_step(SECOND_NS)
         controller.finish(controller.io, "the read that was held")
+        machine.qtest.clock_step(SECOND_NS)
     else:
-        go_on(machine, "dut0")
         controller.start()
-    buffer = memory.take(SECTOR, nvme.PAGE)
+        machine.qtest.clock_step(SECOND_NS)
     controller.read(1, buffer, SECTOR)
     assert memory.read(buffer, SECTOR) == sector(1)
 
@@ -228,7 +243,7 @@ def test_nvme_request_that_waits_is_ended(lab: Lab, tmp_path: Path, end: str) ->
 @pytest.mark.parametrize("end", ["stop", "reset"])
 def test_ahci_port_is_ended_during_a_write_by_pio(lab: Lab, end: str) -> None:
     """Each sector of PIO is a write of its own; what the port has not begun is not written."""
-    machine = lab.machine(on_sata(0), blockdevs=[SLOW], qtest=True)
+    machine = lab.machine(on_sata(0), blockdevs=[TENTH], qtest=True)
     (port,) = ports(machine, 1)
     count = 16
     source = port.memory.take(SECTOR * count)

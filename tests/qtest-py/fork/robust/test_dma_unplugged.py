@@ -40,7 +40,7 @@ PORT_VENDOR, PORT_DEVICE = 0x1B36, 0x000C
 NO_RAM = 1 << 40
 BOUNCE = 4096
 GONE_S = 20.0
-PARTS = "driver=null-co,node-name=disk0,size=1048576,latency-ns=20000000"
+PARTS = "driver=null-co,node-name=disk0,size=1048576,latency-ns=200000000"
 # The driver has its memory back.
 MINE, MINE_AGAIN = b"\xaa", b"\x55"
 
@@ -133,7 +133,7 @@ def test_command_in_the_disk(lab: Lab, tmp_path: Path, command: AtaCommand) -> N
 def test_command_by_pio(lab: Lab, command: AtaCommand) -> None:
     """Each sector of PIO is a request of its own."""
     machine, (port,) = started(lab, [PARTS], hard_disk(0))
-    size = 64 * SECTOR
+    size = 8 * SECTOR
     buffer = port.memory.put(MINE * size)
     port.issue(command, 0, [Region(buffer, size)])
     power_off(machine)
