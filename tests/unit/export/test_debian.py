@@ -10,6 +10,7 @@ from qap.export.folder import export
 from qap.export.sign_off import Person
 from qap.fork import base, series
 from qap.fork.git import Git
+from qap.host.paths import Project as Here
 from qap.verify.kit import packagers
 
 from ..project import Project, numbered, write
@@ -114,6 +115,13 @@ def test_queue_is_added_once(queue: Project, package: Path, tmp_path: Path) -> N
         "export it on that base\n"
     )
     assert version(package) == f"{VERSION}+qap1"
+
+
+def test_packagers_page_has_the_commands_that_are_run_on_a_real_package() -> None:
+    """tests/packages takes them from there, by their order."""
+    blocks = packagers.page_commands(Here.here(), "Debian")
+    words = ("add-queue", "build-dep", "nocheck dpkg-build", "system-packages=x86", "install ../")
+    assert [word in block for word, block in zip(words, blocks, strict=True)] == [True] * 5
 
 
 def test_another_folder_is_refused(queue: Project, package: Path, tmp_path: Path) -> None:

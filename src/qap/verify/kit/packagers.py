@@ -1,6 +1,7 @@
 """What a packager or a reviewer does with an export, by the programs that they use for it."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -9,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from qap.fork.git import Git
+from qap.host.paths import Project
 
 PATCHES = "debian/patches"
 # What Debian's maintainers set, as the Debian New Maintainers' Guide says (“Modifying the source”).
 REFRESH = ("-p", "ab", "--no-timestamps", "--no-index")
+COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def needs(*programs: str) -> None:
@@ -37,6 +40,13 @@ def run(*argv: str | Path, cwd: Path, env: Mapping[str, str] | None = None, stat
     )
     assert done.returncode == status, f"{argv[0]} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
+
+
+def page_commands(project: Project, chapter: str) -> list[str]:
+    """The blocks of commands in a chapter of docs/packager.md."""
+    page = (project.root / "docs/packager.md").read_text()
+    found = page.partition(f"\n### {chapter}\n")[2]
+    return COMMANDS.findall(re.split(r"^##", found, maxsplit=1, flags=re.MULTILINE)[0])
 
 
 def unpacked(stock: Path, folder: Path) -> Git:
