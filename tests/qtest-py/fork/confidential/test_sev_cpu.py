@@ -53,7 +53,9 @@ def test_sev_status_is_read_only(tmp_path: Path) -> None:
 
 def test_without_the_simulation_bit_47_is_an_address_and_nothing_says_sev(tmp_path: Path) -> None:
     with started(tmp_path, Mode.LONG, sim=False) as guest:
-        assert guest.cpu.cpuid(LAST_LEAF, guest.home)[0] < SEV_LEAF
+        # QEMU 10.2 has a leaf after it, and so an empty one here.
+        if guest.cpu.cpuid(LAST_LEAF, guest.home)[0] >= SEV_LEAF:
+            assert guest.cpu.cpuid(SEV_LEAF, guest.home) == [0, 0, 0, 0]
         assert guest.cpu.rdmsr(SEV_STATUS, guest.home) == 0
         guest.cpu.wrmsr(SEV_STATUS, 1, guest.home)
         cr3 = guest.tables.map(Shape(FREE[Mode.LONG], DATA, private=frozenset({1})))
