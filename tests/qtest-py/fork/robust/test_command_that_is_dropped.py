@@ -29,10 +29,10 @@ from qap.machine.machine import Machine
 from qap.verify.kit.checks import reset_machine
 from qap.verify.kit.held_disk import NUMBERED, SECTOR, sector
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slow_disk import lift_limit, throttle_group, throttled
 
 # Such a disk has its first request wait for four seconds, or until QEMU wants it to end.
-SLOW = ("-object", "throttle-group,id=slow,x-bps-total=128")
-FAST = {"bps-total": 0}
+SLOW = throttle_group("bps-total=128")
 STOPPED_S = 20.0
 BAD_SECTOR, GOOD_SECTOR, UNTOUCHED = 4, 100, 200
 BAD_CD_SECTOR = 1
@@ -59,7 +59,7 @@ def disk(folder: Path, *, slow: bool) -> list[str]:
     file = f"driver=file,node-name=file0,filename={image}"
     if not slow:
         return [file, f"{bad}disk0"]
-    return [file, f"{bad}bad0", "driver=throttle,throttle-group=slow,node-name=disk0,file=bad0"]
+    return [file, f"{bad}bad0", throttled("bad0")]
 
 
 def started(lab: Lab, disks: list[str], driver: str = "ide-hd") -> tuple[Machine, AhciPort]:
@@ -91,7 +91,7 @@ def go_on(machine: Machine) -> None:
 
 
 def assert_reads(machine: Machine, port: AhciPort) -> None:
-    machine.qmp.execute("qom-set", path="/objects/slow", property="limits", value=FAST)
+    lift_limit(machine)
     port.reset()
     buffer = port.memory.take(SECTOR)
     port.run(READ_DMA, UNTOUCHED, [Region(buffer, SECTOR)])

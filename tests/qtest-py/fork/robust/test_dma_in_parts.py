@@ -30,17 +30,18 @@ from qap.machine.machine import Machine
 from qap.machine.spec import Spec
 from qap.verify.kit.held_disk import NUMBERED, SECTOR, go_on, held_disk, hold, sector
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slow_disk import lift_limit, null_disk, operations, throttle_group, throttled
 
 NO_RAM = 1 << 40
 NO_LOW_RAM = 1 << 30
 BOUNCE = 4096
 UNTOUCHED = 100
 # A second request waits for a second, which does not pass by itself, or until QEMU wants it to end.
-LIMIT = ("-object", "throttle-group,id=limit,x-iops-total=1")
-SLOW = "driver=throttle,throttle-group=limit,node-name=disk0,file.driver=null-co,file.size=1048576"
+LIMIT = throttle_group("iops-total=1")
+SLOW = [null_disk("null0"), throttled("null0")]
 QUEUE = 2
 # Each request takes a tenth of a second.
-TENTH = "driver=null-co,node-name=disk0,size=1048576,latency-ns=100000000"
+TENTH = null_disk(latency_s=0.1)
 SECOND_NS = 1_000_000_000
 LOOKS = 16
 ANSWER_S = 20.0
@@ -78,12 +79,6 @@ def ports(machine: Machine, count: int) -> list[AhciPort]:
     for port in started:
         port.start()
     return started
-
-
-def lift_limit(machine: Machine) -> None:
-    machine.qmp.execute(
-        "qom-set", path="/objects/limit", property="limits", value={"iops-total": 0}
-    )
 
 
 def assert_reads(port: AhciPort) -> None:
@@ -132,11 +127,11 @@ def test_ahci_request_that_waits_is_ended_by_stop(
 
 @pytest.mark.parametrize("command", [READ_DMA, WRITE_DMA], ids=["read", "write"])
 def test_ahci_port_is_stopped_between_two_parts(lab: Lab, command: AtaCommand) -> None:
-    machine = lab.machine(on_sata(0), blockdevs=[SLOW], extra=LIMIT, qtest=True)
+    machine = lab.machine(on_sata(0), blockdevs=SLOW, extra=LIMIT, qtest=True)
     (port,) = ports(machine, 1)
     port.issue(command, 0, [Region(NO_RAM, 3 * BOUNCE)])
     port.stop()
-    lift_limit(machine)
+    lift_limit(machine, "iops-total")
     port.reset()
     port.run(READ_DMA, 0, [Region(port.memory.take(SECTOR), SECTOR)])
 
@@ -183,7 +178,7 @@ def test_part_is_less_than_a_sector(lab: Lab, tmp_path: Path) -> None:
 def test_bus_master_is_stopped_between_two_parts(lab: Lab, command: int) -> None:
     """PIIX3's (82371SB, 2.7), which an operating system starts again."""
     ide: Device = {"driver": "ide-hd", "bus": "ide.0", "drive": "disk0"}
-    spec = Spec("pc", accel="qtest", devices=[ide], blockdevs=[SLOW], extra=LIMIT, qtest=True)
+    spec = Spec("pc", accel="qtest", devices=[ide], blockdevs=SLOW, extra=LIMIT, qtest=True)
     path = lab.build.path("qemu-system-x86_64")
     machine = lab.owned.enter_context(Machine(path, spec))
     qtest = machine.qtest
@@ -215,8 +210,7 @@ def test_nvme_request_that_waits_is_ended(lab: Lab, tmp_path: Path, end: str) ->
         *({"driver": "nvme-ns", "drive": drive} for drive in ("limited", "disk1")),
     ]
     # A reset of the controller lets requests go on that wait for this disk's second to be over.
-    limited = "driver=throttle,node-name=limited,throttle-group=limit,file=disk0"
-    disks = [*disk(tmp_path, 0), limited, *disk(tmp_path, 1)]
+    disks = [*disk(tmp_path, 0), throttled("disk0", "limited"), *disk(tmp_path, 1)]
     machine = lab.machine(*devices, blockdevs=disks, qtest=True, extra=LIMIT)
     function = PciBus(machine.qtest).find(nvme.VENDOR_ID, nvme.DEVICE_ID)
     memory = GuestMemory(machine.qtest, 16 * MIB, 4 * MIB)
@@ -252,13 +246,7 @@ def test_ahci_port_is_ended_during_a_write_by_pio(lab: Lab, end: str) -> None:
         port.stop()
         port.start()
     port.reset()
-    ended = writes(machine)
+    ended = operations(machine, "wr")
     for _ in range(LOOKS):
         port.run(READ_DMA, 0, [Region(source, SECTOR)])
-    assert writes(machine) == ended < count
-
-
-def writes(machine: Machine) -> int:
-    """How many writes the disk has ended."""
-    (stats,) = machine.qmp.execute("query-blockstats")
-    return int(stats["stats"]["wr_operations"])
+    assert operations(machine, "wr") == ended < count

@@ -27,20 +27,17 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.verify.kit.held_disk import NUMBERED, SECTOR
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slow_disk import null_disk, throttle_group, throttled
 
 NATIVE = ("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
 # What is asked of such a disk waits for minutes, or until QEMU wants it to end.
-SLOW = [
-    word
-    for number in range(2)
-    for word in ("-object", f"throttle-group,id=slow{number},x-bps-total=1")
-]
+SLOW = [word for number in range(2) for word in throttle_group(name=f"slow{number}")]
 # pcie-root-port
 PORT_VENDOR, PORT_DEVICE = 0x1B36, 0x000C
 NO_RAM = 1 << 40
 BOUNCE = 4096
 GONE_S = 20.0
-PARTS = "driver=null-co,node-name=disk0,size=1048576,latency-ns=200000000"
+PARTS = null_disk(latency_s=0.2)
 # The driver has its memory back.
 MINE, MINE_AGAIN = b"\xaa", b"\x55"
 
@@ -58,8 +55,7 @@ def slow_disk(folder: Path, number: int) -> list[str]:
     image = folder / f"disk{number}.img"
     image.write_bytes(NUMBERED)
     file = f"driver=file,node-name=file{number},filename={image}"
-    throttle = f"driver=throttle,throttle-group=slow{number}"
-    return [file, f"{throttle},node-name=disk{number},file=file{number}"]
+    return [file, throttled(f"file{number}", f"disk{number}", f"slow{number}")]
 
 
 def hard_disk(number: int) -> Device:

@@ -18,6 +18,7 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slow_disk import throttle_group, throttled
 from qap.virtio.blk import SECTOR, BlkRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.ninep import HEADER, ROOT, NineP, NinepMessage
@@ -43,9 +44,9 @@ BAD_DISK = (
     "driver=null-co,node-name=null0,size=1048576,read-zeroes=on",
     "driver=blkdebug,node-name=bad0,image=null0,inject-error.0.event=none"
     f",inject-error.0.sector={BAD_SECTOR}",
-    "driver=throttle,node-name=disk0,throttle-group=slow,file=bad0",
+    throttled("bad0"),
 )
-SLOW = ("-object", "throttle-group,id=slow,x-bps-total=1", "-object", "iothread,id=thread0")
+SLOW = (*throttle_group(), "-object", "iothread,id=thread0")
 
 
 def driver_of(machine: Machine, device: dict[str, object], *extra: int) -> Driver:

@@ -12,6 +12,7 @@ from qap.machine.qmp import QmpRefused
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slow_disk import null_disk, throttle_group, throttled
 from qap.virtio.blk import ID_SIZE, BlkRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.net import TRANSMITQ
@@ -27,12 +28,12 @@ SIZE = 16
 IOAPIC = 0xFEC0_0000
 NETDEV = ("-netdev", "user,id=net0,restrict=on")
 # A disk that serves nothing for long, once QEMU has looked for partitions on it.
-SLOW = ("-object", "throttle-group,id=slow,x-bps-total=1")
+SLOW = throttle_group()
 SLOW_DISK = (
-    "driver=null-co,node-name=null0,size=1048576",
-    "driver=throttle,node-name=disk0,throttle-group=slow,file=null0",
+    null_disk("null0"),
+    throttled("null0"),
 )
-NULL_DISK = ("driver=null-co,node-name=disk0,size=1048576",)
+NULL_DISK = (null_disk(),)
 DESC_TABLE = struct.Struct("<QIHH")
 
 

@@ -9,10 +9,11 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slow_disk import null_disk, operations
 
 NO_RAM = 1 << 40
 # A command has two parts of half a second.
-SLOW = "driver=null-co,node-name=disk0,size=1048576,latency-ns=500000000"
+SLOW = null_disk(latency_s=0.5)
 QUEUE = 2
 PARTS = 2
 BLOCKS = nvme.PAGE // nvme.BLOCK
@@ -30,12 +31,6 @@ def started(lab: Lab) -> tuple[Machine, nvme.Nvme]:
     return machine, controller
 
 
-def reads(machine: Machine) -> int:
-    """How many reads the disk has ended."""
-    (stats,) = machine.qmp.execute("query-blockstats")
-    return int(stats["stats"]["rd_operations"])
-
-
 def fill(controller: nvme.Nvme, queue: nvme.NvmeQueue) -> None:
     """What it takes waits for bounce buffers, but for one; as many again stay in the ring."""
     buffer = controller.memory.take(nvme.PAGE, nvme.PAGE)
@@ -51,10 +46,10 @@ def hold(controller: nvme.Nvme, queue: nvme.NvmeQueue) -> None:
 
 def assert_no_more(machine: Machine, controller: nvme.Nvme) -> None:
     """The disk has done what was in it, and no more."""
-    ended = reads(machine)
+    ended = operations(machine, "rd")
     assert ended <= PARTS + 1
     controller.read(1, controller.memory.take(nvme.PAGE, nvme.PAGE), nvme.BLOCK)
-    assert reads(machine) == ended + 1
+    assert operations(machine, "rd") == ended + 1
 
 
 def test_reset_takes_nothing_more(lab: Lab) -> None:

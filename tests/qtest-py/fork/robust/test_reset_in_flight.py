@@ -16,6 +16,7 @@ from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
 from qap.verify.kit.checks import assert_served, driven
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slow_disk import lift_limit, throttle_group, throttled
 from qap.vhost_user.protocol import FrontendRequest
 from qap.virtio.blk import SECTOR, UNANSWERED, BlkRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
@@ -28,11 +29,11 @@ Start = Callable[..., tuple[Machine, Transport]]
 RESETS = ("pci modern", "mmio 2", "ccw 2")
 IN_THREADS = [("pci modern", True), *((name, False) for name in RESETS)]
 # A disk that serves nothing for long, once QEMU has looked for partitions on it.
-SLOW = ("-object", "throttle-group,id=slow,x-bps-total=1")
+SLOW = throttle_group()
 THREAD = ("-object", "iothread,id=thread0")
 SLOW_DISK = (
     "driver=null-co,node-name=null0,size=1048576,read-zeroes=on",
-    "driver=throttle,node-name=disk0,throttle-group=slow,file=null0",
+    throttled("null0"),
 )
 STATISTICS = 1
 STATSQ = 2
@@ -62,7 +63,7 @@ def reset_queue(transport: Transport, index: int, how: str) -> None:
 
 def release(machine: Machine) -> None:
     """Let the slow disk serve all that it has."""
-    machine.qmp.execute("qom-set", path="/objects/slow", property="limits", value={"bps-total": 0})
+    lift_limit(machine)
 
 
 @pytest.mark.parametrize("packed", [False, True])
