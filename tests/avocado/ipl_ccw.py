@@ -110,7 +110,7 @@ class IplCcw(GuestTest):
     def boots(self, machine: Machine, device_id: int) -> set[int]:
         """Wait for the guest; returns the bits that its driver negotiates with a device."""
         try:
-            release = machine.console.wait_ready(self.guest.boot_timeout)
+            release = machine.console.wait_ready(self.guest.boot_silence)
         except GuestLost:
             self.fail(f"nothing booted; the console ends:\n{machine.console.tail()}")
         self.log.info("%s booted", release)

@@ -47,7 +47,7 @@ class Linux510(GuestTest):
         try:
             with Machine(build.path("qemu-system-s390x"), spec) as machine:
                 console = machine.console
-                self.log.info("%s booted", console.wait_ready(guest.boot_timeout))
+                self.log.info("%s booted", console.wait_ready(guest.boot_silence))
                 name = io_checks.find(console, NET)
                 accepted = MTU_BIT in io_checks.negotiated(console, name)
                 mtu = int(console.check(f"cat /sys/bus/virtio/devices/{name}/net/*/mtu"))

@@ -72,7 +72,7 @@ class Guest(Model):
         memory: RAM in MiB.
         modules: kernel modules to load at every boot, before those of a device.
         append: kernel parameters beside the console's.
-        boot_timeout: seconds from start to the guest's first prompt.
+        boot_silence: seconds that may pass without anything new on the console while it boots.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Guest(Model):
     memory: int = 512
     modules: tuple[str, ...] = ()
     append: str = ""
-    boot_timeout: float
+    boot_silence: float
 
 
 class Viommu(Model):

@@ -167,7 +167,7 @@ class Machine:
         """
         assert self.spec.boot is not None
         try:
-            return self.console.wait_ready(self.spec.boot.guest.boot_timeout)
+            return self.console.wait_ready(self.spec.boot.guest.boot_silence)
         except GuestLost:
             raise self.died() from None
 

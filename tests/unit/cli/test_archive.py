@@ -37,7 +37,7 @@ recipe = "old"
 console = "ttysclp0"
 machine = "s390-ccw-virtio"
 cpu = "max"
-boot_timeout = 60
+boot_silence = 60
 """
 
 

@@ -18,7 +18,7 @@ kernel = "linux-image-amd64"
 console = "ttyS0"
 machine = "q35"
 cpu = "max"
-boot_timeout = 60
+boot_silence = 60
 """
 
 
@@ -59,7 +59,7 @@ def test_missing_key_names_file_and_key(project: Project) -> None:
 
 def test_wrong_type_names_file_and_key(catalogue: Project) -> None:
     write(catalogue.configs / "guests.toml", GUEST_TOML.replace("60", '"soon"'))
-    with pytest.raises(UsageError, match=r"^configs/guests\.toml: x86_64.boot_timeout: .*number"):
+    with pytest.raises(UsageError, match=r"^configs/guests\.toml: x86_64.boot_silence: .*number"):
         catalog.guest("x86_64")
 
 

@@ -28,7 +28,7 @@ GUEST = Guest(
     console="ttyS0",
     machine="q35",
     cpu="max",
-    boot_timeout=60,
+    boot_silence=60,
 )
 # What the kernel's makefiles do here: a module holds its source, and then what make was told. A
 # program of kbuild has to find the C library that came with it.

@@ -3,13 +3,14 @@
 import base64
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
 import pytest
 
 from qap.host.errors import QapError
 from qap.machine.guest.console import (
+    BOOT_SILENCES,
     CommandOutput,
     Console,
     GuestCommandError,
@@ -21,6 +22,7 @@ PANIC = b"Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000010
 TRACE = b"\r\n[    3.3] RIP: 0010:wrong+0x10\r\n[    3.3] ---[ end trace 0000000000000000 ]---\r\n"
 # Long enough for any machine; only a failing test ever waits so long.
 PATIENCE_S = 5.0
+SILENCE = b""
 Play = Callable[[socket.socket], object]
 
 
@@ -88,6 +90,20 @@ class OneByteAtATime(socket.socket):
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         return super().recv(min(size, 1), flags)
+
+
+class Halting(socket.socket):
+    """A line that delivers these pieces. SILENCE lasts as long as the reader waits."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        super().__init__(socket.AF_UNIX)
+        self.pieces = iter(pieces)
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        piece = next(self.pieces)
+        if not piece:
+            raise TimeoutError
+        return piece
 
 
 def test_boot_gives_the_kernel_s_release(guests: Guests) -> None:
@@ -168,6 +184,22 @@ def test_slow_line_is_understood() -> None:
         assert console.check("true") == "fine"
 
 
+def test_boot_may_be_slow_as_long_as_it_prints() -> None:
+    with Halting([b"one\r\n", SILENCE, b"two\r\n", SILENCE, b"qap-ready 6.12\r\n"]) as sock:
+        assert Console(sock).wait_ready(PATIENCE_S) == "6.12"
+
+
+@pytest.mark.parametrize(
+    "pieces", [[b"one\r\n", SILENCE, SILENCE], [b"again\r\n", SILENCE] * BOOT_SILENCES]
+)
+def test_boot_that_is_silent_or_endless_is_given_up(pieces: Sequence[bytes]) -> None:
+    with (
+        Halting([*pieces, b"qap-ready 6.12\r\n"]) as sock,
+        pytest.raises(TimeoutError, match=r"s for the guest to boot; .*ends:\n(one|again)"),
+    ):
+        Console(sock).wait_ready(PATIENCE_S)
+
+
 def test_console_that_closes_is_a_lost_guest(guests: Guests) -> None:
     console = guests.play(lambda sock: sock.sendall(b"half a li"))
     with pytest.raises(GuestLost, match="closed while qap waited for the guest to boot"):
@@ -183,7 +215,7 @@ def test_guest_that_ends_in_mid_script_is_lost(guests: Guests) -> None:
 
 def test_timeout_says_what_it_waited_for_and_what_was_seen(guests: Guests) -> None:
     console = guests.answering([b"[    9.9] still at it\r\n"])
-    with pytest.raises(TimeoutError, match=r"^waited 0\.1 s for the guest to run “dd if=/dev/vda”"):
+    with pytest.raises(TimeoutError, match=r"^waited \d+\.\d s for the guest to run “dd if=/dev/vda”"):
         console.run("dd if=/dev/vda\nsync", 0.1)
     with pytest.raises(TimeoutError, match=r"for the guest to boot; the console ends:\n.*still"):
         console.wait_ready(0.01)

@@ -3,6 +3,7 @@
 import base64
 import re
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -17,6 +18,8 @@ PANIC = rb"(?:Kernel panic - not syncing|Oops:|BUG: unable to handle)[^\r\n]*[\r
 TRACE_END = rb"---\[ end [^\r\n]*[\r\n]"
 TRACE_S, TRACE_LINES = 5.0, 40
 COMMAND_S = 60.0
+# How often a boot may last as long as its console may be silent.
+BOOT_SILENCES = 5
 DIALOGUE = ("qap-out ", "qap-end ")
 
 
@@ -65,13 +68,23 @@ class Console:
         self._line = SocketSpawn(sock, timeout=COMMAND_S, maxread=65536)
         self._seen: list[bytes] = []
 
-    def _expect(self, pattern: bytes, timeout: float, wanted: str) -> re.Match[bytes]:
+    def _expect(
+        self, pattern: bytes, timeout: float, wanted: str, silences: int = 1
+    ) -> re.Match[bytes]:
+        """Wait for a pattern.
+
+        Args:
+            timeout: in seconds.
+            silences: how often to wait that long, as long as something new is printed each time.
+        """
+        started = time.monotonic()
         try:
-            index = self._line.expect([pattern, PANIC], timeout=timeout)
+            index = self._find(pattern, timeout, silences)
         except pexpect.TIMEOUT as exc:
             self._keep(self._line.before)
+            waited = time.monotonic() - started
             raise TimeoutError(
-                f"waited {timeout:g} s for {wanted}; the console ends:\n{self.tail()}"
+                f"waited {waited:.1f} s for {wanted}; the console ends:\n{self.tail()}"
             ) from exc
         except (pexpect.EOF, OSError) as exc:
             self._keep(self._line.before)
@@ -85,6 +98,17 @@ class Console:
             self._keep_trace()
             raise GuestPanic(f"the guest's kernel stopped: {words}", self.tail(TRACE_LINES))
         return match
+
+    def _find(self, pattern: bytes, timeout: float, silences: int) -> int:
+        """0 if the pattern comes first, 1 if PANIC does; raises pexpect.TIMEOUT if none comes."""
+        while True:
+            seen = len(self._line.buffer)
+            silences -= 1
+            try:
+                return self._line.expect([pattern, PANIC], timeout=timeout)
+            except pexpect.TIMEOUT:
+                if not silences or len(self._line.buffer) == seen:
+                    raise
 
     def _keep_trace(self) -> None:
         """Read what else a kernel says that stopped, as far as it comes."""
@@ -115,15 +139,20 @@ class Console:
 
         return re.sub(r"qap-out (\S+)\r?\n?", decoded, kept)
 
-    def wait_ready(self, timeout: float) -> str:
+    def wait_ready(self, silence: float) -> str:
         """Wait for the guest's /init; returns the kernel's release.
 
+        A slow host makes a boot long, but what boots keeps printing.
+
+        Args:
+            silence: how many seconds may pass without anything new on the console. No boot may
+                last BOOT_SILENCES times as long.
         Raises:
             TimeoutError: it didn't come up.
             GuestPanic: its kernel panicked.
             GuestLost: QEMU ended.
         """
-        match = self._expect(rb"qap-ready (\S+)\r?\n", timeout, "the guest to boot")
+        match = self._expect(rb"qap-ready (\S+)\r?\n", silence, "the guest to boot", BOOT_SILENCES)
         return match[1].decode()
 
     def send(self, script: str) -> None:
