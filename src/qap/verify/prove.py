@@ -15,7 +15,7 @@ from qap.host.errors import QapError, UsageError, unknown_name
 from qap.host.paths import Project, shown
 from qap.host.report import Report, bad, good, table, unsure
 from qap.verify import runners
-from qap.verify.runners import FAIL, PASS, SKIP, TestResult
+from qap.verify.runners import EACH_CPU, FAIL, PASS, SKIP, TestResult
 
 MISSING = "missing"
 # Passes on the base, as the base's file says; and fails there, although it says so.
@@ -23,8 +23,6 @@ MENDED, NOT_MENDED = "mended", "not mended"
 # Counts on what is not ported, as that file says; and passes on the fork, although it says so.
 WAITING, NOT_WAITING = "waiting", "not waiting"
 AVOCADO = "tests/avocado/"
-# Tests that fail wait most of the time, for what does not come.
-EACH_CPU = 2
 
 
 @dataclass(frozen=True)
@@ -147,8 +145,7 @@ def _outcomes(tests: Sequence[str], build: Build) -> dict[str, list[TestResult]]
     others = [test for test in tests if not test.startswith(AVOCADO)]
     results: list[TestResult] = []
     if others:
-        each_cpu = EACH_CPU if build.is_base else 1
-        results += runners.pytest(others, build, quiet=True, each_cpu=each_cpu)
+        results += runners.pytest(others, build, quiet=True, each_cpu=EACH_CPU)
     if guests:
         results += runners.avocado(guests, build, quiet=True)
     return _by_test(results)

@@ -17,6 +17,8 @@ from qap.host.paths import Project
 
 PASS, FAIL, ERROR, SKIP = "pass", "fail", "error", "skip"
 AVOCADO_STATUS = {"PASS": PASS, "FAIL": FAIL, "SKIP": SKIP, "CANCEL": SKIP, "WARN": PASS}
+# Tests of devices leave a CPU idle for a third of their time: they wait for another process.
+EACH_CPU = 2
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from qap.fork.build import Build
 from qap.host.errors import unknown_name
 from qap.host.report import Report, bad, good, table
 from qap.verify import runners
-from qap.verify.runners import PASS, SKIP, TestResult
+from qap.verify.runners import EACH_CPU, PASS, SKIP, TestResult
 
 
 def _lint() -> list[TestResult]:
@@ -29,7 +29,7 @@ LAB = "lab"
 SUITES: dict[str, Callable[[Build, Sequence[str]], list[TestResult]]] = {
     "lint": lambda build, tags: _lint(),
     "unit": lambda build, tags: runners.pytest(["tests/unit"], build),
-    "qtest-py": lambda build, tags: runners.pytest(["tests/qtest-py"], build),
+    "qtest-py": lambda build, tags: runners.pytest(["tests/qtest-py"], build, each_cpu=EACH_CPU),
     LAB: lambda build, tags: runners.pytest(["tests/lab"], build),
     "avocado": lambda build, tags: runners.avocado(["tests/avocado"], build, tags=filters(tags)),
 }
