@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from qap.fork import series
 from qap.host.errors import UsageError
 from qap.host.paths import Project
 from qap.host.toml import read
@@ -10,8 +11,10 @@ from qap.host.toml import read
 def users(project: Project, topic: str, subjects: Sequence[str]) -> dict[str, str]:
     """The sentences of a topic's patches by their subjects, from qemu/users/TOPIC.toml.
 
+    Args:
+        subjects: of the patches that the project's base has; the file is about all.
     Raises:
-        UsageError: the file is missing, lacks a patch or names one that is not there.
+        UsageError: the file is missing, lacks a patch or names one that no base has.
     """
     path = project.qemu / "users" / f"{topic}.toml"
     name = f"qemu/users/{topic}.toml"
@@ -20,7 +23,8 @@ def users(project: Project, topic: str, subjects: Sequence[str]) -> dict[str, st
         said = found.get(subject)
         if not isinstance(said, str) or not said:
             raise UsageError(f"{name}: it does not say what “{subject}” changes for users")
+    known = {*subjects, *(one.subject for one in series.shared(project) if one.topic == topic)}
     for subject in found:
-        if subject not in subjects:
+        if subject not in known:
             raise UsageError(f"{name}: no patch of {topic} is called “{subject}”")
     return {subject: found[subject] for subject in subjects}

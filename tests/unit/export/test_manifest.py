@@ -132,8 +132,9 @@ def test_lock_that_locks_nothing_is_one_line(queue: Project, tmp_path: Path) -> 
         export(queue, tmp_path / "out", None)
 
 
-def test_every_patch_of_the_queue_says_what_users_notice() -> None:
-    here = Here.here()
+@pytest.mark.parametrize("base", Here.here().all_series())
+def test_every_patch_of_the_queue_says_what_users_notice(base: str) -> None:
+    here = Here.here(base)
     patches = series.patches(here)
     for topic in dict.fromkeys(patch.topic for patch in patches):
         subjects = [patch.subject for patch in patches if patch.topic == topic]
