@@ -22,7 +22,7 @@ from qap.virtio.transport import QueueAddresses, Transport
 Start = Callable[..., tuple[Machine, Transport]]
 MODERN_TRANSPORTS = ("pci modern", "mmio 2", "ccw 2")
 REGISTERS = ("pci modern", "mmio 2")
-SIZE = 16
+SIZE = 4
 RINGS = {
     "split": Behaviour(supports=MODERN | mask([FeatureBit.EVENT_IDX])),
     "packed": Behaviour(supports=MODERN | mask([FeatureBit.RING_PACKED, FeatureBit.EVENT_IDX])),
@@ -72,7 +72,7 @@ def new_queue(driver: Driver, ring: str, size: int = SIZE) -> Queue:
     return queue(driver.memory, 0, size, event_idx=driver.has(FeatureBit.EVENT_IDX))
 
 
-@pytest.mark.parametrize("size", [4, 8, 2 * SIZE, 1024])
+@pytest.mark.parametrize("size", [2, 8, 16, 1024])
 @pytest.mark.parametrize("ring", RINGS)
 @pytest.mark.parametrize("name", REGISTERS)
 def test_other_size_of_a_live_queue_is_ignored(
@@ -87,7 +87,7 @@ def test_other_size_of_a_live_queue_is_ignored(
     assert machine.alive
 
 
-@pytest.mark.parametrize("size", [4, SIZE, 2 * SIZE])
+@pytest.mark.parametrize("size", [2, SIZE, 2 * SIZE])
 @pytest.mark.parametrize("ring", RINGS)
 @pytest.mark.parametrize("name", REGISTERS)
 def test_live_queue_stays_where_it_is(start: Start, name: str, ring: str, size: int) -> None:
@@ -103,7 +103,7 @@ def test_live_queue_stays_where_it_is(start: Start, name: str, ring: str, size: 
 
 
 @pytest.mark.parametrize("taken_away", [False, True])
-@pytest.mark.parametrize("size", [4, SIZE, 2 * SIZE])
+@pytest.mark.parametrize("size", [2, SIZE, 2 * SIZE])
 @pytest.mark.parametrize("ring", RINGS)
 def test_queue_that_is_set_up_again_is_new(
     start: Start, ring: str, size: int, taken_away: bool
@@ -120,7 +120,7 @@ def test_queue_that_is_set_up_again_is_new(
     assert machine.alive
 
 
-@pytest.mark.parametrize("size", [4, SIZE, 2 * SIZE])
+@pytest.mark.parametrize("size", [2, SIZE, 2 * SIZE])
 @pytest.mark.parametrize("ring", RINGS)
 def test_queue_that_is_not_ready_is_not_served(start: Start, ring: str, size: int) -> None:
     """4.2.2.2: the driver has its memory back; and the next queue is a new one."""

@@ -16,7 +16,7 @@ from qap.virtio.transport import Transport
 Start = Callable[..., tuple[Machine, Transport]]
 LOOKS = 64
 # More than a Unix socket holds.
-FRAMES = 1024
+FRAMES = 256
 
 
 def negotiated(transport: Transport, *extra: int) -> Driver:
