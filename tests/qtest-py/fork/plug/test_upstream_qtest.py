@@ -17,6 +17,9 @@ EMULATOR = "qemu-system-x86_64"
 COMPILE_S = 300
 RUN_S = 120
 
+# One may wait while another compiles.
+pytestmark = pytest.mark.timeout(2 * COMPILE_S + RUN_S)
+
 ACCESS_PLATFORM = "virtio-access-platform-test", "/virtio/access-platform"
 VHOST_USER = "vhost-user-plug-test", "/vhost-user/plug"
 BAD_DRIVER = "virtio-bad-driver-test", "/virtio/bad-driver"
