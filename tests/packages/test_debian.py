@@ -1,7 +1,7 @@
 """Debian's package of QEMU with the queue, by the commands of docs/packager.md.
 
-It is built and installed, and guests boot with it. This takes a quarter of an hour or more, root and the
-network, and is not part of ./qap test:
+It is built and installed, and guests boot with it. This takes a quarter of an hour or more, root
+and the network, and is not part of ./qap test:
 
 ./qap tree && .venv/bin/pytest -s tests/packages
 """
