@@ -167,7 +167,8 @@ class Build:
         """
         for name in self.settings.firmwarepath:
             link = self.folder / "qemu-bundle" / name.lstrip("/")
-            if not link.exists():
+            # It leads nowhere where the distribution has its firmware elsewhere.
+            if not link.is_symlink():
                 link.parent.mkdir(parents=True, exist_ok=True)
                 link.symlink_to(name)
 

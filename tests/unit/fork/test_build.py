@@ -204,6 +204,15 @@ def test_device_lists_are_linked_out_of_git_s_sight(project: Project, fork: Buil
     assert "--with-devices-x86_64=qap-few" in (project.root / "configured").read_text()
 
 
+def test_firmware_that_is_elsewhere_on_this_distribution_is_linked_once(
+    project: Project, fork: Build
+) -> None:
+    project.profile("small", PROFILE_TOML.replace("/usr/share/qemu", "/nowhere/roms"))
+    fork.make()
+    fork.make()
+    assert (fork.folder / "qemu-bundle/nowhere/roms").readlink() == Path("/nowhere/roms")
+
+
 # ninja
 
 
