@@ -51,7 +51,8 @@ def said(lab: L1) -> str:
 def test_a_machine_that_qemu_refuses_is_told(kept: Path, scratch: Path) -> None:
     line = said(L1(Build.under_test(), devices=[{"driver": "no-such"}]))
     assert "'no-such' is not a valid device model name" in line
-    assert line.endswith("; its logs are in lab/l1")
+    assert "; its logs are in results/" in line
+    assert line.endswith("/lab/l1")
     assert "no-such" in (kept / LOG).read_text()
     assert (list(scratch.iterdir()), running(scratch)) == ([], [])
 
