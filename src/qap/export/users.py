@@ -23,7 +23,7 @@ def users(project: Project, topic: str, subjects: Sequence[str]) -> dict[str, st
         said = found.get(subject)
         if not isinstance(said, str) or not said:
             raise UsageError(f"{name}: it does not say what “{subject}” changes for users")
-    known = {*subjects, *(one.subject for one in series.shared(project) if one.topic == topic)}
+    known = {one.subject for one in series.shared(project) if one.topic == topic}
     for subject in found:
         if subject not in known:
             raise UsageError(f"{name}: no patch of {topic} is called “{subject}”")

@@ -22,7 +22,7 @@ class L1Settings(toml.Model):
         modules: kernel modules to load at every boot.
         netdevs: values of -netdev, for devices that name one.
         devices: what its machine has beside channels and shares, in the command line's order.
-        up: seconds that it may take from its start to the first command.
+        up: seconds that its console may be silent from its start to the first command.
     """
 
     guest: str

@@ -145,7 +145,8 @@ def _outcomes(tests: Sequence[str], build: Build) -> dict[str, list[TestResult]]
     others = [test for test in tests if not test.startswith(AVOCADO)]
     results: list[TestResult] = []
     if others:
-        results += runners.pytest(others, build, quiet=True, each_cpu=EACH_CPU)
+        each_cpu = EACH_CPU if build.is_base else 1
+        results += runners.pytest(others, build, quiet=True, each_cpu=each_cpu)
     if guests:
         results += runners.avocado(guests, build, quiet=True)
     return _by_test(results)

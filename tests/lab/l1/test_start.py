@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qap.fork.build import Build
+from qap.host.paths import shown
 from qap.lab import l1 as module
 from qap.lab.l1 import CONSOLE, KEPT, L1, LOG, NotUp
 from qap.lab.settings import LabSettings, settings
@@ -51,8 +52,7 @@ def said(lab: L1) -> str:
 def test_a_machine_that_qemu_refuses_is_told(kept: Path, scratch: Path) -> None:
     line = said(L1(Build.under_test(), devices=[{"driver": "no-such"}]))
     assert "'no-such' is not a valid device model name" in line
-    assert "; its logs are in results/" in line
-    assert line.endswith("/lab/l1")
+    assert line.endswith(f"; its logs are in {shown(kept)}")
     assert "no-such" in (kept / LOG).read_text()
     assert (list(scratch.iterdir()), running(scratch)) == ([], [])
 

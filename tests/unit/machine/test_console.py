@@ -215,9 +215,7 @@ def test_guest_that_ends_in_mid_script_is_lost(guests: Guests) -> None:
 
 def test_timeout_says_what_it_waited_for_and_what_was_seen(guests: Guests) -> None:
     console = guests.answering([b"[    9.9] still at it\r\n"])
-    with pytest.raises(
-        TimeoutError, match=r"^waited \d+\.\d s for the guest to run “dd if=/dev/vda”"
-    ):
+    with pytest.raises(TimeoutError, match=r"^waited 0\.1 s for the guest to run “dd if=/dev/vda”"):
         console.run("dd if=/dev/vda\nsync", 0.1)
     with pytest.raises(TimeoutError, match=r"for the guest to boot; the console ends:\n.*still"):
         console.wait_ready(0.01)

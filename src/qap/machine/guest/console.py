@@ -3,7 +3,6 @@
 import base64
 import re
 import socket
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
@@ -77,14 +76,14 @@ class Console:
             timeout: in seconds.
             silences: how often to wait that long, as long as something new is printed each time.
         """
-        started = time.monotonic()
+        waits = 1
         try:
-            index = self._find(pattern, timeout, silences)
+            while (index := self._wait(pattern, timeout, last=waits == silences)) is None:
+                waits += 1
         except pexpect.TIMEOUT as exc:
             self._keep(self._line.before)
-            waited = time.monotonic() - started
             raise TimeoutError(
-                f"waited {waited:.1f} s for {wanted}; the console ends:\n{self.tail()}"
+                f"waited {waits * timeout:g} s for {wanted}; the console ends:\n{self.tail()}"
             ) from exc
         except (pexpect.EOF, OSError) as exc:
             self._keep(self._line.before)
@@ -99,16 +98,19 @@ class Console:
             raise GuestPanic(f"the guest's kernel stopped: {words}", self.tail(TRACE_LINES))
         return match
 
-    def _find(self, pattern: bytes, timeout: float, silences: int) -> int:
-        """0 if the pattern comes first, 1 if PANIC does; raises pexpect.TIMEOUT if none comes."""
-        while True:
-            seen = len(self._line.buffer)
-            silences -= 1
-            try:
-                return self._line.expect([pattern, PANIC], timeout=timeout)
-            except pexpect.TIMEOUT:
-                if not silences or len(self._line.buffer) == seen:
-                    raise
+    def _wait(self, pattern: bytes, timeout: float, *, last: bool) -> int | None:
+        """0 if the pattern comes first, 1 if PANIC does, None if only other things are printed.
+
+        Raises:
+            pexpect.TIMEOUT: nothing new is printed, or it is the last wait.
+        """
+        seen = len(self._line.buffer)
+        try:
+            return self._line.expect([pattern, PANIC], timeout=timeout)
+        except pexpect.TIMEOUT:
+            if last or len(self._line.buffer) == seen:
+                raise
+            return None
 
     def _keep_trace(self) -> None:
         """Read what else a kernel says that stopped, as far as it comes."""

@@ -14,6 +14,7 @@ from qap.vhost_user.backend import Backend
 from qap.vhost_user.protocol import ProtocolFeature
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.queue import Buffer
+from qap.virtio.raw import Descriptor
 from qap.virtio.split import DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, split_areas
 from qap.virtio.transport import Transport
 from qap.virtio.transports import TRANSPORTS, Beside
@@ -148,11 +149,13 @@ def test_sound_of_100_gigabytes_is_refused(lab: Lab, name: str, queue: int) -> N
     header, status = memory.put(struct.pack("<I", STREAMS[queue])), memory.take(8)
     write = DESC_F_WRITE if queue == RX else 0
     # QEMU takes tables that are longer than the queue.
-    table = [(header, 4, DESC_F_NEXT, 1)]
-    table += [(MIB, 100 * MIB, DESC_F_NEXT | write, index + 1) for index in range(1, 1023)]
-    table += [(status, 8, DESC_F_WRITE, 0)]
-    rows = b"".join(struct.pack("<QIHH", *row) for row in table)
-    ring.put(0, memory.put(rows), len(rows), DESC_F_INDIRECT)
+    last = 1023
+    table = ring.table(
+        Descriptor(header, 4, DESC_F_NEXT, 1),
+        *(Descriptor(MIB, 100 * MIB, DESC_F_NEXT | write, each + 1) for each in range(1, last)),
+        Descriptor(status, 8, DESC_F_WRITE),
+    )
+    ring.put(0, table, 16 * (last + 1), DESC_F_INDIRECT)
     ring.offer(0)
     transport.notify(queue)
     assert ring.wait_used(ANSWERED_S).length == 8
