@@ -4,6 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from qap.host.errors import QapError
 from qap.machine.guest.console import Console
@@ -11,6 +12,8 @@ from qap.machine.guest.console import Console
 MIB = 1 << 20
 DISK_MIB = 16
 GUEST_OFFSET_MIB = 8
+# A file of 1 MiB in the shared folder, which nobody writes to.
+UNCHANGED = "unchanged"
 
 
 # What virtio-device.sh ends with if a driver gave its device up.
@@ -46,6 +49,7 @@ class HostData:
     def prepare(self) -> None:
         """Make the shared folder and the image, with fresh random content."""
         self.shared.mkdir()
+        (self.shared / UNCHANGED).write_bytes(os.urandom(MIB))
         with self.image.open("wb") as image:
             image.write(os.urandom(MIB))
             image.truncate(DISK_MIB * MIB)
@@ -66,13 +70,18 @@ def files(
 ) -> list[str]:
     """Mount virtiofs, read what the host wrote, write what the host reads, unmount.
 
+    The host writes a new file each time. Of one that changed, a guest that has the folder mounted
+    elsewhere may know the old size and bytes for a second: FUSE caches attributes that long.
+
     Args:
         mount: arguments of `mount` before the folder, for another file system than virtiofs.
     """
     data = os.urandom(MIB)
-    (host_data.shared / "from-host").write_bytes(data)
-    console.check(f"mkdir -p /mnt/share && mount {mount} /mnt/share")
-    guest_sum = console.check("sha256sum /mnt/share/from-host").split()[0]
+    with NamedTemporaryFile(prefix="from-host-", dir=host_data.shared) as file:
+        file.write(data)
+        file.flush()
+        console.check(f"mkdir -p /mnt/share && mount {mount} /mnt/share")
+        guest_sum = console.check(f"sha256sum /mnt/share/{Path(file.name).name}").split()[0]
     said = [_compare("guest read a file", _sha256(data), guest_sum)]
     wrote = console.check(
         "dd if=/dev/urandom of=/mnt/share/from-guest bs=1M count=1 2>/dev/null && sync && "

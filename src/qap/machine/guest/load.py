@@ -7,18 +7,17 @@ from typing import Literal
 from qap.host.errors import QapError
 from qap.machine.catalog import Check
 from qap.machine.guest.console import Console
-from qap.machine.guest.io_checks import block_nodes
+from qap.machine.guest.io_checks import UNCHANGED, block_nodes
 
 TURN_S = 30.0
 # How long a guest's turn may take that nothing holds up: it reads 1 MiB at most.
 STALL_S = 8
-# Where a file system is mounted, and the file that is read there: io_checks.files makes it.
-MOUNT, FILE = "/mnt/load", "from-host"
+MOUNT = "/mnt/load"
 DISK = "dd if=/dev/$(%s) of=/dev/null bs=64k count=16 iflag=direct"
 # By the check of configs/devices.toml: a turn, which the page cache has no part in.
 TURNS: Mapping[Check, str] = {
     "disk": DISK,
-    "files": f"dd if={MOUNT}/{FILE} of=/dev/null bs=64k iflag=direct",
+    "files": f"dd if={MOUNT}/{UNCHANGED} of=/dev/null bs=64k iflag=direct",
     "random": "dd if=/dev/hwrng of=/dev/null bs=64 count=1",
 }
 ANY_DISK = "ls /sys/block | grep '^[vs]d'"
