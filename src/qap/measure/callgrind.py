@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from qap.host.compiler import LIBRARY, compile_c
 from qap.host.errors import MissingError, QapError
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
@@ -17,6 +18,7 @@ from qap.machine.spec import Spec
 MARK_COMMAND = "query-name"
 MARK_FUNCTION = "qmp_query_name"
 TOTALS = "totals:"
+NO_IO_URING = Path(__file__).with_name("no_io_uring.c")
 
 
 @dataclass
@@ -82,17 +84,22 @@ class Counted:
 def valgrind_argv(dump: Path, inside: Sequence[str]) -> list[str]:
     """The command that runs QEMU and writes `dump`.1, `dump`.2 and so on, a file for each mark.
 
+    QEMU has no io_uring there: the library that takes it away is put beside `dump`.
+
     Args:
         inside: as in `Counted`.
     Raises:
-        MissingError: there is no valgrind.
+        MissingError: there is no valgrind, or no gcc.
     """
     if shutil.which("valgrind") is None:
         raise MissingError("valgrind is missing: install valgrind")
+    library = dump.with_name(f"{NO_IO_URING.stem}.so")
+    compile_c(NO_IO_URING, library, *LIBRARY)
     return [
         # valgrind makes a temporary file, which stays if it is killed.
         "env",
         f"TMPDIR={dump.parent}",
+        f"LD_PRELOAD={library}",
         "valgrind",
         "--tool=callgrind",
         "--quiet",

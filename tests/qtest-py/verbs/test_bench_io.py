@@ -28,7 +28,7 @@ OFF = [variant for variant in VARIANTS if not variant.iommu_platform]
 ON = [variant for variant in VARIANTS if variant.iommu_platform]
 # Code that runs for each request in a split ring.
 ENTRANCE = re.compile(r"(static void \*virtqueue_split_pop\([^{]*\{)")
-DAWDLE = "\\1\n    for (volatile int turn = 0; turn < 400; turn++) { }\n"
+DAWDLE = "\\1\n    for (volatile int turn = 0; turn < 100; turn++) { }\n"
 # Code that runs for each read of a disk's configuration.
 SHOWN = re.compile(r"(static void virtio_blk_update_config\([^{]*\{)")
 LINGER = "\\1\n    for (volatile int turn = 0; turn < 20; turn++) { }\n"

@@ -1,5 +1,7 @@
 """What callgrind writes is read as it means it, and refused where it means something else."""
 
+import ctypes
+import errno
 from pathlib import Path
 
 import pytest
@@ -65,9 +67,15 @@ def test_function_with_another_name_is_not(name: str) -> None:
     assert not ran(name, PROFILE)
 
 
-def test_command_leaves_nothing_in_tmp_and_dumps_at_the_mark() -> None:
-    argv = valgrind_argv(Path("/scratch/callgrind"), ["first", "second"])
-    assert argv[:4] == ["env", "TMPDIR=/scratch", "valgrind", "--tool=callgrind"]
+def test_command_leaves_nothing_in_tmp_and_dumps_at_the_mark(tmp_path: Path) -> None:
+    argv = valgrind_argv(tmp_path / "callgrind", ["first", "second"])
+    assert argv[:2] == ["env", f"TMPDIR={tmp_path}"]
+    assert argv[3:5] == ["valgrind", "--tool=callgrind"]
     assert {"--vgdb=no", f"--dump-before={MARK_FUNCTION}"} <= set(argv)
-    assert "--callgrind-out-file=/scratch/callgrind" in argv
+    assert f"--callgrind-out-file={tmp_path}/callgrind" in argv
     assert argv[-2:] == ["--toggle-collect=first", "--toggle-collect=second"]
+
+
+def test_qemu_finds_no_io_uring(tmp_path: Path) -> None:
+    preloaded = valgrind_argv(tmp_path / "callgrind", [])[2].removeprefix("LD_PRELOAD=")
+    assert ctypes.CDLL(preloaded).io_uring_queue_init(8, None, 0) == -errno.ENOSYS
