@@ -92,8 +92,9 @@ class Others:
     """The load by everything else on the machine.
 
     Attributes:
-        share: of all processors' time, from 0 to 1. Time that other virtual machines take
-            counts if the hypervisor reports it.
+        share: of all processors' time, from 0 to 1. It is counted in clock ticks (10 ms), so it
+            is rough for a short block. Time that other virtual machines take counts if the
+            hypervisor reports it.
     """
 
     share: float = 0.0
@@ -106,8 +107,8 @@ def others() -> Iterator[Others]:
     before = _busy()
     with measured() as cost:
         yield load
-    spare = _busy() - before - cost.cpu
-    load.share = max(0.0, spare) / (cost.wall * (os.cpu_count() or 1))
+    share = (_busy() - before - cost.cpu) / (cost.wall * (os.cpu_count() or 1))
+    load.share = min(max(0.0, share), 1.0)
 
 
 @contextmanager

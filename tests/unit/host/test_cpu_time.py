@@ -191,6 +191,14 @@ def test_own_work_is_nobody_elses() -> None:
     assert 0 <= load.share <= idle + SLACK_S
 
 
+def test_share_of_a_block_that_is_shorter_than_a_clock_tick() -> None:
+    """A tick that ends in it is longer than the block."""
+    for _ in range(50):
+        with others() as load:
+            burn(0.001)
+        assert 0 <= load.share <= 1
+
+
 def test_work_of_a_process_that_is_not_ours_is_somebody_elses() -> None:
     """Its parent has ended without waiting for it."""
     script = "import time\nwhile time.process_time() < 0.5: pass"
