@@ -89,9 +89,15 @@ class Nvme:
         self._until(READY, READY)
         self._create(self.io)
 
-    def add_queue(self, number: int) -> NvmeQueue:
-        """Make another queue for I/O; raises as `start` does."""
+    def add_queue(self, number: int, completions: int | None = None) -> NvmeQueue:
+        """Make another queue for I/O; raises as `start` does.
+
+        Args:
+            completions: address of their ring; None for a page of memory.
+        """
         queue = self._queue(number)
+        if completions is not None:
+            queue.completions = completions
         self._create(queue)
         return queue
 

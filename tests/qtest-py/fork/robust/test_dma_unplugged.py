@@ -20,28 +20,23 @@ from qap.hw.ahci import (
     AtaCommand,
     Region,
 )
-from qap.hw.pci import Function
-from qap.hw.pci_bus import PciBus, Slot
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.verify.kit.held_disk import NUMBERED, SECTOR
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slot import DUT, NATIVE, PORT, in_slot, power_off, wait_gone
 from qap.verify.kit.slow_disk import null_disk, throttle_group, throttled
 
-NATIVE = ("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
 # What is asked of such a disk waits for minutes, or until QEMU wants it to end.
 SLOW = [word for number in range(2) for word in throttle_group(name=f"slow{number}")]
-# pcie-root-port
-PORT_VENDOR, PORT_DEVICE = 0x1B36, 0x000C
 NO_RAM = 1 << 40
 BOUNCE = 4096
-GONE_S = 20.0
 PARTS = null_disk(latency_s=0.2)
 # The driver has its memory back.
 MINE, MINE_AGAIN = b"\xaa", b"\x55"
 
-AHCI: Device = {"driver": "ich9-ahci", "id": "dut", "bus": "port0"}
+AHCI: Device = {"driver": "ich9-ahci", "id": DUT, "bus": PORT}
 MOVES = {
     "read": READ_DMA,
     "write": WRITE_DMA,
@@ -66,35 +61,11 @@ def started(lab: Lab, disks: list[str], *drives: Device) -> tuple[Machine, list[
     """A machine with an AHCI in a slot, and the ports that have disks."""
     machine = lab.machine(AHCI, *drives, blockdevs=disks, extra=(*NATIVE, *SLOW), qtest=True)
     memory = GuestMemory(machine.qtest, 16 * MIB, 4 * MIB)
-    function = in_slot(machine)
+    function = in_slot(machine, VENDOR_ID, DEVICE_ID)
     ports = [AhciPort(function, memory, number) for number in range(len(drives))]
     for port in ports:
         port.start()
     return machine, ports
-
-
-def in_slot(machine: Machine) -> Function:
-    """The only AHCI that is not on the root bus."""
-    (function,) = [
-        function
-        for function in PciBus(machine.qtest).scan()
-        if (function.vendor_id, function.device_id) == (VENDOR_ID, DEVICE_ID) and function.bdf.bus
-    ]
-    return function
-
-
-def power_off(machine: Machine) -> None:
-    slot = Slot(PciBus(machine.qtest).find(PORT_VENDOR, PORT_DEVICE))
-    slot.power(True)
-    slot.power(False)
-
-
-def wait_gone(machine: Machine) -> None:
-    """Wait until QEMU has freed what was in the slot."""
-    machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "dut", GONE_S)
-    # What fails waits until all is freed that is to be.
-    assert machine.refusal({"driver": "virtio-rng-pci", "bus": "port0", "no-such": 1}) != ""
-    assert machine.qmp.execute("query-status")["status"] == "running"
 
 
 @pytest.mark.parametrize("holder", [0, 1])
