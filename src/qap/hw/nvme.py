@@ -115,6 +115,14 @@ class Nvme:
         """
         self._run(self.admin, DELETE_SUBMISSIONS, (0, 0), queue.number)
 
+    def wait_failed(self) -> None:
+        """Wait until the controller says that it has failed (NVMe 9.5).
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        self._until(FATAL, FATAL)
+
     def _until(self, mask: int, value: int) -> None:
         status = self._registers + STATUS
         poll_until(

@@ -82,12 +82,14 @@ class Load:
     requests: int = DEPTH
 
     def batch(self) -> None:
-        """Hand over as many requests as may be in flight, and wait until all of it is done.
+        """Hand over as many requests as may be in flight, wait until they are done, and go on.
 
-        QEMU is idle before and after, so that it does the same work in the same order each
-        time. Raises as `Part.wait` does.
+        QEMU is idle before and after each turn, so that it does the same work in the same order
+        each time. Raises as `Part.wait` does.
         """
-        for _ in range(self.requests // len(self.parts[0].chains)):
+        turns, rest = divmod(self.requests, len(self.parts[0].chains))
+        assert turns and not rest
+        for _ in range(turns):
             for part in self.parts:
                 part.hand_over()
                 self._settle(part)

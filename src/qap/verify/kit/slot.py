@@ -35,8 +35,9 @@ def wait_gone(machine: Machine) -> None:
 
     Raises:
         TimeoutError: it was not freed.
+        QemuDied: QEMU ended.
     """
     machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == DUT, GONE_S)
-    # What fails waits until all is freed that is to be.
+    # RCU frees it later: a device_add that fails waits for that.
     assert machine.refusal({"driver": "virtio-rng-pci", "bus": PORT, "no-such": 1}) != ""
     assert machine.qmp.execute("query-status")["status"] == "running"

@@ -3,7 +3,7 @@
 A command refers to the controller until then: one that is left over keeps it from being freed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -14,7 +14,7 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.verify.kit.lab import Lab
 from qap.verify.kit.slot import DUT, NATIVE, PORT, in_slot, power_off, wait_gone
-from qap.verify.kit.slow_disk import null_disk, operations
+from qap.verify.kit.slow_disk import null_disk, operations, throttle_group, throttled
 
 BLOCKS = nvme.PAGE // nvme.BLOCK
 LEFT = 2
@@ -41,12 +41,12 @@ ABRUPT: dict[str, Callable[[Guest], object]] = {
 ENDS = {**ABRUPT, "deletion": lambda guest: guest[1].delete_submissions(guest[2])}
 
 
-def started(lab: Lab, disk: str) -> Guest:
+def started(lab: Lab, *disks: str, extra: Sequence[str] = ()) -> Guest:
     devices: list[Device] = [
         {"driver": "nvme", "id": DUT, "serial": "1", "bus": PORT},
         {"driver": "nvme-ns", "id": "namespace", "drive": "disk0"},
     ]
-    machine = lab.machine(*devices, blockdevs=[disk], extra=NATIVE, qtest=True)
+    machine = lab.machine(*devices, blockdevs=disks, extra=(*NATIVE, *extra), qtest=True)
     function = in_slot(machine, nvme.VENDOR_ID, nvme.DEVICE_ID)
     controller = nvme.Nvme(function, GuestMemory(machine.qtest, 16 * MIB, 4 * MIB))
     controller.start()
@@ -92,7 +92,8 @@ def test_completion_queue_is_full(lab: Lab, end: Callable[[Guest], object]) -> N
 @pytest.mark.parametrize("is_ram", [True, False], ids=["ram", "bounced"])
 def test_command_in_the_disk(lab: Lab, end: Callable[[Guest], object], is_ram: bool) -> None:
     """One that has no RAM has bounce buffers; the other one of them waits for it."""
-    guest = started(lab, null_disk(latency_s=0.5))
+    disks = null_disk("null0"), throttled("null0")
+    guest = started(lab, *disks, extra=throttle_group())
     begin(guest, nvme.READ, LEFT, page(guest) if is_ram else NO_RAM)
     end(guest)
     power_off(guest[0])
@@ -106,7 +107,7 @@ def test_completion_that_can_not_be_written(lab: Lab, opcode: int) -> None:
     nowhere = controller.add_queue(3, completions=NO_RAM)
     guest = machine, controller, nowhere
     begin(guest, opcode, LEFT, page(guest))
-    wait_done(guest, opcode, LEFT)
+    controller.wait_failed()
     controller.start()
     power_off(machine)
     wait_gone(machine)

@@ -1,7 +1,7 @@
 """What crosses a page of IOVAs goes on where the IOMMU has the next page, not behind the first.
 
 An entry of a used ring does: it has 8 bytes, and the ring's address is a multiple of 4 (virtio 1.3,
-2.7). Linux puts used rings of more than some 480 entries across pages.
+2.7). Linux puts used rings of 512 entries or more across pages.
 """
 
 import struct
@@ -94,7 +94,7 @@ def test_entry_of_a_used_ring(lab: Lab, viommu: str) -> None:
     disk.driver.start()
     queue = RawSplitQueue(memory, REQUESTQ, areas)
     for index, descriptor in enumerate(disk.request()):
-        # Its number is not that of the length's bytes.
+        # Not 0: an id that was not written shows.
         queue.put(index + 3, *descriptor._replace(next=descriptor.next + 3))
     queue.offer(3)
     disk.driver.transport.notify(REQUESTQ)
