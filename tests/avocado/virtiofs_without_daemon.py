@@ -17,6 +17,7 @@ from qap.machine.guest.boot import Boot
 from qap.machine.machine import Machine
 from qap.machine.spec import Spec
 from qap.verify.kit.guest_test import GuestTest
+from qap.verify.kit.slot import NATIVE
 from qap.vhost_user.programs import BackendProcess, virtiofsd
 
 FS = 26
@@ -28,7 +29,6 @@ ENDS_S = 20.0
 HOLD = "exec 9</mnt/one/file; sleep 1000 <&9 & echo $! >/tmp/holder; exec 9<&-"
 # Linux blinks a slot's light for 5 s before it lets a device go (PCIe hot-plug).
 UNPLUGGED_S = 30.0
-NATIVE = ("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
 
 
 class WithoutDaemon(GuestTest):

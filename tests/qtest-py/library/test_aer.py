@@ -19,9 +19,10 @@ from qap.hw.pci_bus import PciBus
 from qap.machine.device import Device
 from qap.machine.machine import Machine
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slot import root_port
 
 NET: Device = {"driver": "virtio-net-pci", "id": "dut", "bus": "port0", "aer": True}
-VIRTIO, REDHAT, ROOT_PORT = 0x1AF4, 0x1B36, 0x000C
+VIRTIO = 0x1AF4
 
 
 def opened(machine: Machine) -> tuple[AerFunction, AerPort]:
@@ -29,7 +30,7 @@ def opened(machine: Machine) -> tuple[AerFunction, AerPort]:
     bus = PciBus(machine.qtest)
     functions = {function.bdf: function for function in bus.scan()}
     ecam = Ecam.open(functions[Bdf(0, 0, 0)])
-    return AerFunction(ecam, bus.find(VIRTIO)), AerPort(ecam, bus.find(REDHAT, ROOT_PORT))
+    return AerFunction(ecam, bus.find(VIRTIO)), AerPort(ecam, root_port(bus))
 
 
 @pytest.mark.parametrize(

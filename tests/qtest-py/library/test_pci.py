@@ -3,7 +3,7 @@
 import pytest
 
 from qap.hw import pci
-from qap.hw.pci import Bar, Bdf, Function, PciError, Window
+from qap.hw.pci import Bar, Bdf, PciError, Window
 from qap.hw.pci_bus import (
     ATTENTION_BUTTON_PRESSED,
     PRESENCE_DETECT_CHANGED,
@@ -15,6 +15,7 @@ from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slot import NATIVE, PORT_DEVICE, PORT_VENDOR, root_port
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import PciModern
 from qap.virtio.rng import Rng
@@ -22,14 +23,7 @@ from qap.virtio.rng import Rng
 RNG: Device = {"driver": "virtio-rng-pci", "id": "dut", "bus": "port0"}
 SECOND_PORT: Device = {"driver": "pcie-root-port", "id": "port1", "chassis": 2, "slot": 2}
 SECOND_RNG: Device = {"driver": "virtio-rng-pci", "id": "second", "bus": "port1"}
-NATIVE = ["-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"]
 VIRTIO = 0x1AF4
-REDHAT = 0x1B36
-ROOT_PORT_ID = 0x000C
-
-
-def root_port(bus: PciBus) -> Function:
-    return bus.find(REDHAT, ROOT_PORT_ID)
 
 
 def seen_by_qemu(machine: Machine, device_id: str) -> list[tuple[int, str, int, int]]:
@@ -59,7 +53,7 @@ def test_functions_of_q35_are_found(lab: Lab) -> None:
     assert ids[Bdf(0, 0, 0)] == (0x8086, 0x29C0)
     assert ids[Bdf(0, 0x1F, 2)] == (0x8086, 0x2922)
     assert ids[Bdf(1, 0, 0)] == (VIRTIO, 0x1044)
-    assert (REDHAT, ROOT_PORT_ID) in ids.values()
+    assert (PORT_VENDOR, PORT_DEVICE) in ids.values()
 
 
 def test_scanning_again_changes_nothing(lab: Lab) -> None:
@@ -72,7 +66,7 @@ def test_bus_that_another_driver_has_numbered_is_numbered_anew(lab: Lab) -> None
     """Also if each bridge has the number that the other one will get."""
     machine = lab.machine(RNG, SECOND_PORT, SECOND_RNG, qtest=True)
     scanned = PciBus(machine.qtest).scan()
-    ports = [function for function in scanned if function.device_id == ROOT_PORT_ID]
+    ports = [function for function in scanned if function.device_id == PORT_DEVICE]
     for port, number in zip(ports, (2, 1), strict=True):
         port.config_write(PRIMARY_BUS, 4, number << 16 | number << 8)
     functions = [
@@ -106,11 +100,11 @@ def test_bus_behind_bridges_behind_a_port(lab: Lab, depth: int, second_port_had:
     device = {**RNG, "bus": f"bridge{depth}", "addr": 3}
     machine = lab.machine(SECOND_PORT, SECOND_RNG, *bridges[:depth], device, qtest=True)
     last = [
-        function for function in PciBus(machine.qtest).scan() if function.device_id == ROOT_PORT_ID
+        function for function in PciBus(machine.qtest).scan() if function.device_id == PORT_DEVICE
     ][-1]
     last.config_write(PRIMARY_BUS, 4, second_port_had << 16 | second_port_had << 8)
     bus = PciBus(machine.qtest)
-    ports = [function.bdf for function in bus.scan() if function.device_id == ROOT_PORT_ID]
+    ports = [function.bdf for function in bus.scan() if function.device_id == PORT_DEVICE]
     assert last.bdf == ports[-1]
     functions = [function for function in bus.scan() if function.vendor_id == VIRTIO]
     assert sorted(function.bdf for function in functions) == [

@@ -13,13 +13,12 @@ from qap.lab.assigned import Assigned
 from qap.lab.l2 import L2
 from qap.machine.device import Device
 from qap.machine.spec import Spec
+from qap.verify.kit.slot import NATIVE, root_port
 
 # An error is read twice, with a tenth of a second between, in a guest that is emulated.
 TOLD_S = 20.0
 EVENT = "VFIO_PCI_ERROR"
-# The root port's own hot-plug, without ACPI.
-NATIVE = "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off"
-VIRTIO, REDHAT, ROOT_PORT = 0x1AF4, 0x1B36, 0x000C
+VIRTIO = 0x1AF4
 PORT: Device = {"driver": "pcie-root-port", "id": "port0", "chassis": 1}
 
 
@@ -104,7 +103,7 @@ def assigned_l2(
         accel="qtest",
         memory=64,
         devices=devices,
-        extra=["-trace", "vfio_pci_error*", "-global", NATIVE],
+        extra=["-trace", "vfio_pci_error*", *NATIVE],
         qtest=True,
     )
     binary = assigned.l1.build.path("qemu-system-x86_64")
@@ -126,4 +125,4 @@ def assigned_machine(
         functions = {function.bdf: function for function in bus.scan()}
         ecam = Ecam.open(functions[Bdf(0, 0, 0)])
         device = AerFunction(ecam, bus.find(VIRTIO))
-        yield AssignedMachine(machine, device, AerPort(ecam, bus.find(REDHAT, ROOT_PORT)))
+        yield AssignedMachine(machine, device, AerPort(ecam, root_port(bus)))

@@ -13,31 +13,33 @@ PORT_VENDOR, PORT_DEVICE = 0x1B36, 0x000C
 GONE_S = 20.0
 
 
-def in_slot(machine: Machine, vendor: int, device: int) -> Function:
-    """The only function of these IDs that is not on the root bus."""
-    (function,) = [
-        function
-        for function in PciBus(machine.qtest).scan()
-        if (function.vendor_id, function.device_id) == (vendor, device) and function.bdf.bus
-    ]
-    return function
+def root_port(bus: PciBus) -> Function:
+    """The machine's only pcie-root-port."""
+    return bus.find(PORT_VENDOR, PORT_DEVICE)
 
 
 def power_off(machine: Machine) -> None:
     """Take the power from the slot of the only port."""
-    slot = Slot(PciBus(machine.qtest).find(PORT_VENDOR, PORT_DEVICE))
+    slot = Slot(root_port(PciBus(machine.qtest)))
     slot.power(True)
     slot.power(False)
 
 
-def wait_gone(machine: Machine) -> None:
-    """Wait until QEMU has freed what was in the slot, and see that it runs on.
+def wait_freed(machine: Machine, timeout: float = GONE_S) -> None:
+    """Wait until QEMU has freed what was behind the port.
 
+    Args:
+        timeout: in seconds.
     Raises:
         TimeoutError: it was not freed.
         QemuDied: QEMU ended.
     """
-    machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == DUT, GONE_S)
+    machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == DUT, timeout)
     # RCU frees it later: a device_add that fails waits for that.
     assert machine.refusal({"driver": "virtio-rng-pci", "bus": PORT, "no-such": 1}) != ""
+
+
+def wait_gone(machine: Machine) -> None:
+    """The same, and see that the VM runs on; raises as `wait_freed` does."""
+    wait_freed(machine)
     assert machine.qmp.execute("query-status")["status"] == "running"

@@ -20,12 +20,14 @@ from qap.hw.ahci import (
     AtaCommand,
     Region,
 )
+from qap.hw.pci import Function
+from qap.hw.pci_bus import PciBus
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.verify.kit.held_disk import NUMBERED, SECTOR
 from qap.verify.kit.lab import Lab
-from qap.verify.kit.slot import DUT, NATIVE, PORT, in_slot, power_off, wait_gone
+from qap.verify.kit.slot import DUT, NATIVE, PORT, power_off, wait_gone
 from qap.verify.kit.slow_disk import null_disk, throttle_group, throttled
 
 # What is asked of such a disk waits for minutes, or until QEMU wants it to end.
@@ -61,11 +63,21 @@ def started(lab: Lab, disks: list[str], *drives: Device) -> tuple[Machine, list[
     """A machine with an AHCI in a slot, and the ports that have disks."""
     machine = lab.machine(AHCI, *drives, blockdevs=disks, extra=(*NATIVE, *SLOW), qtest=True)
     memory = GuestMemory(machine.qtest, 16 * MIB, 4 * MIB)
-    function = in_slot(machine, VENDOR_ID, DEVICE_ID)
+    function = in_slot(machine)
     ports = [AhciPort(function, memory, number) for number in range(len(drives))]
     for port in ports:
         port.start()
     return machine, ports
+
+
+def in_slot(machine: Machine) -> Function:
+    """The only AHCI that is not on the root bus."""
+    (function,) = [
+        function
+        for function in PciBus(machine.qtest).scan()
+        if (function.vendor_id, function.device_id) == (VENDOR_ID, DEVICE_ID) and function.bdf.bus
+    ]
+    return function
 
 
 @pytest.mark.parametrize("holder", [0, 1])

@@ -18,6 +18,7 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slot import wait_freed
 from qap.verify.kit.slow_disk import throttle_group, throttled
 from qap.virtio.blk import SECTOR, BlkRequest
 from qap.virtio.driver import MODERN, Behaviour, Driver
@@ -70,9 +71,7 @@ def eject(machine: Machine) -> None:
     """Take the device out, as a guest's kernel does, and wait until QEMU has freed it."""
     machine.qmp.execute("device_del", id="dut")
     assert AcpiHotplug(machine.qtest, BASES["q35"]).eject() == 1
-    machine.qmp.wait_event("DEVICE_DELETED", lambda data: data.get("device") == "dut", GONE_S)
-    # What fails waits until all is freed that is to be.
-    assert machine.refusal({"driver": "virtio-rng-pci", "bus": "port0", "no-such": 1}) != ""
+    wait_freed(machine, GONE_S)
     machine.qmp.execute("query-status")
 
 

@@ -9,11 +9,13 @@ import pytest
 
 from qap.host.wait import poll_until
 from qap.hw import nvme
+from qap.hw.pci_bus import PciBus
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
+from qap.verify.kit.checks import reset_machine
 from qap.verify.kit.lab import Lab
-from qap.verify.kit.slot import DUT, NATIVE, PORT, in_slot, power_off, wait_gone
+from qap.verify.kit.slot import DUT, NATIVE, PORT, power_off, wait_gone
 from qap.verify.kit.slow_disk import null_disk, operations, throttle_group, throttled
 
 BLOCKS = nvme.PAGE // nvme.BLOCK
@@ -25,17 +27,11 @@ COUNTED = {nvme.READ: "rd", nvme.WRITE: "wr"}
 Guest = tuple[Machine, nvme.Nvme, nvme.NvmeQueue]
 
 
-def system_reset(guest: Guest) -> None:
-    machine, *_ = guest
-    machine.qmp.execute("system_reset")
-    machine.qmp.wait_event("RESET", lambda data: True, DISK_S)
-
-
 # What comes before the power goes.
 ABRUPT: dict[str, Callable[[Guest], object]] = {
     "unplug": lambda guest: None,
     "controller-reset": lambda guest: guest[1].start(),
-    "system-reset": system_reset,
+    "system-reset": lambda guest: reset_machine(guest[0]),
 }
 # A queue that is deleted tells the end of what was in the disk, if there is room.
 ENDS = {**ABRUPT, "deletion": lambda guest: guest[1].delete_submissions(guest[2])}
@@ -47,7 +43,7 @@ def started(lab: Lab, *disks: str, extra: Sequence[str] = ()) -> Guest:
         {"driver": "nvme-ns", "id": "namespace", "drive": "disk0"},
     ]
     machine = lab.machine(*devices, blockdevs=disks, extra=(*NATIVE, *extra), qtest=True)
-    function = in_slot(machine, nvme.VENDOR_ID, nvme.DEVICE_ID)
+    function = PciBus(machine.qtest).find(nvme.VENDOR_ID, nvme.DEVICE_ID)
     controller = nvme.Nvme(function, GuestMemory(machine.qtest, 16 * MIB, 4 * MIB))
     controller.start()
     return machine, controller, controller.add_queue(2)

@@ -4,9 +4,6 @@ An entry of a used ring does: it has 8 bytes, and the ring's address is a multip
 2.7). Linux puts used rings of 512 entries or more across pages.
 """
 
-import struct
-from dataclasses import dataclass
-
 import pytest
 
 from qap.host.wait import poll_until
@@ -14,7 +11,6 @@ from qap.hw.pci_bus import PciBus
 from qap.iommu.find import find_iommu
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, PAGE, GuestMemory
-from qap.machine.qtest import Qtest
 from qap.oracle.features import FeatureBit, mask
 from qap.verify.kit.lab import Lab
 from qap.virtio.blk import REQUESTQ, SECTOR, BlkRequest
@@ -41,31 +37,18 @@ THEIRS = b"\xa5" * PAGE
 VIOMMU = pytest.mark.parametrize("viommu", ["intel-iommu", "amd-iommu", "virtio-iommu"])
 
 
-@dataclass
-class Disk:
-    """A disk behind an IOMMU, with two pages side by side at CROSSED_IOVA."""
-
-    qtest: Qtest
-    driver: Driver
-
-    def request(self) -> list[Descriptor]:
-        """A read of a sector: its descriptors, each of which leads to the next."""
-        memory = self.driver.memory
-        header = memory.put(BlkRequest.IN.to_bytes(16, "little"))
-        return [
-            Descriptor(header, 16, DESC_F_NEXT, 1),
-            Descriptor(memory.take(SECTOR), SECTOR, DESC_F_NEXT | DESC_F_WRITE, 2),
-            Descriptor(memory.take(1), 1, DESC_F_WRITE),
-        ]
-
-    def put(self, data: bytes) -> int:
-        """Put bytes where they cross the page, eight of them before it; returns their IOVA."""
-        self.qtest.b64write(FIRST + PAGE - 8, data[:8])
-        self.qtest.b64write(SECOND, data[8:])
-        return CROSSED_IOVA + PAGE - 8
+def request(memory: GuestMemory) -> list[Descriptor]:
+    """A read of a sector: its descriptors, each of which leads to the next."""
+    header = memory.put(BlkRequest.IN.to_bytes(16, "little"))
+    return [
+        Descriptor(header, 16, DESC_F_NEXT, 1),
+        Descriptor(memory.take(SECTOR), SECTOR, DESC_F_NEXT | DESC_F_WRITE, 2),
+        Descriptor(memory.take(1), 1, DESC_F_WRITE),
+    ]
 
 
-def started(lab: Lab, viommu: str, *bits: FeatureBit) -> Disk:
+def started(lab: Lab, viommu: str, *bits: FeatureBit) -> Driver:
+    """A driver of a disk, for which two pages are side by side at CROSSED_IOVA."""
     machine = lab.machine(BLK, viommu=viommu, blockdevs=[DISK], qtest=True)
     bus = PciBus(machine.qtest)
     iommu = find_iommu(bus, GuestMemory(bus.qtest, TABLES, 4 * MIB))
@@ -79,44 +62,46 @@ def started(lab: Lab, viommu: str, *bits: FeatureBit) -> Disk:
     bus.qtest.b64write(BEHIND, THEIRS)
     driver = Driver(PciModern(function), memory, Behaviour(supports=MODERN | mask(bits)))
     driver.negotiate()
-    return Disk(bus.qtest, driver)
+    return driver
 
 
 @VIOMMU
 def test_entry_of_a_used_ring(lab: Lab, viommu: str) -> None:
     """Its id is on one page, and its len on the next one."""
-    disk = started(lab, viommu)
-    memory = disk.driver.memory
+    driver = started(lab, viommu)
+    memory, qtest = driver.memory, driver.memory.qtest
     # flags and idx are before the first entry.
     used = CROSSED_IOVA + PAGE - 8
     areas = QueueAddresses(8, memory.take(8 * 16), memory.take(64), used)
-    disk.driver.transport.enable_queue(REQUESTQ, areas)
-    disk.driver.start()
+    driver.transport.enable_queue(REQUESTQ, areas)
+    driver.start()
     queue = RawSplitQueue(memory, REQUESTQ, areas)
-    for index, descriptor in enumerate(disk.request()):
+    for index, descriptor in enumerate(request(memory)):
         # Not 0: an id that was not written shows.
         queue.put(index + 3, *descriptor._replace(next=descriptor.next + 3))
     queue.offer(3)
-    disk.driver.transport.notify(REQUESTQ)
+    driver.transport.notify(REQUESTQ)
     poll_until(
-        lambda: disk.qtest.readw(FIRST + PAGE - 6) == 1 or None,
+        lambda: qtest.readw(FIRST + PAGE - 6) == 1 or None,
         SERVED_S,
         lambda: "the disk to use the request",
     )
-    assert disk.qtest.b64read(BEHIND, PAGE) == THEIRS
-    assert struct.unpack("<I", disk.qtest.b64read(FIRST + PAGE - 4, 4)) == (3,)
-    assert struct.unpack("<I", disk.qtest.b64read(SECOND, 4)) == (SECTOR + 1,)
+    assert qtest.b64read(BEHIND, PAGE) == THEIRS
+    assert qtest.readl(FIRST + PAGE - 4) == 3
+    assert qtest.readl(SECOND) == SECTOR + 1
 
 
 @VIOMMU
 def test_indirect_table(lab: Lab, viommu: str) -> None:
     """The address of the first buffer is on one page, and its length on the next one."""
-    disk = started(lab, viommu, FeatureBit.INDIRECT_DESC)
-    queue = disk.driver.raw_queue(REQUESTQ, 8)
-    disk.driver.start()
-    table = queue.table(*disk.request())
-    data = disk.driver.memory.read(table, 3 * 16)
-    queue.put(0, disk.put(data), len(data), DESC_F_INDIRECT, 0)
+    driver = started(lab, viommu, FeatureBit.INDIRECT_DESC)
+    memory, qtest = driver.memory, driver.memory.qtest
+    queue = driver.raw_queue(REQUESTQ, 8)
+    driver.start()
+    data = memory.read(queue.table(*request(memory)), 3 * 16)
+    qtest.b64write(FIRST + PAGE - 8, data[:8])
+    qtest.b64write(SECOND, data[8:])
+    queue.put(0, CROSSED_IOVA + PAGE - 8, len(data), DESC_F_INDIRECT)
     queue.offer(0)
-    disk.driver.transport.notify(REQUESTQ)
+    driver.transport.notify(REQUESTQ)
     assert queue.wait_used(SERVED_S).length == SECTOR + 1

@@ -14,12 +14,10 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.verify.kit.checks import assert_lives, reset_machine
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.slot import NATIVE, PORT_VENDOR, root_port
 from qap.virtio.driver import Driver
 from qap.virtio.pci_modern import VENDOR_ID, PciModern
 
-NATIVE = ("-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
-# pcie-root-port
-PORT_VENDOR, PORT_DEVICE = 0x1B36, 0x000C
 # PCIe 7.5.3.10: Slot Control, with its power indicator and power controller.
 CAPABILITY_EXPRESS, SLOT_CONTROL = 0x10, 0x18
 INDICATOR_ON, INDICATOR_OFF, POWER_OFF = 1 << 8, 3 << 8, 1 << 10
@@ -60,7 +58,7 @@ def test_card_that_is_not_hot_pluggable_stays(lab: Lab, kind: str) -> None:
     """It works again once the slot has power."""
     machine = lab.machine(card(lab, kind, bus="port0"), extra=NATIVE, qtest=True)
     drive(machine)
-    port = PciBus(machine.qtest).find(PORT_VENDOR, PORT_DEVICE)
+    port = root_port(PciBus(machine.qtest))
     switch(port, INDICATOR_ON)
     switch(port, POWER_OFF | INDICATOR_OFF)
     assert_lives(machine)
@@ -77,7 +75,7 @@ def test_nothing_leaves_a_slot_with_a_card_that_stays(lab: Lab) -> None:
     stays = card(lab, "virtio-gpu", bus="port0", addr="0.1")
     machine = lab.machine(other, stays, extra=NATIVE, qtest=True)
     functions = len(PciBus(machine.qtest).scan())
-    port = PciBus(machine.qtest).find(PORT_VENDOR, PORT_DEVICE)
+    port = root_port(PciBus(machine.qtest))
     switch(port, INDICATOR_ON)
     switch(port, POWER_OFF | INDICATOR_OFF)
     switch(port, INDICATOR_ON)
