@@ -5,20 +5,10 @@ import subprocess
 
 import pytest
 
-from qap.fork.build import Build
-from qap.host.errors import MissingError
-from qap.host.lock import locked
-from qap.host.paths import shown
 from qap.verify.kit.lab import Lab
-from qap.verify.qtest_programs import UpstreamTest
+from qap.verify.kit.qtest_program import EMULATOR, RUN_S, TIMEOUT_S, qtest_program
 
-EMULATOR = "qemu-system-x86_64"
-# The first time, libqos is compiled, too.
-COMPILE_S = 300
-RUN_S = 120
-
-# One may wait while another compiles.
-pytestmark = pytest.mark.timeout(2 * COMPILE_S + RUN_S)
+pytestmark = pytest.mark.timeout(TIMEOUT_S)
 
 ACCESS_PLATFORM = "virtio-access-platform-test", "/virtio/access-platform"
 VHOST_USER = "vhost-user-plug-test", "/vhost-user/plug"
@@ -31,30 +21,12 @@ Program = tuple[str, str]
 
 
 def fails(lab: Lab, program: Program, test: str) -> str:
-    """What a test of a program says if it fails on the QEMU under test.
-
-    The fork's tree alone has the programs, so they are built there for each QEMU.
-    """
-    fork = Build(lab.build.profile)
-    try:
-        fork.path(EMULATOR)
-    except MissingError as missing:
-        pytest.skip(str(missing))
+    """What a test of a program says if it fails on the QEMU under test."""
     name, folder = program
-    if not (fork.tree / f"tests/qtest/{name}.c").exists():
-        pytest.skip(f"{name} is not in {shown(fork.tree)}: its patch is not ported")
-    target = UpstreamTest(name, "x86_64").ninja_target
-    with locked(fork.project.qemu):
-        subprocess.run(
-            ["ninja", "-C", fork.folder, target],
-            env=fork.environment(),
-            stdout=subprocess.DEVNULL,
-            timeout=COMPILE_S,
-            check=True,
-        )
+    binary = qtest_program(lab.build.profile, name)
     path = f"/x86_64{folder}/{test}"
     run = subprocess.run(
-        [fork.folder / target, "--tap", "-k", "-p", path],
+        [binary, "--tap", "-k", "-p", path],
         env={
             **os.environ,
             "QTEST_QEMU_BINARY": str(lab.build.path(EMULATOR)),
