@@ -33,19 +33,23 @@ class PvscsiCommand(IntEnum):
     ABORT_CMD = 6
 
 
-class Direction(IntFlag):
-    """PVSCSI_FLAG_CMD_DIR_: which way a request moves its data."""
+class RequestFlag(IntFlag):
+    """PVSCSI_FLAG_CMD_: which way a request moves its data, and if its address is a list's."""
 
-    NONE = 1 << 2
-    TOHOST = 1 << 3
-    TODEVICE = 1 << 4
+    WITH_SG_LIST = 1 << 0
+    DIR_NONE = 1 << 2
+    DIR_TOHOST = 1 << 3
+    DIR_TODEVICE = 1 << 4
 
 
 class HostStatus(IntEnum):
     """BTSTAT_: how the adapter ended a request."""
 
     SUCCESS = 0x00
+    DATARUN = 0x12
     BADMSG = 0x1D
+    BUSRESET = 0x25
+    ABORTQUEUE = 0x26
 
 
 @dataclass(frozen=True)
@@ -98,17 +102,17 @@ class Pvscsi:
         for (word,) in struct.iter_unpack("<I", data):
             qtest.writel(self._registers + COMMAND_DATA, word)
 
-    def begin(self, cdb: bytes, direction: Direction, place: int, size: int) -> int:
+    def begin(self, cdb: bytes, flags: RequestFlag, place: int, size: int) -> int:
         """Issue a request, and don't wait for it; returns its context.
 
         Args:
             cdb: at most 16 bytes.
-            place: address of its data.
+            place: address of its data, or of the list of `put_list`.
             size: of its data, in bytes.
         """
         context = self._made + 1
         lun, bus, target, cpu = bytes(8), 0, 0, 0
-        data = context, place, size, 0, 0, direction
+        data = context, place, size, 0, 0, flags
         request = REQUEST.pack(*data, cdb, len(cdb), lun, TAG_SIMPLE, bus, target, cpu)
         slot = self._made % (PAGE // REQUEST.size)
         self._made += 1
@@ -120,6 +124,10 @@ class Pvscsi:
         )
         self.function.qtest.writel(self._registers + KICK_NON_RW_IO, 0)
         return context
+
+    def put_list(self, *elements: tuple[int, int]) -> int:
+        """A list of addresses and sizes, for a request; returns its address."""
+        return self.memory.put(b"".join(struct.pack("<QII", *each, 0) for each in elements))
 
     def abort(self, context: int) -> None:
         """End a request."""

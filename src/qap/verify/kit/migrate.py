@@ -27,6 +27,6 @@ def migrate(source: Machine, destination: Machine, folder: Path) -> str:
         "MIGRATION", lambda data: data.get("status") in ENDS, MOVED_S
     )
     if event["status"] == ARRIVED:
-        assert destination.alive
+        assert destination.qmp.execute("query-status")["status"] != "internal-error"
         return ARRIVED
     return destination.process.tail()

@@ -22,10 +22,11 @@ TIMEOUT_S = 2 * COMPILE_S + RUN_S
 def qtest_program(profile: str, name: str) -> Path:
     """Build a program of tests/qtest, which the fork's tree alone has.
 
-    It drives whichever QEMU it is given. Skips the test if the fork is not built or has not got it.
+    It drives whichever QEMU it is given. Skips the test if the fork is not built or has not got it,
+    and fails it if it does not compile.
 
     Raises:
-        subprocess.SubprocessError: it does not compile, or not within COMPILE_S seconds.
+        subprocess.TimeoutExpired: it is not compiled within COMPILE_S seconds.
     """
     fork = Build(profile)
     try:
@@ -36,11 +37,14 @@ def qtest_program(profile: str, name: str) -> Path:
         pytest.skip(f"{name} is not in {shown(fork.tree)}: its patch is not ported")
     target = UpstreamTest(name, "x86_64").ninja_target
     with locked(fork.project.qemu):
-        subprocess.run(
+        ninja = subprocess.run(
             ["ninja", "-C", fork.folder, target],
             env=fork.environment(),
-            stdout=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
             timeout=COMPILE_S,
-            check=True,
+            check=False,
         )
+    if ninja.returncode:
+        pytest.fail(f"{name} was not compiled:\n{ninja.stdout}{ninja.stderr}", pytrace=False)
     return fork.folder / target

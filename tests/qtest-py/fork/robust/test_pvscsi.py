@@ -14,95 +14,204 @@ from qap.hw.pvscsi import (
     DEVICE_ID,
     VENDOR_ID,
     Completion,
-    Direction,
     HostStatus,
     Pvscsi,
     PvscsiCommand,
+    RequestFlag,
 )
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
+from qap.machine.qtest_follow import MovingQtest
 from qap.verify.kit.checks import reset_machine
 from qap.verify.kit.lab import Lab
 from qap.verify.kit.migrate import ARRIVED, migrate
 from qap.verify.kit.slot import DUT, NATIVE, PORT, power_off, wait_gone
-from qap.verify.kit.slow_disk import null_disk
+from qap.verify.kit.slow_disk import null_disk, operations
 
 SECTOR = 512
 READ_10, WRITE_10 = (bytes([code, 0, 0, 0, 0, 0, 0, 0, 1, 0]) for code in (0x28, 0x2A))
 TEST_UNIT_READY = bytes(6)
-WRONG = {"read": (READ_10, Direction.TODEVICE), "write": (WRITE_10, Direction.TOHOST)}
-RIGHT = {"read": (READ_10, Direction.TOHOST), "write": (WRITE_10, Direction.TODEVICE)}
-DEVICES: list[Device] = [
-    {"driver": "pvscsi", "id": DUT, "bus": PORT},
-    {"driver": "scsi-hd", "id": "disk", "drive": "disk0", "scsi-id": 0},
-]
-LATENCY_S = 0.2
+LIST, TO_HOST = RequestFlag.WITH_SG_LIST, RequestFlag.DIR_TOHOST
+TO_DEVICE = RequestFlag.DIR_TODEVICE
+WRONG = {"read": (READ_10, TO_DEVICE), "write": (WRITE_10, TO_HOST)}
+RIGHT = {"read": (READ_10, TO_HOST), "write": (WRITE_10, TO_DEVICE)}
+# Long enough for what comes next on a busy host.
+LATENCY_S = 1.0
+READABLE = "driver=null-co,node-name=disk0,size=1048576,read-zeroes=on"
+BAD_DISK = (
+    "driver=null-co,node-name=null0,size=1048576",
+    "driver=blkdebug,node-name=disk0,image=null0,inject-error.0.event=none",
+)
 
 Guest = tuple[Machine, Pvscsi]
+Request = tuple[bytes, RequestFlag]
 End = Callable[[Guest, int], object]
 
-ENDS: dict[str, End] = {
-    "unplug": lambda guest, context: None,
-    "adapter-reset": lambda guest, context: guest[1].command(PvscsiCommand.ADAPTER_RESET),
-    "bus-reset": lambda guest, context: guest[1].command(PvscsiCommand.RESET_BUS),
-    "device-reset": lambda guest, context: guest[1].command(PvscsiCommand.RESET_DEVICE, bytes(12)),
-    "abort": lambda guest, context: guest[1].abort(context),
-    "system-reset": lambda guest, context: reset_machine(guest[0]),
+# With the status of a request that they end, where its ring stays.
+TOLD: dict[str, tuple[End, HostStatus]] = {
+    "bus-reset": (
+        lambda guest, context: guest[1].command(PvscsiCommand.RESET_BUS),
+        HostStatus.BUSRESET,
+    ),
+    "device-reset": (
+        lambda guest, context: guest[1].command(PvscsiCommand.RESET_DEVICE, bytes(12)),
+        HostStatus.BUSRESET,
+    ),
+    "abort": (lambda guest, context: guest[1].abort(context), HostStatus.ABORTQUEUE),
 }
+UNTOLD: dict[str, End] = {
+    "adapter-reset": lambda guest, context: guest[1].command(PvscsiCommand.ADAPTER_RESET),
+    "system-reset": lambda guest, context: reset_machine(guest[0]),
+    "unplug": lambda guest, context: power_off(guest[0]),
+}
+ENDS = {**{name: end for name, (end, _) in TOLD.items()}, **UNTOLD}
 
 
-def started(lab: Lab, disk: str) -> Guest:
-    machine = lab.machine(*DEVICES, blockdevs=[disk], extra=NATIVE, qtest=True)
-    function = PciBus(machine.qtest).find(VENDOR_ID, DEVICE_ID)
-    adapter = Pvscsi(function, GuestMemory(machine.qtest, 16 * MIB, 4 * MIB))
+def machine(lab: Lab, *disks: str, error: str = "report", incoming: bool = False) -> Machine:
+    devices: list[Device] = [
+        {"driver": "pvscsi", "id": DUT, "bus": PORT},
+        {"driver": "scsi-hd", "drive": "disk0", "scsi-id": 0, "rerror": error, "werror": error},
+    ]
+    extra = (*NATIVE, *(("-incoming", "defer") if incoming else ()))
+    return lab.machine(*devices, blockdevs=disks, extra=extra, qtest=True)
+
+
+def started(machine: Machine) -> Guest:
+    """The adapter serves a request that needs no disk."""
+    session = MovingQtest(machine.qtest)
+    memory = GuestMemory(session, 16 * MIB, 4 * MIB)
+    adapter = Pvscsi(PciBus(session).find(VENDOR_ID, DEVICE_ID), memory)
     adapter.start()
-    adapter.begin(TEST_UNIT_READY, Direction.NONE, 0, 0)
+    adapter.begin(TEST_UNIT_READY, RequestFlag.DIR_NONE, 0, 0)
     adapter.finish()
     return machine, adapter
 
 
-def begin(guest: Guest, request: tuple[bytes, Direction]) -> int:
+def begin(guest: Guest, request: Request) -> int:
     _, adapter = guest
     return adapter.begin(*request, adapter.memory.take(SECTOR), SECTOR)
 
 
-@pytest.mark.parametrize("request_", WRONG.values(), ids=WRONG)
-def test_wrong_direction_is_told(lab: Lab, request_: tuple[bytes, Direction]) -> None:
+def assert_ends_well(guest: Guest, end: End, context: int) -> None:
+    """What ends a request leaves an adapter that serves, and that can be unplugged."""
+    end(guest, context)
+    if end is not ENDS["unplug"]:
+        started(guest[0])
+        power_off(guest[0])
+    wait_gone(guest[0])
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_wrong_direction_is_told(lab: Lab, wrong: Request) -> None:
     """It ends as Linux knows it, and the next one is served."""
-    guest = started(lab, null_disk())
+    guest = started(machine(lab, null_disk()))
     _, adapter = guest
-    context = begin(guest, request_)
+    context = begin(guest, wrong)
     assert adapter.finish() == Completion(context, HostStatus.BADMSG, 0)
     context = begin(guest, RIGHT["read"])
     assert adapter.finish() == Completion(context, HostStatus.SUCCESS, 0)
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("request_", WRONG.values(), ids=WRONG)
-def test_wrong_direction_and_its_end(lab: Lab, request_: tuple[bytes, Direction], end: End) -> None:
-    """A reset comes after it; then the power goes."""
-    guest = started(lab, null_disk())
-    end(guest, begin(guest, request_))
-    guest[1].start()
-    power_off(guest[0])
-    wait_gone(guest[0])
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+def test_wrong_direction_and_its_end(lab: Lab, wrong: Request, end: End) -> None:
+    guest = started(machine(lab, null_disk()))
+    assert_ends_well(guest, end, begin(guest, wrong))
 
 
 def test_wrong_direction_and_migration(lab: Lab, tmp_path: Path) -> None:
-    guest = started(lab, null_disk())
-    begin(guest, WRONG["read"])
-    other = lab.machine(
-        *DEVICES, blockdevs=[null_disk()], extra=(*NATIVE, "-incoming", "defer"), qtest=True
-    )
-    assert migrate(guest[0], other, tmp_path) == ARRIVED
+    source, adapter = started(machine(lab, null_disk()))
+    begin((source, adapter), WRONG["read"])
+    assert migrate(source, machine(lab, null_disk(), incoming=True), tmp_path) == ARRIVED
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-@pytest.mark.parametrize("request_", RIGHT.values(), ids=RIGHT)
-def test_request_in_the_disk(lab: Lab, request_: tuple[bytes, Direction], end: End) -> None:
-    """The one that is cancelled releases its list; then the power goes."""
-    guest = started(lab, null_disk(latency_s=LATENCY_S))
-    end(guest, begin(guest, request_))
-    power_off(guest[0])
-    wait_gone(guest[0])
+@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
+def test_request_in_the_disk(lab: Lab, right: Request, end: End) -> None:
+    """The request that is cancelled releases its list."""
+    guest = started(machine(lab, null_disk(latency_s=LATENCY_S)))
+    context = begin(guest, right)
+    assert operations(guest[0], "rd") + operations(guest[0], "wr") == 0
+    assert_ends_well(guest, end, context)
+
+
+@pytest.mark.parametrize(("end", "status"), TOLD.values(), ids=TOLD)
+def test_request_in_the_disk_is_told_of(lab: Lab, end: End, status: HostStatus) -> None:
+    guest = started(machine(lab, null_disk(latency_s=LATENCY_S)))
+    context = begin(guest, RIGHT["read"])
+    end(guest, context)
+    assert guest[1].finish() == Completion(context, status, 0)
+
+
+@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
+@pytest.mark.parametrize("flag", [LIST, RequestFlag(0)], ids=["list", "no-list"])
+def test_request_without_room(lab: Lab, right: Request, flag: RequestFlag) -> None:
+    """Its command moves a sector, and it has room for no byte."""
+    _, adapter = started(machine(lab, null_disk()))
+    command, direction = right
+    context = adapter.begin(command, direction | flag, adapter.put_list((0, 0)), 0)
+    assert adapter.finish() == Completion(context, HostStatus.DATARUN, 0)
+
+
+def with_elements(adapter: Pvscsi, right: Request, rooms: int) -> Completion:
+    """A request whose list has elements without room before and after those with room."""
+    command, direction = right
+    room = [(adapter.memory.take(SECTOR), SECTOR)] * rooms
+    place = adapter.put_list((0, 0), *room, *[(0, 0)] * 4)
+    adapter.begin(command, direction | LIST, place, SECTOR)
+    return adapter.finish()
+
+
+@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
+def test_elements_without_room(lab: Lab, right: Request) -> None:
+    _, adapter = started(machine(lab, null_disk()))
+    assert with_elements(adapter, right, rooms=0).host_status == HostStatus.DATARUN
+
+
+@pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
+def test_elements_without_room_beside_one(lab: Lab, right: Request) -> None:
+    """The adapter itself leaves them out."""
+    _, adapter = started(machine(lab, null_disk()))
+    assert with_elements(adapter, right, rooms=1).host_status == HostStatus.SUCCESS
+
+
+def moved(source: Machine, adapter: Pvscsi, destination: Machine, folder: Path) -> None:
+    """The VM migrates, and its driver with it."""
+    assert migrate(source, destination, folder) == ARRIVED
+    session = adapter.function.qtest
+    assert isinstance(session, MovingQtest)
+    session.now = destination.qtest
+
+
+def arrives_while_it_waits(lab: Lab, folder: Path, right: Request) -> None:
+    """QEMU waits for the disk, and the driver finds the completion where its VM arrives."""
+    source, adapter = started(machine(lab, null_disk(latency_s=LATENCY_S)))
+    context = begin((source, adapter), right)
+    assert operations(source, "rd") + operations(source, "wr") == 0
+    moved(source, adapter, machine(lab, null_disk(), incoming=True), folder)
+    assert adapter.finish() == Completion(context, HostStatus.SUCCESS, 0)
+
+
+def test_request_completes_as_the_vm_stops(lab: Lab, tmp_path: Path) -> None:
+    arrives_while_it_waits(lab, tmp_path, RIGHT["read"])
+
+
+def test_write_completes_as_the_vm_stops(lab: Lab, tmp_path: Path) -> None:
+    """QEMU flushes the disk after it, by which time all is told."""
+    arrives_while_it_waits(lab, tmp_path, RIGHT["write"])
+
+
+@pytest.mark.parametrize("flag", [LIST, RequestFlag(0)], ids=["list", "no-list"])
+def test_request_that_waits_migrates(lab: Lab, tmp_path: Path, flag: RequestFlag) -> None:
+    """Its error has stopped the VM, and it is tried again where the VM arrives."""
+    source, adapter = started(machine(lab, *BAD_DISK, error="stop"))
+    data = adapter.memory.put(b"\xff" * SECTOR)
+    place = adapter.put_list((data, 16), (data + 16, SECTOR - 16)) if flag else data
+    context = adapter.begin(READ_10, TO_HOST | flag, place, SECTOR)
+    source.qmp.wait_event("STOP", lambda data: True, LATENCY_S * 20)
+    destination = machine(lab, READABLE, error="stop", incoming=True)
+    moved(source, adapter, destination, tmp_path)
+    destination.qmp.execute("cont")
+    assert adapter.finish() == Completion(context, HostStatus.SUCCESS, 0)
+    assert adapter.memory.read(data, SECTOR) == bytes(SECTOR)
