@@ -16,7 +16,8 @@ from qap.host.report import Report
 def save(report: Report, json: Path | None, builds: Sequence[Build] = ()) -> None:
     """Write the report where it was asked for."""
     if json:
-        report.write(json, provenance(Project.here(), builds))
+        project = builds[0].project if builds else Project.here()
+        report.write(json, provenance(project, builds))
 
 
 def finish(

@@ -31,6 +31,14 @@ def test_vhost(lab: Lab) -> None:
     assert missing(lab, "vhost") == []
 
 
+def test_reconnect(lab: Lab) -> None:
+    assert missing(lab, "reconnect") == []
+
+
+def test_ring(lab: Lab) -> None:
+    assert missing(lab, "ring") == []
+
+
 def test_robust(lab: Lab) -> None:
     assert missing(lab, "robust") == []
 

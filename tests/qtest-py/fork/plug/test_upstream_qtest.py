@@ -2,34 +2,64 @@
 
 import os
 import subprocess
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from qap.verify.kit.lab import Lab
-from qap.verify.kit.qtest_program import EMULATOR, RUN_S, TIMEOUT_S, qtest_program
+from qap.verify.kit.qtest_program import RUN_S, TIMEOUT_S, qtest_program
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S)
 
-ACCESS_PLATFORM = "virtio-access-platform-test", "/virtio/access-platform"
-VHOST_USER = "vhost-user-plug-test", "/vhost-user/plug"
-BAD_DRIVER = "virtio-bad-driver-test", "/virtio/bad-driver"
-MODERN_DRIVER = "virtio-modern-driver-test", "/virtio/modern-driver/generation"
-PCIE_AER = "pcie-aer-test", "/pcie-aer/recorded"
-MEMORY_MAP = "tcg-memory-map-test", "/tcg/memory-map"
-CONFIDENTIAL = "confidential-sim-test", "/confidential-sim/dma"
-Program = tuple[str, str]
+@dataclass(frozen=True)
+class Program:
+    """A test program, and the folder of its tests.
+
+    Attributes:
+        target: of the emulator that it drives.
+    """
+
+    name: str
+    folder: str
+    target: str = "x86_64"
+
+
+SOUND = Program("virtio-snd-test", "/virtio/snd")
+ACCESS_PLATFORM = Program("virtio-access-platform-test", "/virtio/access-platform")
+FIRMWARE = Program("virtio-ccw-test", "/virtio/firmware", "s390x")
+INTEL_IOMMU = Program("intel-iommu-test", "/q35/intel-iommu/two-registers")
+VHOST_USER = Program("vhost-user-plug-test", "/vhost-user/plug")
+BAD_DRIVER = Program("virtio-bad-driver-test", "/virtio/bad-driver")
+QUEUE_RESET = Program("virtio-queue-reset-test", "/virtio/queue-reset")
+PVSCSI = Program("pvscsi-test", "/pvscsi/request")
+MODERN_DRIVER = Program("virtio-modern-driver-test", "/virtio/modern-driver/generation")
+PCIE_AER = Program("pcie-aer-test", "/pcie-aer/recorded")
+MEMORY_MAP = Program("tcg-memory-map-test", "/tcg/memory-map")
+CONFIDENTIAL = Program("confidential-sim-test", "/confidential-sim/dma")
+
+
+def emulator(lab: Lab, target: str) -> Path:
+    """The QEMU under test, with the firmware that was built with it for s390x."""
+    binary = lab.build.path(f"qemu-system-{target}")
+    if target != "s390x":
+        return binary
+    (image,) = lab.build.settings.firmware
+    wrapper = lab.folder / binary.name
+    wrapper.write_text(f'#!/bin/sh\nexec {binary} -bios {lab.build.folder / image} "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper
 
 
 def fails(lab: Lab, program: Program, test: str) -> str:
     """What a test of a program says if it fails on the QEMU under test."""
-    name, folder = program
-    binary = qtest_program(lab.build.profile, name)
-    path = f"/x86_64{folder}/{test}"
+    binary = qtest_program(lab.build.profile, program.name)
+    path = f"/{program.target}{program.folder}/{test}"
     run = subprocess.run(
         [binary, "--tap", "-k", "-p", path],
         env={
             **os.environ,
-            "QTEST_QEMU_BINARY": str(lab.build.path(EMULATOR)),
+            "QTEST_QEMU_BINARY": str(emulator(lab, program.target)),
             "TMPDIR": str(lab.folder),
         },
         capture_output=True,
@@ -59,10 +89,26 @@ def test_qtest_of_what_stays_as_it_was(lab: Lab, program: Program, test: str) ->
     assert not fails(lab, program, test)
 
 
+def test_qtest_of_stable(lab: Lab) -> None:
+    """A sound device answers a command without a header."""
+    assert not fails(lab, SOUND, "short-command")
+
+
 @pytest.mark.parametrize("test", ["plug/untranslated", "driver/does-not-accept"])
 def test_qtest_of_the_fence(lab: Lab, test: str) -> None:
     """A device that need not translate plugs; a driver without the bit is not served."""
     assert not fails(lab, ACCESS_PLATFORM, test)
+
+
+def test_qtest_of_firmware(lab: Lab) -> None:
+    """The firmware accepts what iommu_platform=on demands."""
+    assert not fails(lab, FIRMWARE, "iommu-platform")
+
+
+@pytest.mark.parametrize("test", ["fault-event", "invalidation-event", "event-address"])
+def test_qtest_of_iommu(lab: Lab, test: str) -> None:
+    """A driver may write two registers of VT-d at once."""
+    assert not fails(lab, INTEL_IOMMU, test)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +120,28 @@ def test_qtest_of_vhost(lab: Lab, test: str) -> None:
     assert not fails(lab, VHOST_USER, test)
 
 
+def test_qtest_of_reconnect(lab: Lab) -> None:
+    """A back-end that leaves takes nothing else with it."""
+    assert not fails(lab, VHOST_USER, "leaves")
+
+
 @pytest.mark.parametrize(
     "test", ["early-notification", "needs-reset", "available-index", "no-available-ring"]
 )
-def test_qtest_of_robust(lab: Lab, test: str) -> None:
+def test_qtest_of_ring(lab: Lab, test: str) -> None:
     """A driver that breaks the rules is not served, and ends nothing."""
     assert not fails(lab, BAD_DRIVER, test)
+
+
+def test_qtest_of_robust(lab: Lab) -> None:
+    """A request is over when its queue is reset."""
+    assert not fails(lab, QUEUE_RESET, "disk")
+
+
+@pytest.mark.parametrize("test", ["wrong-direction", "no-room"])
+def test_qtest_of_disks(lab: Lab, test: str) -> None:
+    """A request that can't be served ends, and QEMU doesn't."""
+    assert not fails(lab, PVSCSI, test)
 
 
 @pytest.mark.parametrize("test", ["early", "negotiated"])
