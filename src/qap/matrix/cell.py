@@ -57,6 +57,7 @@ class Cell:
             demanded=self.config.fence_row.here,
             foreign=self.config.is_foreign,
             deaf=self.config.is_deaf,
+            programmed=self.config.viommu_row.programmed,
         )
         return plugged, service
 

@@ -12,6 +12,7 @@ from qap.verify.kit.qtest_program import RUN_S, TIMEOUT_S, qtest_program
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S)
 
+
 @dataclass(frozen=True)
 class Program:
     """A test program, and the folder of its tests.
