@@ -219,12 +219,30 @@ def run_qtest(
 def _environment(build: Build, test: UpstreamTest, folder: str) -> dict[str, str]:
     """The environment of a test program; its sockets and files are made in `folder`."""
     programs = {
-        "QTEST_QEMU_BINARY": f"qemu-system-{test.target}",
-        "QTEST_QEMU_IMG": "qemu-img",
-        "QTEST_QEMU_STORAGE_DAEMON_BINARY": "qemu-storage-daemon",
+        "QTEST_QEMU_BINARY": emulator(build, test.target, Path(folder)),
+        "QTEST_QEMU_IMG": build.path("qemu-img"),
+        "QTEST_QEMU_STORAGE_DAEMON_BINARY": build.path("qemu-storage-daemon"),
     }
-    built = {name: str(build.path(tool)) for name, tool in programs.items()}
+    built = {name: str(path) for name, path in programs.items()}
     return {**built, "TMPDIR": folder, "LC_ALL": "C.UTF-8"}
+
+
+def emulator(build: Build, target: str, folder: Path) -> Path:
+    """A build's emulator, with the firmware that was built with it for s390x.
+
+    Args:
+        folder: for a program that starts it so; its path must have no quote.
+    Raises:
+        MissingError: the emulator is not built.
+    """
+    binary = build.path(f"qemu-system-{target}")
+    images = [build.folder / name for name in build.settings.firmware]
+    if target != "s390x" or not images:
+        return binary
+    wrapper = folder / binary.name
+    wrapper.write_text(f'#!/bin/sh\nexec "{binary}" -bios "{images[0]}" "$@"\n')
+    wrapper.chmod(0o755)
+    return wrapper
 
 
 def _lines(process: Process, reader: int, deadline: float) -> Generator[str | None, None, None]:

@@ -18,6 +18,7 @@ from qap.host.process import stop_all
 from qap.host.progress import bar
 from qap.host.report import Report, bad, good, table
 from qap.verify.qtest_programs import (
+    MISSING,
     TESTS,
     Difference,
     QtestRun,
@@ -26,7 +27,7 @@ from qap.verify.qtest_programs import (
     compare,
     run_qtest,
 )
-from qap.verify.runners import SKIP, TestResult
+from qap.verify.runners import FAIL, SKIP, TestResult
 
 # The full device lists: qtests of a device that is not built in are left out.
 PROFILE = "debian"
@@ -89,7 +90,7 @@ class ProgramRow:
         """Why the fork is not as good as the base, in words; empty if it is.
 
         A test that fails on both does not count: the cause is this machine or upstream. Each
-        of a program that the queue adds does.
+        that the queue adds does.
         """
         if self.base is None:
             return self.fork.problems
@@ -99,10 +100,11 @@ class ProgramRow:
             for difference in self.differences
             if difference.worse
         ]
-        if self.fork.ran != self.base.ran:
-            problems.append(
-                f"{self.test.name}: {self.base.ran} tests ran on base, {self.fork.ran} on fork"
-            )
+        added = [row.fork for row in self.differences if row.base == MISSING]
+        problems += [f"{self.test.name}: a test that the queue adds fails"] * added.count(FAIL)
+        ran = self.fork.ran - len(added) + added.count(SKIP)
+        if ran != self.base.ran:
+            problems.append(f"{self.test.name}: {self.base.ran} tests ran on base, {ran} on fork")
         if self.base.ran == 0:
             problems.append(f"{self.test.name}: no test ran on the base, so nothing is compared")
         if self.fork.run is None:

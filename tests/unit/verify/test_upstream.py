@@ -91,9 +91,17 @@ def test_loss_on_the_fork_is_a_problem(run: Run, fork: str, problem: str) -> Non
 
 
 def test_test_that_only_the_fork_runs_is_a_problem_too(run: Run) -> None:
-    report = run("echo 1..3; for i in a b c; do echo ok 1 /$i; done")
-    assert report.results[0]["problems"] == ["one-test (x86_64): 2 tests ran on base, 3 on fork"]
+    report = run(PASSES, "echo 1..2; echo ok 1 /a; echo 'ok 2 /b # SKIP no device'")
+    assert report.results[0]["problems"] == ["one-test (x86_64): 1 tests ran on base, 2 on fork"]
     assert [difference["worse"] for difference in report.results[0]["differences"]] == [False]
+
+
+def test_test_that_the_queue_adds_has_to_pass(run: Run) -> None:
+    report = run("echo 1..3; for i in a b c; do echo ok 1 /$i; done")
+    assert report.ok
+    report = run("echo 1..3; echo ok 1 /a; echo ok 2 /b; echo not ok 3 /c; exit 1")
+    added = "one-test (x86_64): a test that the queue adds fails"
+    assert added in report.results[0]["problems"]
 
 
 def test_nothing_run_proves_nothing(run: Run) -> None:

@@ -3,12 +3,12 @@
 import os
 import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from qap.verify.kit.lab import Lab
 from qap.verify.kit.qtest_program import RUN_S, TIMEOUT_S, qtest_program
+from qap.verify.qtest_programs import emulator
 
 pytestmark = pytest.mark.timeout(TIMEOUT_S)
 
@@ -40,18 +40,6 @@ MEMORY_MAP = Program("tcg-memory-map-test", "/tcg/memory-map")
 CONFIDENTIAL = Program("confidential-sim-test", "/confidential-sim/dma")
 
 
-def emulator(lab: Lab, target: str) -> Path:
-    """The QEMU under test, with the firmware that was built with it for s390x."""
-    binary = lab.build.path(f"qemu-system-{target}")
-    if target != "s390x":
-        return binary
-    (image,) = lab.build.settings.firmware
-    wrapper = lab.folder / binary.name
-    wrapper.write_text(f'#!/bin/sh\nexec {binary} -bios {lab.build.folder / image} "$@"\n')
-    wrapper.chmod(0o755)
-    return wrapper
-
-
 def fails(lab: Lab, program: Program, test: str) -> str:
     """What a test of a program says if it fails on the QEMU under test."""
     binary = qtest_program(lab.build.profile, program.name)
@@ -60,7 +48,7 @@ def fails(lab: Lab, program: Program, test: str) -> str:
         [binary, "--tap", "-k", "-p", path],
         env={
             **os.environ,
-            "QTEST_QEMU_BINARY": str(emulator(lab, program.target)),
+            "QTEST_QEMU_BINARY": str(emulator(lab.build, program.target, lab.folder)),
             "TMPDIR": str(lab.folder),
         },
         capture_output=True,
