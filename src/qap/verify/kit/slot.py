@@ -18,11 +18,16 @@ def root_port(bus: PciBus) -> Function:
     return bus.find(PORT_VENDOR, PORT_DEVICE)
 
 
-def power_off(machine: Machine) -> None:
-    """Take the power from the slot of the only port."""
+def powered_slot(machine: Machine) -> Slot:
+    """The slot of the only port, with its power on."""
     slot = Slot(root_port(PciBus(machine.qtest)))
     slot.power(True)
-    slot.power(False)
+    return slot
+
+
+def power_off(machine: Machine) -> None:
+    """Take the power from the slot of the only port."""
+    powered_slot(machine).power(False)
 
 
 def wait_freed(machine: Machine, timeout: float = GONE_S) -> None:

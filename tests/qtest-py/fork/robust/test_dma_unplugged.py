@@ -27,14 +27,15 @@ from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.verify.kit.held_disk import NUMBERED, SECTOR
 from qap.verify.kit.lab import Lab
-from qap.verify.kit.slot import DUT, NATIVE, PORT, power_off, wait_gone
+from qap.verify.kit.slot import DUT, NATIVE, PORT, power_off, powered_slot, wait_gone
 from qap.verify.kit.slow_disk import null_disk, throttle_group, throttled
 
 # What is asked of such a disk waits for minutes, or until QEMU wants it to end.
 SLOW = [word for number in range(2) for word in throttle_group(name=f"slow{number}")]
 NO_RAM = 1 << 40
 BOUNCE = 4096
-PARTS = null_disk(latency_s=0.2)
+# Each of three parts takes longer than the driver needs to switch off a slot that it has found.
+PARTS = null_disk(latency_s=1.0)
 # The driver has its memory back.
 MINE, MINE_AGAIN = b"\xaa", b"\x55"
 
@@ -112,10 +113,11 @@ def test_command_in_the_disk(lab: Lab, tmp_path: Path, command: AtaCommand) -> N
 def test_command_by_pio(lab: Lab, command: AtaCommand) -> None:
     """Each sector of PIO is a request of its own."""
     machine, (port,) = started(lab, [PARTS], hard_disk(0))
-    size = 8 * SECTOR
+    size = 3 * SECTOR
     buffer = port.memory.put(MINE * size)
+    slot = powered_slot(machine)
     port.issue(command, 0, [Region(buffer, size)])
-    power_off(machine)
+    slot.power(False)
     port.memory.write(buffer, MINE_AGAIN * size)
     wait_gone(machine)
     assert port.memory.read(buffer, size) == MINE_AGAIN * size
@@ -124,8 +126,9 @@ def test_command_by_pio(lab: Lab, command: AtaCommand) -> None:
 @DMA
 def test_command_of_several_parts(lab: Lab, command: AtaCommand) -> None:
     machine, (port,) = started(lab, [PARTS], hard_disk(0))
+    slot = powered_slot(machine)
     port.issue(command, 0, [Region(NO_RAM, 3 * BOUNCE)])
-    power_off(machine)
+    slot.power(False)
     wait_gone(machine)
 
 
