@@ -99,6 +99,7 @@ class Viommu(Model):
         modules: kernel modules that drive it.
         newer: properties to set where QEMU has them; see `qap.machine.newer`.
         tells: properties with which it tells a device of each mapping; None if it can't.
+        newer_tells: it can where QEMU has all those of `newer`.
         unmigratable: QEMU migrates no VM that has it.
     """
 
@@ -109,6 +110,7 @@ class Viommu(Model):
     modules: tuple[str, ...] = ()
     newer: dict[str, Property] = Field(default_factory=dict)
     tells: dict[str, Property] | None = None
+    newer_tells: bool = False
     unmigratable: bool = False
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from qap.machine.catalog import viommus
+from qap.machine.catalog import Property, viommus
 from qap.machine.device import Device
 from qap.machine.spec import Spec
 
@@ -19,8 +19,18 @@ def completed(spec: Spec, binary: Path) -> Spec:
     return replace(spec, devices=_completed(spec.devices, binary))
 
 
+def is_newer(driver: str, binary: Path) -> bool:
+    """Whether this emulator's vIOMMU has all the properties that are set in newer ones."""
+    wanted = _newer().get(driver, {})
+    return wanted.keys() <= _known(binary, driver) if wanted else True
+
+
+def _newer() -> dict[object, dict[str, Property]]:
+    return {row.device["driver"]: row.newer for row in viommus().values() if row.device}
+
+
 def _completed(devices: Sequence[Device], binary: Path) -> list[Device]:
-    newer = {row.device["driver"]: row.newer for row in viommus().values() if row.device}
+    newer = _newer()
     made: list[Device] = []
     for device in devices:
         wanted = newer.get(str(device["driver"]), {})

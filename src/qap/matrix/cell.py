@@ -46,7 +46,15 @@ class Cell:
 
     @property
     def expected(self) -> tuple[oracle.Expectation, ExpectedService | None]:
-        """What must happen at the plug, and to the driver if the device is plugged."""
+        """What must happen on the oldest QEMU; see `expected_with`."""
+        return self.expected_with(newer=False)
+
+    def expected_with(self, *, newer: bool) -> tuple[oracle.Expectation, ExpectedService | None]:
+        """What must happen at the plug, and to the driver if the device is plugged.
+
+        Args:
+            newer: QEMU's vIOMMU has all the properties that are set in newer ones.
+        """
         plugged = self.config.plugging
         if plugged.outcome is oracle.Outcome.REFUSED:
             return plugged, None
@@ -56,8 +64,7 @@ class Cell:
             exempt=self.config.is_exempt,
             demanded=self.config.fence_row.here,
             foreign=self.config.is_foreign,
-            deaf=self.config.is_deaf,
-            programmed=self.config.viommu_row.programmed,
+            deaf=self.config.is_deaf(newer=newer),
         )
         return plugged, service
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from qap.lab.vhost_told import VhostTold
 from qap.matrix.cell import Cell
 from qap.matrix.config_reading import ConfigReader
+from qap.matrix.lab import CellLab
 from qap.matrix.migration import Migration
 from qap.matrix.observation import CellObservation
 from qap.matrix.probe import ProbeDriver
@@ -41,6 +41,7 @@ class CellRun:
             QapError, TimeoutError: it could not be carried out.
         """
         row = self.cell.driver_row
+        observation.newer = self.testbed.newer
         if row.reads_config:
             self._read_config(observation)
         transport = self.testbed.slot.transport(
@@ -50,26 +51,24 @@ class CellRun:
         transport.reset()
         if backend:
             backend.forget()
-        if self._told:
-            # Of the driver before, such as mappings that end with its reset.
-            self._told.take()
+        if self._lab:
+            self._lab.begin()
         try:
             try:
                 driving = self._drive(transport, row, observation)
             finally:
                 if backend:
                     self._ask(backend, observation)
-                if self._told:
-                    self._ask_kernel(self._told, observation)
+                if self._lab:
+                    self._ask_kernel(self._lab, observation)
             self._go_on(driving, observation)
         finally:
             transport.reset()
 
     @property
-    def _told(self) -> VhostTold | None:
-        """What a kernel that serves the device is told."""
-        lab = self.testbed.lab
-        return lab.told if lab and self.cell.config.device_row.kernel else None
+    def _lab(self) -> CellLab | None:
+        """The lab, if its kernel serves the device."""
+        return self.testbed.lab if self.cell.config.device_row.kernel else None
 
     def _read_config(self, observation: CellObservation) -> None:
         """Let other drivers read device configuration first."""
@@ -164,12 +163,14 @@ class CellRun:
         if spaces:
             observation.addresses = "iova" if "iova" in spaces else "gpa"
 
-    def _ask_kernel(self, told: VhostTold, observation: CellObservation) -> None:
+    def _ask_kernel(self, lab: CellLab, observation: CellObservation) -> None:
         """What the kernel was told since the driver began."""
-        heard = told.take()
+        if self.cell.config.device_row.is_vdpa:
+            observation.iotlb_before = lab.iotlb_before
+        heard = lab.take()
         if heard.features is not None:
             observation.backend_features = bits(heard.features)
-            kernel = told.offered(self.cell.config.device_row.node)
+            kernel = lab.told.offered(self.cell.config.device_row.node)
             observation.backend_unoffered = bits(heard.features & ~kernel)
         observation.ring_started = heard.ring
         observation.iotlb = heard.iotlb

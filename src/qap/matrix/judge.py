@@ -47,8 +47,7 @@ class Problem:
 
 def judge(cell: Cell, observation: CellObservation) -> list[Problem]:
     """Every difference between a cell's expectation and its observation; empty if none."""
-    plugged, service = cell.expected
-    early = cell.config.device_row.is_vdpa
+    plugged, service = cell.expected_with(newer=observation.newer)
     if not observation.outcome:
         return [Problem(ProblemKind.ERROR, observation.error or "it could not be carried out")]
     if observation.outcome != plugged.outcome:
@@ -57,7 +56,7 @@ def judge(cell: Cell, observation: CellObservation) -> list[Problem]:
         return [
             Problem(ProblemKind.PLUGGED, "plugged, but must be refused"),
             *_leftovers(observation),
-            *_backend(observation, ExpectedService(None, None, False, "", ""), early=early),
+            *_backend(observation, ExpectedService(None, None, False, "", "")),
         ]
     if service is None:
         return [*_message(cell, plugged, observation), *_leftovers(observation)]
@@ -65,7 +64,7 @@ def judge(cell: Cell, observation: CellObservation) -> list[Problem]:
         *([] if cell.driver_row.legacy else _offer(plugged, observation)),
         *_status(service, observation),
         *_service(service, observation),
-        *_backend(observation, service, early=early),
+        *_backend(observation, service),
         *_config(cell, observation),
         *_continuation(cell.continuation, observation),
         *_leftovers(observation),
@@ -109,14 +108,8 @@ def _service(service: ExpectedService, observation: CellObservation) -> list[Pro
     return [Problem(ProblemKind.UNSERVED, f"not served, though {service.why}")]
 
 
-def _backend(
-    observation: CellObservation, service: ExpectedService, *, early: bool
-) -> list[Problem]:
-    """What a vhost back-end was told; nothing to judge where it was told nothing.
-
-    Args:
-        early: it may be told what is mapped before its driver begins. That it serves shows that.
-    """
+def _backend(observation: CellObservation, service: ExpectedService) -> list[Problem]:
+    """What a vhost back-end was told; nothing to judge where it was told nothing."""
     problems = []
     if observation.ring_started and service.served is False and not service.tried:
         problems.append(Problem(ProblemKind.RING, "the back-end was told where the ring is"))
@@ -134,7 +127,8 @@ def _backend(
             )
     if observation.iotlb is not None and observation.iotlb > 0 and not service.translating:
         problems.append(Problem(ProblemKind.IOTLB, "the back-end got IOTLB messages"))
-    if observation.iotlb == 0 and observation.served and service.translating and not early:
+    unheard = observation.iotlb == 0 and observation.iotlb_before == 0
+    if unheard and observation.served and service.translating:
         problems.append(Problem(ProblemKind.IOTLB, "the back-end got no IOTLB message"))
     return problems
 

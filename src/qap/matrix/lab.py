@@ -7,20 +7,38 @@ from dataclasses import dataclass
 from qap.fork.build import Build
 from qap.lab.kernel_device import behind
 from qap.lab.l1 import L1
-from qap.lab.vhost_told import VhostTold, vhost_told
+from qap.lab.vhost_told import Told, VhostTold, vhost_told
 from qap.matrix.cell import Cell
 
 
-@dataclass(frozen=True)
+@dataclass
 class CellLab:
     """Where cells are carried out whose devices the kernel serves, one after another.
 
     Attributes:
         told: what the kernel is told.
+        iotlb_before: how many IOTLB messages it got of a device since that was plugged, before the
+            driver that began last.
     """
 
     l1: L1
     told: VhostTold
+    iotlb_before: int = 0
+
+    def forget(self) -> None:
+        """Forget what was said so far: another device is plugged."""
+        self.told.take()
+        self.iotlb_before = 0
+
+    def begin(self) -> None:
+        """A driver begins: what was said so far is of the plug, or of the driver before."""
+        self.iotlb_before += self.told.take().iotlb
+
+    def take(self) -> Told:
+        """What was said since the driver began."""
+        heard = self.told.take()
+        self.iotlb_before += heard.iotlb
+        return heard
 
 
 @contextmanager

@@ -21,7 +21,9 @@ class CellObservation:
         backend_features: bits that a vhost back-end was given last.
         backend_unoffered: bits among them that it never offered.
         ring_started: whether it was told where the ring is.
-        iotlb: how many IOTLB messages it got.
+        iotlb: how many IOTLB messages it got, since the driver began.
+        iotlb_before: how many a vDPA device got before, since it was plugged: QEMU may tell it of
+            memory as soon as it is there.
         addresses: "iova" or "gpa": what the device was told that the ring and the probe lie
             at; where a back-end in Python touched them, what it took that for.
         config: what was read of device configuration, where the driver reads it early.
@@ -33,6 +35,8 @@ class CellObservation:
         recovered: whether all buffers are used in the end: with a back-end that offers all
             features again, or by a driver that has reset the device at the destination.
         leftovers: what an unplugged or refused device left behind.
+        newer: whether QEMU's vIOMMU has all the properties that configs/viommus.toml sets in newer
+            ones.
     """
 
     outcome: str = ""
@@ -47,6 +51,7 @@ class CellObservation:
     backend_unoffered: list[int] = field(default_factory=list)
     ring_started: bool | None = None
     iotlb: int | None = None
+    iotlb_before: int = 0
     addresses: str = ""
     config: list[ConfigReading] = field(default_factory=list)
     arrived: bool | None = None
@@ -56,3 +61,4 @@ class CellObservation:
     later_served: bool | None = None
     recovered: bool | None = None
     leftovers: list[str] = field(default_factory=list)
+    newer: bool = False

@@ -85,7 +85,7 @@ class CellResult:
     @property
     def expected(self) -> dict[str, Any]:
         """What had to happen, as the JSON has it."""
-        plugged, service = self.cell.expected
+        plugged, service = self.cell.expected_with(newer=self.seen.newer)
         expected: dict[str, Any] = {
             "outcome": plugged.outcome,
             "why": plugged.why,

@@ -150,11 +150,15 @@ class Setup:
         """Properties of the vIOMMU with which it tells the device of each mapping, if it has to."""
         return (self.viommu_row.tells or {}) if self.device_row.is_vdpa else {}
 
-    @property
-    def is_deaf(self) -> bool:
-        """Whether it has to be told of mappings by a vIOMMU that can't tell of them."""
-        translated = self.requested and self.translated
-        return self.device_row.is_vdpa and translated and self.viommu_row.tells is None
+    def is_deaf(self, *, newer: bool) -> bool:
+        """Whether it has to be told of mappings by a vIOMMU that can't tell of them.
+
+        Args:
+            newer: QEMU's vIOMMU has all the properties that are set in newer ones.
+        """
+        row = self.viommu_row
+        can_tell = row.tells is not None or (row.newer_tells and newer)
+        return self.device_row.is_vdpa and self.requested and self.translated and not can_tell
 
     @property
     def plugging(self) -> oracle.Expectation:

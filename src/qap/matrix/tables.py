@@ -42,6 +42,11 @@ class ViommuRow(Model):
         return viommus()[self.type].tells
 
     @property
+    def newer_tells(self) -> bool:
+        """Newer ones tell a device of each mapping, without being asked to."""
+        return viommus()[self.type].newer_tells
+
+    @property
     def machine(self) -> str:
         """Properties of the machine."""
         return "default-bus-bypass-iommu=on" if self.bypassed else ""

@@ -20,7 +20,7 @@ from qap.lab.l2 import L2
 from qap.machine.device import Device
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
-from qap.machine.newer import completed
+from qap.machine.newer import completed, is_newer
 from qap.machine.qmp import QmpRefused
 from qap.machine.qtest_follow import MovingQtest
 from qap.machine.recording import Recording, traced
@@ -77,6 +77,7 @@ class Testbed:
         misbehaviour: what the next Python back-end does wrong.
         spoilt: properties that make QEMU refuse the next device.
         said: what QEMU has printed, once it has ended.
+        newer: its vIOMMU has all the properties that configs/viommus.toml sets in newer ones.
     Raises:
         QemuDied: QEMU refused its command line.
     """
@@ -93,6 +94,7 @@ class Testbed:
     misbehaviour: Sequence[Misbehaviour] = field(init=False, default=())
     spoilt: Mapping[str, object] = field(init=False, default_factory=dict)
     said: str = field(init=False, default="")
+    newer: bool = field(init=False, default=False)
     machine: Machine = field(init=False)
     session: MovingQtest = field(init=False)
     slot: Slot = field(init=False)
@@ -139,10 +141,14 @@ class Testbed:
         cold = [config for config in self.configs if config.plug == "cold"]
         assert not cold or len(self.configs) == 1
         device, args = self._cold(cold[0]) if cold else (None, [])
+        if self.lab:
+            self.lab.forget()
         recording = self.recording
         traces = traced(self.folder) if recording else []
         spec = machine_spec(self.configs, self.folder, device, [*self.args, *args, *traces])
         binary = self.build.path(f"qemu-system-{self.first.machine_row.qemu}")
+        viommu = self.first.viommu_row.device
+        self.newer = viommu is None or is_newer(str(viommu["driver"]), binary)
         self._say(shlex.join([binary.name, *completed(spec, binary).argv()]))
         machine = self.machine = self._machine(binary, spec)
         if recording:
@@ -257,6 +263,8 @@ class Testbed:
             self._attach(config)
             return
         del self.lines[1:]
+        if self.lab:
+            self.lab.forget()
         self._before = Footprint.of(self.machine) if self.census else None
         if config.device_row.vhost_user:
             self._chardev.add(config, self._listen(config))

@@ -65,16 +65,6 @@ class ExpectedService:
     tried: bool = False
 
 
-UNTOLD = (
-    "the IOMMU does not say what it maps, and the kernel has to be told: never served",
-    "linux/vhost.h, VHOST_IOTLB_MSG_V2; AMD I/O Virtualization Technology, NpCache",
-)
-OFF = (
-    "the IOMMU is off: it may be out of the device's way, or in it without a word",
-    "AMD I/O Virtualization Technology, IommuEn",
-)
-
-
 def service(
     plugged: Expectation,
     conduct: Conduct,
@@ -83,7 +73,6 @@ def service(
     demanded: bool = True,
     foreign: bool = False,
     deaf: bool = False,
-    programmed: bool = True,
 ) -> ExpectedService:
     """What a driver must get from a device that plugged as expected.
 
@@ -94,7 +83,6 @@ def service(
             x-require-iommu-platform=off, so that a guest which never accepted it may go on.
         foreign: a kernel serves the device whose byte order is not the guest's.
         deaf: the back-end has to be told of each mapping, and the IOMMU of the bus can't tell.
-        programmed: the guest has set that IOMMU up.
     """
     accepts = conduct.accepts(plugged)
     if plugged.offered and not accepts:
@@ -125,8 +113,14 @@ def service(
     if undecided := _undecided(conduct, foreign=foreign, told=plugged.always):
         return ExpectedService(None, None, plugged.always, *undecided)
     if deaf:
-        why, clause = UNTOLD if programmed else OFF
-        return ExpectedService(None, False if programmed else None, True, why, clause, tried=True)
+        return ExpectedService(
+            None,
+            False,
+            True,
+            "the IOMMU does not say what it maps, and the kernel has to be told: never served",
+            "linux/vhost.h, VHOST_IOTLB_MSG_V2; AMD I/O Virtualization Technology, NpCache",
+            tried=True,
+        )
     return ExpectedService(
         True if conduct.features_ok == "alone" and not conduct.legacy else None,
         True if conduct.starts else None,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.machine.newer import completed
+from qap.machine.newer import completed, is_newer
 from qap.machine.spec import Spec
 
 OLDER = "#!/bin/sh\necho '  intremap=<OnOffAuto> - on/off/auto'\n"
@@ -32,3 +32,11 @@ def test_property_is_set_where_the_emulator_has_it(
     emulator.chmod(0o755)
     spec = Spec("q35", devices=[device])
     assert list(completed(spec, emulator).devices) == [made or device]
+
+
+@pytest.mark.parametrize(("says", "newer"), [(NEWER, True), (OLDER, False)])
+def test_emulator_is_newer_if_it_has_them_all(emulator: Path, says: str, newer: bool) -> None:
+    emulator.write_text(says)
+    emulator.chmod(0o755)
+    assert is_newer("amd-iommu", emulator) is newer
+    assert is_newer("intel-iommu", emulator)

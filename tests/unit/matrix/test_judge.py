@@ -237,6 +237,30 @@ def test_service_that_may_be_or_not_is_no_problem(subject: Cell, served: bool) -
     assert judge(subject, seen) == []
 
 
+def vdpa(viommu: str) -> Cell:
+    return a_cell(device="vhost-vdpa-device", backend="kernel", viommu=viommu)
+
+
+@pytest.mark.parametrize(("iotlb", "before", "wrong"), [(0, 0, True), (0, 3, False), (3, 0, False)])
+def test_vdpa_device_may_be_told_of_memory_before_its_driver_begins(
+    iotlb: int, before: int, wrong: bool
+) -> None:
+    seen = replace(TRANSLATED, iotlb=iotlb, iotlb_before=before)
+    kinds = [problem.kind for problem in judge(vdpa("intel-on"), seen)]
+    assert kinds == [ProblemKind.IOTLB] * wrong
+
+
+@pytest.mark.parametrize("viommu", ["amd-on", "amd-off"])
+@pytest.mark.parametrize(("newer", "served"), [(True, True), (False, False)])
+def test_vdpa_device_is_served_where_the_viommu_is_new_enough_to_tell(
+    viommu: str, newer: bool, served: bool
+) -> None:
+    seen = replace(TRANSLATED, newer=newer, served=served)
+    assert judge(vdpa(viommu), seen) == []
+    (problem,) = judge(vdpa(viommu), replace(seen, newer=not newer))
+    assert problem.kind is (ProblemKind.SERVED if served else ProblemKind.UNSERVED)
+
+
 def test_what_was_not_seen_is_no_problem() -> None:
     """A device in QEMU tells no back-end anything."""
     assert judge(a_cell(viommu="intel-off"), SERVED) == []

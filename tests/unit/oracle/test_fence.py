@@ -231,13 +231,6 @@ def test_vdpa_device_behind_an_iommu_that_does_not_tell_is_not_served() -> None:
     assert service(plugged, REFUSES, deaf=True) == service(plugged, REFUSES)
 
 
-def test_vdpa_device_behind_such_an_iommu_that_is_off_may_be_served() -> None:
-    plugged = plug_vdpa(requested=True, translated=True, offers=True)
-    assert service(plugged, ACCEPTS, deaf=True, programmed=False).served is None
-    refused = service(plugged, REFUSES, deaf=True, programmed=False)
-    assert refused == service(plugged, REFUSES)
-
-
 def test_vdpa_device_need_not_serve_a_driver_that_never_said_what_it_accepts() -> None:
     plugged = plug_vdpa(requested=False, translated=False, offers=True)
     skips = replace(ACCEPTS, features_ok="never")
