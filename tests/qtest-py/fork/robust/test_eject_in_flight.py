@@ -5,7 +5,6 @@ device: when the device's address space goes, there must be nothing left.
 """
 
 import os
-import socket
 import struct
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from qap.hw.pci_bus import PciBus
 from qap.machine.guest_memory import MIB, GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
+from qap.verify.kit.cable import Cable
 from qap.verify.kit.lab import Lab
 from qap.verify.kit.slot import wait_freed
 from qap.verify.kit.slow_disk import throttle_group, throttled
@@ -95,11 +95,7 @@ def test_statistics(lab: Lab, packed: bool) -> None:
 @PACKED
 def test_frames(lab: Lab, packed: bool) -> None:
     """A network card has frames that its back-end does not take."""
-    far, near = lab.folder / "far", lab.folder / "near"
-    peer = lab.owned.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-    peer.bind(str(far))
-    ends = f"remote.type=unix,remote.path={far},local.type=unix,local.path={near}"
-    machine = lab.machine(extra=("-netdev", f"dgram,id=net0,{ends}"), qtest=True)
+    machine = lab.machine(extra=Cable(lab).netdev, qtest=True)
     card = {"driver": "virtio-net-pci", "netdev": "net0", "packed": packed}
     driver = driver_of(machine, card)
     driver.queue(0)

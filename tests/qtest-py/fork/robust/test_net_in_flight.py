@@ -1,6 +1,5 @@
 """Frames that a network card's back-end does not take while a queue is reset."""
 
-import socket
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
+from qap.verify.kit.cable import Cable
 from qap.verify.kit.lab import Lab
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.queue import Buffer
@@ -31,15 +31,13 @@ class Clogged:
     """A network card with more frames in its ring than its back-end takes."""
 
     def __init__(self, lab: Lab, start: Start, packed: bool) -> None:
-        self.far = lab.owned.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-        far, near = lab.folder / "far", lab.folder / "near"
-        self.far.bind(str(far))
+        cable = Cable(lab)
+        self.far = cable.far
         self.far.settimeout(5)
-        ends = f"remote.type=unix,remote.path={far},local.type=unix,local.path={near}"
         self.machine, self.transport = start(
             "pci modern",
             "virtio-net",
-            extra=("-netdev", f"dgram,id=net0,{ends}"),
+            extra=cable.netdev,
             netdev="net0",
             packed=packed,
         )
