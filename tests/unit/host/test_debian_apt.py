@@ -142,6 +142,17 @@ def test_corrupted_download_is_refused_and_removed(
             "no network, or a.test does not answer",
         ),
         (
+            "E: Failed to fetch http://a.test/x.deb  Could not connect to 127.0.0.1:1 "
+            "(127.0.0.1). - connect (111: Connection refused)",
+            Reason.NO_NETWORK,
+            "no network, or 127.0.0.1:1 does not answer",
+        ),
+        (
+            "E: Failed to fetch http://a.test/x.deb  Unable to connect to 127.0.0.1:1: ",
+            Reason.NO_NETWORK,
+            "no network, or 127.0.0.1:1 does not answer",
+        ),
+        (
             "E: Failed to fetch http://a.test/dists/x/InRelease  Clearsigned file isn't valid, got "
             "'NOSPLIT' (does the network require authentication?)",
             Reason.DAMAGED,

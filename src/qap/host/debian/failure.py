@@ -68,7 +68,7 @@ REMEDY = {
 # With one of these, nothing else can be fetched either.
 EVERYWHERE = {Reason.UNRESOLVED, Reason.NO_NETWORK, Reason.NO_MIRROR, Reason.NO_SPACE}
 URL = re.compile(r"Failed to fetch (?P<url>\S+)(?: +(?P<status>\d{3}) )?")
-HOST = re.compile(r"(?:resolv\w+|connect to) '?(?P<host>[^\s']+)")
+HOST = re.compile(r"(?:resolv\w+|connect to) '?(?P<host>[^\s']+?):?(?:['\s]|$)")
 PACKAGE = re.compile(r"(?:package|source package for) (?P<package>\S+)")
 
 
