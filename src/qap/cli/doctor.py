@@ -29,6 +29,7 @@ PROGRAMS = {
     "ccache": "makes the second build quick",
     "setpriv": "ends processes with their owner",
     "valgrind": "counts instructions",
+    "gdb": "says where QEMU crashed or hangs",
 }
 
 
