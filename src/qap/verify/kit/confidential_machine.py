@@ -59,7 +59,7 @@ class ConfidentialMachine(GuestTest):
     firmware: Sequence[str] = ()
     options = ""
     # Eleven boots take long on a machine with other load.
-    timeout = 600
+    timeout = 1800
 
     def setUp(self) -> None:
         self.build = Build.under_test()

@@ -28,6 +28,8 @@ LARGE_MIB = 64
 # What a guest with this much memory bounces its I/O through.
 SWIOTLB_PAGES = 64 * 256
 PLUGGED_S = 60.0
+# A protected guest's kernel, until it looks for its disks.
+BOOTED_S = 180.0
 GUEST_CID = 42
 PORT = 1234
 
@@ -211,7 +213,7 @@ class ConfidentialTest(ConfidentialMachine):
         disk, blockdevs = self.disk
         spec = self.spec([disk], BLOCK_MODULES, append=SHARES_TOO_LITTLE, blockdevs=blockdevs)
         with self.started(spec) as machine:
-            seen = machine.qmp.wait_event(VIOLATION, lambda data: True, PLUGGED_S)
+            seen = machine.qmp.wait_event(VIOLATION, lambda data: True, BOOTED_S)
             self.assertEqual((seen["device"], seen["action"]), ("disk0", "error"))
 
     def prove_report(self) -> None:

@@ -1,6 +1,7 @@
 """A vhost-user netdev is added while its back-end is unfit, leaves, or is not there yet."""
 
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,7 +28,8 @@ KIND = "vhost-user-net"
 GIVEN_UP_S = 8.0
 WAIT_S = 20.0
 MANY = 12
-TURNS = 200
+# Longer than a thread that adds may take to begin.
+TURNS_S = 2.0
 NETDEV = {"type": "vhost-user", "id": "net0"}
 DEVICE = {"driver": "virtio-net-pci", "netdev": "net0", "bus": "port0", "disable-legacy": "on"}
 
@@ -50,9 +52,15 @@ def adding(machine: Machine, behind: Backend) -> Iterator["Future[None]"]:
 
 
 def turns(machine: Machine) -> None:
-    """Check that the main loop turns: it answers on its qtest socket."""
+    """Check that the main loop turns for a while: it answers on its qtest socket."""
+    until = time.monotonic() + TURNS_S
+
+    def turn() -> None:
+        while time.monotonic() < until:
+            machine.qtest.endianness()
+
     with ThreadPoolExecutor() as pool:
-        turning = pool.submit(lambda: [machine.qtest.endianness() for _ in range(TURNS)])
+        turning = pool.submit(turn)
         try:
             turning.result(GIVEN_UP_S)
         except TimeoutError:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qap.hw.pci_bus import PciBus
+from qap.hw.pci_bus import PciBus, Slot
 from qap.hw.pvscsi import (
     DEVICE_ID,
     VENDOR_ID,
@@ -26,8 +26,8 @@ from qap.machine.qtest_follow import MovingQtest
 from qap.verify.kit.checks import reset_machine
 from qap.verify.kit.lab import Lab
 from qap.verify.kit.migrate import ARRIVED, migrate
-from qap.verify.kit.slot import DUT, NATIVE, PORT, power_off, wait_gone
-from qap.verify.kit.slow_disk import null_disk, operations
+from qap.verify.kit.slot import DUT, NATIVE, PORT, power_off, powered_slot, wait_gone
+from qap.verify.kit.slow_disk import null_disk, operations, throttle_group, throttled
 
 SECTOR = 512
 READ_10, WRITE_10 = (bytes([code, 0, 0, 0, 0, 0, 0, 0, 1, 0]) for code in (0x28, 0x2A))
@@ -36,15 +36,19 @@ LIST, TO_HOST = RequestFlag.WITH_SG_LIST, RequestFlag.DIR_TOHOST
 TO_DEVICE = RequestFlag.DIR_TODEVICE
 WRONG = {"read": (READ_10, TO_DEVICE), "write": (WRITE_10, TO_HOST)}
 RIGHT = {"read": (READ_10, TO_HOST), "write": (WRITE_10, TO_DEVICE)}
-# Long enough for what comes next on a busy host.
+# Long enough for what comes next on a busy host, with the slot found before.
 LATENCY_S = 1.0
+# Serves nothing before QEMU waits for it.
+SLOW = throttle_group()
+SLOW_DISK = null_disk("null0"), throttled("null0")
 READABLE = "driver=null-co,node-name=disk0,size=1048576,read-zeroes=on"
 BAD_DISK = (
     "driver=null-co,node-name=null0,size=1048576",
     "driver=blkdebug,node-name=disk0,image=null0,inject-error.0.event=none",
 )
 
-Guest = tuple[Machine, Pvscsi]
+# With the slot of its adapter, whose power is on.
+Guest = tuple[Machine, Pvscsi, Slot]
 Request = tuple[bytes, RequestFlag]
 End = Callable[[Guest, int], object]
 
@@ -63,7 +67,7 @@ TOLD: dict[str, tuple[End, HostStatus]] = {
 UNTOLD: dict[str, End] = {
     "adapter-reset": lambda guest, context: guest[1].command(PvscsiCommand.ADAPTER_RESET),
     "system-reset": lambda guest, context: reset_machine(guest[0]),
-    "unplug": lambda guest, context: power_off(guest[0]),
+    "unplug": lambda guest, context: guest[2].power(False),
 }
 ENDS = {**{name: end for name, (end, _) in TOLD.items()}, **UNTOLD}
 
@@ -73,23 +77,24 @@ def machine(lab: Lab, *disks: str, error: str = "report", incoming: bool = False
         {"driver": "pvscsi", "id": DUT, "bus": PORT},
         {"driver": "scsi-hd", "drive": "disk0", "scsi-id": 0, "rerror": error, "werror": error},
     ]
-    extra = (*NATIVE, *(("-incoming", "defer") if incoming else ()))
+    extra = (*NATIVE, *SLOW, *(("-incoming", "defer") if incoming else ()))
     return lab.machine(*devices, blockdevs=disks, extra=extra, qtest=True)
 
 
 def started(machine: Machine) -> Guest:
-    """The adapter serves a request that needs no disk."""
+    """The adapter serves a request that needs no disk, and its slot is found."""
+    slot = powered_slot(machine)
     session = MovingQtest(machine.qtest)
     memory = GuestMemory(session, 16 * MIB, 4 * MIB)
     adapter = Pvscsi(PciBus(session).find(VENDOR_ID, DEVICE_ID), memory)
     adapter.start()
     adapter.begin(TEST_UNIT_READY, RequestFlag.DIR_NONE, 0, 0)
     adapter.finish()
-    return machine, adapter
+    return machine, adapter, slot
 
 
 def begin(guest: Guest, request: Request) -> int:
-    _, adapter = guest
+    _, adapter, _ = guest
     return adapter.begin(*request, adapter.memory.take(SECTOR), SECTOR)
 
 
@@ -106,7 +111,7 @@ def assert_ends_well(guest: Guest, end: End, context: int) -> None:
 def test_wrong_direction_is_told(lab: Lab, wrong: Request) -> None:
     """It ends as Linux knows it, and the next one is served."""
     guest = started(machine(lab, null_disk()))
-    _, adapter = guest
+    _, adapter, _ = guest
     context = begin(guest, wrong)
     assert adapter.finish() == Completion(context, HostStatus.BADMSG, 0)
     context = begin(guest, RIGHT["read"])
@@ -121,8 +126,8 @@ def test_wrong_direction_and_its_end(lab: Lab, wrong: Request, end: End) -> None
 
 
 def test_wrong_direction_and_migration(lab: Lab, tmp_path: Path) -> None:
-    source, adapter = started(machine(lab, null_disk()))
-    begin((source, adapter), WRONG["read"])
+    guest = source, _, _ = started(machine(lab, null_disk()))
+    begin(guest, WRONG["read"])
     assert migrate(source, machine(lab, null_disk(), incoming=True), tmp_path) == ARRIVED
 
 
@@ -148,7 +153,7 @@ def test_request_in_the_disk_is_told_of(lab: Lab, end: End, status: HostStatus) 
 @pytest.mark.parametrize("flag", [LIST, RequestFlag(0)], ids=["list", "no-list"])
 def test_request_without_room(lab: Lab, right: Request, flag: RequestFlag) -> None:
     """Its command moves a sector, and it has room for no byte."""
-    _, adapter = started(machine(lab, null_disk()))
+    _, adapter, _ = started(machine(lab, null_disk()))
     command, direction = right
     context = adapter.begin(command, direction | flag, adapter.put_list((0, 0)), 0)
     assert adapter.finish() == Completion(context, HostStatus.DATARUN, 0)
@@ -165,14 +170,14 @@ def with_elements(adapter: Pvscsi, right: Request, rooms: int) -> Completion:
 
 @pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
 def test_elements_without_room(lab: Lab, right: Request) -> None:
-    _, adapter = started(machine(lab, null_disk()))
+    _, adapter, _ = started(machine(lab, null_disk()))
     assert with_elements(adapter, right, rooms=0).host_status == HostStatus.DATARUN
 
 
 @pytest.mark.parametrize("right", RIGHT.values(), ids=RIGHT)
 def test_elements_without_room_beside_one(lab: Lab, right: Request) -> None:
     """The adapter itself leaves them out."""
-    _, adapter = started(machine(lab, null_disk()))
+    _, adapter, _ = started(machine(lab, null_disk()))
     assert with_elements(adapter, right, rooms=1).host_status == HostStatus.SUCCESS
 
 
@@ -186,8 +191,8 @@ def moved(source: Machine, adapter: Pvscsi, destination: Machine, folder: Path) 
 
 def arrives_while_it_waits(lab: Lab, folder: Path, right: Request) -> None:
     """QEMU waits for the disk, and the driver finds the completion where its VM arrives."""
-    source, adapter = started(machine(lab, null_disk(latency_s=LATENCY_S)))
-    context = begin((source, adapter), right)
+    guest = source, adapter, _ = started(machine(lab, *SLOW_DISK))
+    context = begin(guest, right)
     assert operations(source, "rd") + operations(source, "wr") == 0
     moved(source, adapter, machine(lab, null_disk(), incoming=True), folder)
     assert adapter.finish() == Completion(context, HostStatus.SUCCESS, 0)
@@ -205,7 +210,7 @@ def test_write_completes_as_the_vm_stops(lab: Lab, tmp_path: Path) -> None:
 @pytest.mark.parametrize("flag", [LIST, RequestFlag(0)], ids=["list", "no-list"])
 def test_request_that_waits_migrates(lab: Lab, tmp_path: Path, flag: RequestFlag) -> None:
     """Its error has stopped the VM, and it is tried again where the VM arrives."""
-    source, adapter = started(machine(lab, *BAD_DISK, error="stop"))
+    source, adapter, _ = started(machine(lab, *BAD_DISK, error="stop"))
     data = adapter.memory.put(b"\xff" * SECTOR)
     place = adapter.put_list((data, 16), (data + 16, SECTOR - 16)) if flag else data
     context = adapter.begin(READ_10, TO_HOST | flag, place, SECTOR)
