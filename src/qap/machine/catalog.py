@@ -170,6 +170,7 @@ class MachineType(Model):
         hotplug: why nothing is plugged into it while it runs; "" if it can be.
         modern: properties that make a transitional device a modern one, in a guest's scenarios.
         modern_args: the same as options of QEMU.
+        firmware: what a guest boots with there, if not with what QEMU takes by itself.
         modules: kernel modules without which a guest finds no device there.
         append: what a guest's kernel must be told there.
         interface: the interfaces that a device can have there, by name.
@@ -196,6 +197,7 @@ class MachineType(Model):
     hotplug: str = ""
     modern: dict[str, Property] = Field(default_factory=dict)
     modern_args: tuple[str, ...] = ()
+    firmware: str = ""
     modules: tuple[str, ...] = ()
     append: str = ""
     interface: dict[str, Interface]

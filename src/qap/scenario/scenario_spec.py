@@ -166,7 +166,9 @@ def _extra(scenario: Scenario, folder: Path) -> list[str]:
         words += ["-smp", str(scenario.queues)]
     if scenario.iothread:
         words += ["-object", f"iothread,id={IOTHREAD}"]
-    return [*scenario.machine_type.modern_args, *words]
+    row = scenario.machine_type
+    firmware = ["-bios", row.firmware] if row.firmware else []
+    return [*row.modern_args, *firmware, *words]
 
 
 def _blockdevs(scenario: Scenario, host_data: HostData) -> list[str]:
