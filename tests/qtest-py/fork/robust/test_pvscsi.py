@@ -26,7 +26,7 @@ from qap.machine.qtest_follow import MovingQtest
 from qap.verify.kit.checks import reset_machine
 from qap.verify.kit.lab import Lab
 from qap.verify.kit.migrate import ARRIVED, migrate
-from qap.verify.kit.slot import DUT, NATIVE, PORT, power_off, powered_slot, wait_gone
+from qap.verify.kit.slot import DUT, NATIVE, PORT, powered_slot, wait_gone
 from qap.verify.kit.slow_disk import null_disk, operations, throttle_group, throttled
 
 SECTOR = 512
@@ -101,9 +101,9 @@ def begin(guest: Guest, request: Request) -> int:
 def assert_ends_well(guest: Guest, end: End, context: int) -> None:
     """What ends a request leaves an adapter that serves, and that can be unplugged."""
     end(guest, context)
-    if end is not ENDS["unplug"]:
-        started(guest[0])
-        power_off(guest[0])
+    unplug = ENDS["unplug"]
+    if end is not unplug:
+        unplug(started(guest[0]), context)
     wait_gone(guest[0])
 
 
