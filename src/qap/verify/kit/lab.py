@@ -154,8 +154,13 @@ class Lab:
         Raises:
             QemuDied: QEMU refused its command line.
         """
-        machine = Machine(self.build.path(emulator), spec, log=self.folder / "qemu.log")
+        machine = Machine(self.build.path(emulator), spec, log=self.log())
         return self.owned.enter_context(machine)
+
+    def log(self) -> Path:
+        """A file for what one more QEMU prints: two would write over each other's lines."""
+        number = len(list(self.folder.glob("qemu*.log")))
+        return self.folder / (f"qemu-{number + 1}.log" if number else "qemu.log")
 
     def listening(self, path: Path) -> socket.socket:
         """A Unix socket that listens on `path`; closed at the end of the lab, or before."""

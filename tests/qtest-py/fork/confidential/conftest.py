@@ -45,9 +45,8 @@ def start(lab: Lab, disk: Path) -> Start:
             extra=["-object", simulation, *kernel_option(lab.folder), *extra],
             qtest=True,
         )
-        log = lab.folder / "qemu.log"
         running = lab.owned.enter_context(
-            Machine(lab.build.path("qemu-system-s390x"), spec, log=log)
+            Machine(lab.build.path("qemu-system-s390x"), spec, log=lab.log())
         )
         processor = Cpu(running.qtest, running.serial)
         return SeGuest(running, processor, Ultravisor(processor), PageEach(running.qtest))

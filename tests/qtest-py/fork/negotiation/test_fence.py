@@ -70,7 +70,7 @@ def start(lab: Lab) -> Start:
         )
         spec = variant.spec("virtio-rng", (), **{"iommu_platform": True, **properties})
         running = lab.owned.enter_context(
-            Machine(lab.build.path(variant.emulator), spec, log=lab.folder / "qemu.log")
+            Machine(lab.build.path(variant.emulator), spec, log=lab.log())
         )
         return running, variant.connect(running)
 

@@ -32,7 +32,7 @@ def start(lab: Lab) -> Start:
             Machine(
                 lab.build.path(variant.emulator),
                 variant.spec(kind, blockdevs, **properties),
-                log=lab.folder / "qemu.log",
+                log=lab.log(),
             )
         )
         machine.qmp.timeout = machine.qtest.timeout = ANSWER_S

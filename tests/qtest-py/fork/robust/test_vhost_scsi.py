@@ -26,7 +26,7 @@ def machine(lab: Lab) -> Machine:
     spec = TRANSPORTS["pci modern"].spec("vhost-scsi", vhostfd=str(VHOST_FD), wwpn=WWPN)
     binary = lab.build.path("qemu-system-x86_64")
     wrapper = fake_vhost(lab.folder)
-    started = Machine(binary, spec, log=lab.folder / "qemu.log", wrapper=wrapper)
+    started = Machine(binary, spec, log=lab.log(), wrapper=wrapper)
     return lab.owned.enter_context(started)
 
 

@@ -33,7 +33,7 @@ def started(lab: Lab, spec: Spec, emulator: str = "qemu-system-s390x") -> Machin
     machine = Machine(
         lab.build.path(emulator),
         spec,
-        log=lab.folder / "qemu.log",
+        log=lab.log(),
         wrapper=fake_vhost(lab.folder, OFFERED, NETWORK),
     )
     return lab.owned.enter_context(machine)

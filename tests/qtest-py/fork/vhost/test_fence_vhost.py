@@ -246,7 +246,7 @@ def test_old_machine_type_offers_what_the_back_end_offers(lab: Lab) -> None:
         qtest=True,
     )
     binary = lab.build.path("qemu-system-x86_64")
-    machine = lab.owned.enter_context(Machine(binary, spec, log=lab.folder / "qemu.log"))
+    machine = lab.owned.enter_context(Machine(binary, spec, log=lab.log()))
     function = PciBus(machine.qtest).find(VENDOR_ID)
     assert PciModern(function).device_features & ACCESS_PLATFORM
 

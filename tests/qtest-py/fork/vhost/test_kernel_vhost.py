@@ -59,7 +59,7 @@ def offered(
     machine = Machine(
         lab.build.path(way.emulator),
         spec,
-        log=lab.folder / "qemu.log",
+        log=lab.log(),
         wrapper=fake_vhost(
             lab.folder, mask([*ALWAYS, *has]), NETWORK if kind in NETDEVS else BLOCK
         ),
