@@ -39,6 +39,10 @@ static int vhost(unsigned long request, void *argument)
 		errno = ENOBUFS;
 		return -1;
 	}
+	if (request == wanted("FAKE_VHOST_FAILS")) {
+		errno = EIO;
+		return -1;
+	}
 	switch (request) {
 	case VHOST_GET_FEATURES:
 		*(uint64_t *)argument = wanted("FAKE_VHOST_FEATURES");
