@@ -12,7 +12,9 @@ OPTIONS = ("--nogit", "--nogit-fallback", "--norolestats")
 
 
 def maintainers(tree: Path, patch: Path) -> list[str]:
-    """Names and addresses that scripts/get_maintainer.pl prints for a patch, in its order.
+    """Names and addresses that scripts/get_maintainer.pl prints for a patch.
+
+    They are sorted: the script's own order is another one each time.
 
     Args:
         tree: the unpacked source; without the script, nobody is named.
@@ -34,4 +36,4 @@ def maintainers(tree: Path, patch: Path) -> list[str]:
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()
         raise QapError(f"{SCRIPT} fails for {patch.name}", said)
-    return [line.strip() for line in done.stdout.decode("utf-8", "replace").splitlines()]
+    return sorted(line.strip() for line in done.stdout.decode("utf-8", "replace").splitlines())

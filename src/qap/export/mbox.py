@@ -26,7 +26,7 @@ def write(queue: Queue, covers: Mapping[str, Cover], folder: Path) -> None:
         _mail(queue, folder / f"{name}.mbox", f"{start}..{branch}", "--no-cover-letter")
         letter = ("--cover-letter", "--cover-from-description=subject")
         _mail(queue, folder / f"{name}.cover", f"{start}..{branch}", *letter)
-        start = patches[-1].commit
+        start = patches[-1].mail
 
 
 def _mail(queue: Queue, path: Path, commits: str, *options: str) -> None:

@@ -1,6 +1,7 @@
 """The queue as it is exported: commits on the base, in a repository that is thrown away."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from qap.fork.patch import Patch
 from qap.host.errors import QapError, UsageError
 from qap.host.paths import Project
 
+# What names a test of this repository, or is for Debian.
+OWN_TRAILERS = re.compile(r"^(?:Forwarded|Test): .*\n", re.M)
 # author, address, date (RFC 2822), seconds, subject, body
 FIELDS = "%an%x00%ae%x00%aD%x00%at%x00%s%x00%b"
 
@@ -27,6 +30,7 @@ class Commit:
 
     Attributes:
         name: the patch's name in qemu/series.
+        mail: the commit as it is sent to QEMU: without the trailers that are of this repository.
         date: as in a mail.
         seconds: the same date, since 1970.
         body: the message without the subject, with its trailers.
@@ -34,6 +38,7 @@ class Commit:
 
     name: str
     commit: str
+    mail: str
     parent: str
     author: Person
     date: str
@@ -67,7 +72,7 @@ class Queue:
     """The queue on its base.
 
     Attributes:
-        git: a bare repository with a branch for each topic.
+        git: a bare repository with a branch for each topic, as it is sent to QEMU.
         sender: who signs the patches off; None for nobody.
         date: of everything that needs one: SOURCE_DATE_EPOCH, or else the newest patch's.
     """
@@ -134,7 +139,7 @@ def opened(project: Project, sender: Person | None) -> Iterator[Queue]:
         when = date(max(one.seconds for one in commits))
         queue = Queue(project, upstream, git, commits, sender, when)
         for topic, patches in queue.topics.items():
-            git("update-ref", f"refs/heads/topic/{topic}", patches[-1].commit)
+            git("update-ref", f"refs/heads/topic/{topic}", patches[-1].mail)
         yield queue
 
 
@@ -144,6 +149,7 @@ def _commits(
     index = scratch / "index"
     git("read-tree", parent, env={"GIT_INDEX_FILE": str(index)})
     made = []
+    mail = parent
     for patch in series.patches(project):
         copy = scratch / "patch"
         copy.write_text(signed(patch.text, sender), "utf-8", "surrogateescape")
@@ -152,6 +158,17 @@ def _commits(
             git("log", "-1", f"--format={FIELDS}", commit).removesuffix("\n").split("\0")
         )
         author = Person(name, address)
-        made.append(Commit(patch.name, commit, parent, author, sent, int(seconds), subject, body))
+        mail = _mail(git, commit, mail)
+        made.append(
+            Commit(patch.name, commit, mail, parent, author, sent, int(seconds), subject, body)
+        )
         parent = commit
     return made
+
+
+def _mail(git: Git, commit: str, parent: str) -> str:
+    """The same commit on another parent, without trailers that say nothing to QEMU."""
+    head, _, message = git("cat-file", "commit", commit).partition("\n\n")
+    head = re.sub(r"^parent .*$", f"parent {parent}", head, flags=re.M)
+    message = OWN_TRAILERS.sub("", message).rstrip("\n") + "\n"
+    return git("hash-object", "-t", "commit", "-w", "--stdin", stdin=f"{head}\n\n{message}").strip()

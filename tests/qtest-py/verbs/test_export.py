@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from qap.export.folder import export
 from qap.fork import base, series
@@ -57,12 +59,52 @@ def test_gbp_pq_imports_and_exports_the_queue_without_a_change(exported: Path, s
     assert not packagers.gbp_round_trip(stock, exported / "quilt")
 
 
-def test_git_am_takes_every_mailbox(exported: Path, tmp_path: Path, fork: str) -> None:
-    Git(tmp_path)("clone", "-q", str(PROJECT.base_tree), "stock")
-    git = Git(tmp_path / "stock")
+@pytest.mark.parametrize("setup", ["", "%autosetup -n qemu-{version} -p1"], ids=["git_am", "p1"])
+def test_rpmbuild_prepares_the_fork(exported: Path, tmp_path: Path, fork: str, setup: str) -> None:
+    packagers.needs("rpmspec", "rpmbuild", "xz")
+    upstream = base.info(PROJECT)
+    assert upstream is not None
+    top = f"qemu-{upstream.version}"
+    tarball = tmp_path / f"{top}.tar.xz"
+    names = tmp_path / "names"
+    names.write_text(Git(PROJECT.base_tree)("ls-files", "-z"))
+    pack = ("tar", "-cf", tmp_path / "tar", "--null", "-T", names, "--transform")
+    packagers.run(*pack, f"flags=rh;s,^,{top}/,", cwd=PROJECT.base_tree)
+    packagers.run("sh", "-c", f"xz -0 -T2 <tar >{tarball.name}", cwd=tmp_path)
+    where = f"-D_sourcedir {exported}/rpm"
+    said = packagers.run("rpmspec", "-P", where, "rpm/qemu-qap.spec", cwd=exported)
+    assert said[said.index("%patchlist") :].count(".patch\n") == len(series.patches(PROJECT))
+    setup = setup.format(version=upstream.version)
+    packagers.rpm_prepared(exported / "rpm", tarball, tmp_path / "rpm", setup)
+    (source,) = (tmp_path / "rpm/BUILD").glob(f"**/{top}")
+    git = Git(source)
     git.init()
-    packagers.apply_mailboxes(git, exported / "mbox")
+    git("add", "-A", "-f", ".")
+    git("commit", "-q", "--allow-empty", "-m", "prepared")
     assert packagers.contents(git) == fork
+
+
+def test_packit_knows_the_files(exported: Path) -> None:
+    text = (exported / "rpm/.packit.yaml").read_text()
+    settings = YAML(typ="safe").load(text)
+    assert (exported / "rpm" / settings["specfile_path"]).is_file()
+    for file in settings["files_to_sync"]:
+        pattern = file["src"] if isinstance(file, dict) else file
+        assert list((exported / "rpm").glob(pattern)), pattern
+
+
+def test_another_day_elsewhere_gives_the_same_bytes(exported: Path, tmp_path: Path) -> None:
+    packagers.needs("faketime")
+    argv = [sys.executable, "-m", "qap", "export", str(tmp_path / "a b/out")]
+    env = {"TZ": "Asia/Tokyo", "HOME": str(tmp_path), "LC_ALL": "C", "COLUMNS": "40"}
+    env["QAP_BASE_SERIES"] = PROJECT.base_series
+    packagers.run("faketime", "2031-05-06 07:08:09", *argv, cwd=PROJECT.root, env=env)
+    assert packagers.files(tmp_path / "a b/out") == packagers.files(exported)
+
+
+def test_no_path_of_this_machine_is_in_it(exported: Path) -> None:
+    for name, content in packagers.files(exported).items():
+        assert str(PROJECT.root).encode() not in content, name
 
 
 def test_debians_source_package_takes_the_queue(exported: Path, tmp_path: Path, fork: str) -> None:

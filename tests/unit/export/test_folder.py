@@ -9,7 +9,7 @@ import pytest
 
 from qap.export.folder import export
 from qap.host.errors import QapError, UsageError
-from qap.verify.kit.packagers import needs, run
+from qap.verify.kit.packagers import files, needs, run
 
 from ..project import Project
 
@@ -20,11 +20,6 @@ from qap.export.folder import export
 from qap.host.paths import Project
 export(Project(Path(sys.argv[1])), Path(sys.argv[2]), None)
 """
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_another_day_in_another_folder_gives_the_same_bytes(

@@ -42,6 +42,12 @@ def run(*argv: str | Path, cwd: Path, env: Mapping[str, str] | None = None, stat
     return done.stdout
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    """Names and contents of all files in a folder and below."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
 def page_commands(project: Project, chapter: str) -> list[str]:
     """The blocks of commands in a chapter of docs/packager.md."""
     page = (project.root / "docs/packager.md").read_text()
