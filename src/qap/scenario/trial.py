@@ -39,11 +39,13 @@ class Trial:
         scenario: what to do.
         build: which QEMU.
         recording: gathers what is said, if somebody wants it.
+        elsewhere: the QEMU that the VM migrates to, if it is another build.
     """
 
     scenario: Scenario
     build: Build
     recording: Recording | None = None
+    elsewhere: Build | None = None
     seen: Observation = field(default_factory=Observation)
     _generation: int = 0
     _backend_words: str = ""
@@ -117,7 +119,10 @@ class Trial:
 
     @property
     def _binary(self) -> Path:
-        return self.build.path(f"qemu-system-{self.scenario.settings.qemu}")
+        return self._program(self.build)
+
+    def _program(self, build: Build) -> Path:
+        return build.path(f"qemu-system-{self.scenario.settings.qemu}")
 
     def _by_hand(self, folder: Path, spec: Spec, served: Replaceable | None) -> list[str]:
         one = served.now if served else None
@@ -220,11 +225,12 @@ class Trial:
             served = owned.enter_context(self._behind(host_data))
             one = served.now if served else None
             spec = destination(self.scenario, self._spec, one)
-            moving = reproducer.migration(self._binary, spec, one, host_data.folder)
+            binary = self._program(self.elsewhere or self.build)
+            moving = reproducer.migration(binary, spec, one, host_data.folder)
             self.seen.commands += moving
             log = folder / "qemu.log"
             running = self.recording.spec(spec, folder) if self.recording else spec
-            there = Machine(self._binary, running, log=log)
+            there = Machine(binary, running, log=log)
             if self.recording:
                 owned.callback(self.recording.end, there, log)
             owned.enter_context(there)

@@ -1,5 +1,7 @@
 """The base of the avocado tests: a scenario on the build under test, checked by the oracle."""
 
+from collections.abc import Mapping
+
 from avocado import Test
 
 from qap.fork.build import Build
@@ -28,11 +30,20 @@ class GuestTest(Test):
         Args:
             fields: those of qap.scenario.scenario.Scenario.
         """
-        build = Build.under_test()
+        return self._check(Build.under_test(), None, fields)
+
+    def moves(self, here: Build, there: Build, **fields: object) -> None:
+        """The same, for a guest that migrates to another build of QEMU and goes on there."""
+        seen = self._check(here, there, {**fields, "migrate": True})
+        self.assertTrue(seen.migrated, seen.migration_error)
+
+    def _check(
+        self, build: Build, elsewhere: Build | None, fields: Mapping[str, object]
+    ) -> Observation:
         scenario = Scenario.model_validate({"name": self.name.name, **fields})
         binary = build.path(f"qemu-system-{catalog.guest(scenario.guest).qemu}")
         self.log.info("%s: %s with %s", scenario.title, build.name, binary)
-        seen = Trial(scenario, build).run()
+        seen = Trial(scenario, build, elsewhere=elsewhere).run()
         self.log.info("%s in %.1f s: %s", seen.outcome, seen.seconds, "; ".join(seen.said))
         wrong = problems(scenario, seen, build.name)
         if wrong:

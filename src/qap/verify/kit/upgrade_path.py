@@ -20,6 +20,9 @@ from qap.machine.qtest_follow import MovingQtest
 from qap.oracle.features import FeatureBit, mask
 from qap.oracle.status import Status
 from qap.verify.kit.migrate import ARRIVED, migrate
+from qap.vhost_user.backends import backend
+from qap.vhost_user.memory.dirty_log import LOG_ALL
+from qap.vhost_user.protocol import ProtocolFeature
 from qap.virtio.ccw import VirtioCcw
 from qap.virtio.driver import Behaviour, Driver
 from qap.virtio.mmio import mmio_slots
@@ -32,8 +35,10 @@ from qap.virtio.transports import TRANSPORTS, Beside
 PROJECT = Project.here()
 TABLE = PROJECT.root / "docs/upgrade.md"
 LOOKS = 64
-# virtio-pmem flushes in a thread of its own, for which no number of looks is enough.
-FLUSHED_S = 3.0
+# virtio-pmem flushes in a thread of its own, and a back-end has one, too: no number of looks is
+# enough for those.
+THREADS = ("virtio-pmem", "vhost-user-blk")
+SERVED_S = 3.0
 QUEUE_SIZE = 8
 # The columns of the tables: from which build to which.
 WAYS = ("stock to fork", "fork to stock", "fork to fork")
@@ -152,22 +157,34 @@ class Hosts:
         """Start one; raises QemuDied where it refuses its command line."""
         kind, _, switch = self.case.machine.partition(", ")
         variant = TRANSPORTS[TRANSPORT_NAMES[self.case.transport]]
-        machine = variant.machine
-        if kind != machine:
-            machine = machine_types()[machine].versioned.format(kind)
+        type_ = variant.machine
+        if kind != type_:
+            type_ = machine_types()[type_].versioned.format(kind)
         row = device_types()[self.case.device]
         extra = ["-incoming", "defer"] if waits else []
         if switch and not build.is_base:
             extra += self._switched(build, SWITCHES[switch], ccw=variant.suffix == "ccw")
-        spec = replace(variant, machine=machine).spec(
+        side = "destination" if waits else "source"
+        chardevs = [f"socket,id=behind,path={self._behind(side)}"] if row.vhost_user else []
+        spec = replace(variant, machine=type_).spec(
             self.case.device,
             (),
-            Beside(extra=[*row.args, *extra]),
+            Beside(chardevs=chardevs, extra=[*row.args, *extra]),
             iommu_platform=self.case.bit == "on",
             **row.properties,
+            **({"chardev": "behind"} if chardevs else {}),
         )
-        log = self.folder / f"{'destination' if waits else 'source'}.log"
-        return self.owned.enter_context(Machine(build.path(variant.emulator), spec, log=log))
+        machine = Machine(build.path(variant.emulator), spec, log=self.folder / f"{side}.log")
+        return self.owned.enter_context(machine)
+
+    def _behind(self, side: str) -> Path:
+        """The socket of a back-end that can migrate, and that offers the reset of a queue."""
+        path = self.folder / f"{side}.sock"
+        made = backend(path, self.case.device, access_platform=True)
+        made.features |= mask([LOG_ALL, FeatureBit.RING_RESET])
+        made.protocol_features |= mask([ProtocolFeature.LOG_SHMFD])
+        self.owned.enter_context(made)
+        return path
 
     def _switched(self, build: Build, switch: str, *, ccw: bool) -> list[str]:
         """The options of a switch, from the export of the build's own base."""
@@ -206,10 +223,10 @@ def outcome(hosts: Hosts) -> str:
         chain = [Buffer(moving.memory.put(probe.data), len(probe.data))] if probe.data else []
         queue.add([*chain, Buffer(moving.memory.take(probe.room), probe.room, writable=True)])
         moving.transport.notify(probe.queue)
-        if case.device != "virtio-pmem":
+        if case.device not in THREADS:
             return any(queue.take_used() for _ in range(LOOKS))
         try:
-            queue.wait_used(FLUSHED_S)
+            queue.wait_used(SERVED_S)
         except TimeoutError:
             return False
         return True
