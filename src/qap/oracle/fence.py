@@ -6,7 +6,8 @@ that measures.
 VIRTIO_F_ACCESS_PLATFORM is feature bit 33 (virtio 1.3, section 6 “Reserved Feature
 Bits”): the device can be used on a platform where its access to memory is limited
 or translated. On the vhost-user interface the bit means that addresses are I/O virtual
-and that the back-end asks for translations (vhost-user protocol, “IOMMU support”).
+and that the back-end asks for translations (vhost-user protocol, “IOMMU support”). Which addresses
+it is given then, also with GPA_ADDRESSES of QEMU 11.1, is in addresses.py.
 """
 
 from collections.abc import Collection
