@@ -1,11 +1,12 @@
 """A guest moves between stock QEMU and the fork: docs/upgrade.md has a table of driven devices."""
 
+from dataclasses import replace
+
 from qap.fork.build import Build
-from qap.host.paths import Project
 from qap.verify.kit.guest_test import GuestTest
 
-PROJECT = Project.here()
-STOCK, FORK = Build("lab", True, PROJECT), Build("lab", False, PROJECT)
+UNDER_TEST = Build.under_test()
+STOCK, FORK = replace(UNDER_TEST, is_base=True), replace(UNDER_TEST, is_base=False)
 
 
 class Upgrade(GuestTest):

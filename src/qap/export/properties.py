@@ -12,7 +12,8 @@ class Property:
     """A property that a patch adds to a type of device.
 
     Attributes:
-        of: the QOM type that is another one for older machine types; else the C type it stands in.
+        of: the QOM type for which older machine types set another value; else the C type that it
+            stands in.
         default: as QEMU's source has it, such as true or ON_OFF_AUTO_AUTO.
         older: its value for those machine types; None if it is the same.
     """

@@ -170,5 +170,6 @@ def _mail(git: Git, commit: str, parent: str) -> str:
     """The same commit on another parent, without trailers that say nothing to QEMU."""
     head, _, message = git("cat-file", "commit", commit).partition("\n\n")
     head = re.sub(r"^parent .*$", f"parent {parent}", head, flags=re.M)
-    message = OWN_TRAILERS.sub("", message).rstrip("\n") + "\n"
+    text, found, last = message.rstrip("\n").rpartition("\n\n")
+    message = (text + found + OWN_TRAILERS.sub("", f"{last}\n")).rstrip("\n") + "\n"
     return git("hash-object", "-t", "commit", "-w", "--stdin", stdin=f"{head}\n\n{message}").strip()

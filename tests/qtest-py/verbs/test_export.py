@@ -1,6 +1,7 @@
 """The whole queue, exported and taken by the programs that packagers and reviewers use."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -103,8 +104,10 @@ def test_another_day_elsewhere_gives_the_same_bytes(exported: Path, tmp_path: Pa
 
 
 def test_no_path_of_this_machine_is_in_it(exported: Path) -> None:
+    root = re.escape(str(PROJECT.root).encode())
     for name, content in packagers.files(exported).items():
-        assert str(PROJECT.root).encode() not in content, name
+        # A checkout may have a short path that is the end or the beginning of others.
+        assert not re.search(rb"(?<![\w}])" + root + rb"(?![\w.-])", content), name
 
 
 def test_debians_source_package_takes_the_queue(exported: Path, tmp_path: Path, fork: str) -> None:

@@ -17,6 +17,7 @@ from qap.verify.kit import packagers
 PROJECT = Project.here()
 ME = Person("Me", "me@mine.org")
 OURS = ("Forwarded: ", "Test: ")
+FOLDERS = ("tests/qtest-py", "tests/avocado", "tests/lab")
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -69,6 +70,9 @@ def test_mails_name_nothing_of_this_repository(signed: Path) -> None:
     for text in mails:
         assert not [line for line in text.splitlines() if line.startswith(OURS)], text
         assert f"Signed-off-by: {ME}" in text
+    covers = [path.read_text() for path in (signed / "mbox").glob("*.cover")]
+    for text in [*mails, *covers]:
+        assert not [folder for folder in FOLDERS if folder in text], text
 
 
 def test_checkpatch_finds_nothing(signed: Path, review: Git, topics: list[str]) -> None:

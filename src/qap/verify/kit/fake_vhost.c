@@ -1,7 +1,7 @@
 /*
- * A kernel's vhost devices that accept everything, for LD_PRELOAD: any file
- * descriptor is one, of any kind, and a tap device, too. What they offer is in
- * the environment.
+ * A kernel's vhost devices that accept everything but the request that
+ * FAKE_VHOST_FAILS names, for LD_PRELOAD: any file descriptor is one, of any
+ * kind, and a tap device, too. What they offer is in the environment.
  */
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-"""A kernel's vhost devices that are a shared library: they accept everything and serve nothing."""
+"""A kernel's vhost devices that are a shared library, and serve nothing."""
 
 import os
 from pathlib import Path

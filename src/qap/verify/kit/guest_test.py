@@ -33,7 +33,10 @@ class GuestTest(Test):
         return self._check(Build.under_test(), None, fields)
 
     def moves(self, here: Build, there: Build, **fields: object) -> None:
-        """The same, for a guest that migrates to another build of QEMU and goes on there."""
+        """The same, for a guest that migrates to another build of QEMU and goes on there.
+
+        No command of ./qap runs it again.
+        """
         seen = self._check(here, there, {**fields, "migrate": True})
         self.assertTrue(seen.migrated, seen.migration_error)
 
@@ -47,6 +50,7 @@ class GuestTest(Test):
         self.log.info("%s in %.1f s: %s", seen.outcome, seen.seconds, "; ".join(seen.said))
         wrong = problems(scenario, seen, build.name)
         if wrong:
-            again = Request.of(scenario, build).command
-            self.fail("\n".join([*wrong, seen.error, f"again: {again}"]))
+            again = f"again: {Request.of(scenario, build).command}"
+            last = f"it moves from {build.name} to {elsewhere.name}" if elsewhere else again
+            self.fail("\n".join([*wrong, seen.error, last]))
         return seen

@@ -106,7 +106,7 @@ def test_back_ends_that_leave_at_once_are_followed_by_another(lab: Lab, request_
     assert machine.qmp.execute("query-migrate")["status"] != ARRIVED
     backend.forget()
     backend.misbehaviour = []
-    # The last of what QEMU says before a driver comes.
+    # It comes only after the whole of HANDSHAKE.
     backend.wait_for(R.SET_VRING_CALL, WAIT_S)
     assert_served(*driven(machine))
 
