@@ -1,5 +1,6 @@
 """A virtiofs whose back-end is gone serves the next driver with a new one."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from qap.machine import chardev
 from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
-from qap.verify.kit.checks import assert_served, driven, virtio_status
+from qap.oracle.features import FeatureBit, mask
+from qap.verify.kit.checks import assert_served, driven, negotiated, virtio_status
 from qap.verify.kit.lab import Lab
 from qap.verify.kit.migrate import ARRIVED, ENDS, EVENTS
 from qap.vhost_user import programs
@@ -20,7 +22,7 @@ from qap.vhost_user.misbehave import HangUp
 from qap.vhost_user.protocol import FrontendRequest as R
 from qap.virtio import fs
 from qap.virtio.driver import MODERN, Behaviour, Driver
-from qap.virtio.fs import Fs
+from qap.virtio.fs import Fs, FuseError
 from qap.virtio.transport import Transport
 from qap.virtio.transports import TRANSPORTS, Beside
 
@@ -87,28 +89,77 @@ def test_new_driver_is_served_by_a_new_virtiofsd(
     assert mounted(transport).lookup(fs.ROOT, "file").size == len("content")
 
 
-@pytest.mark.parametrize("request_", HANDSHAKE, ids=lambda one: one.name)
-def test_back_ends_that_leave_at_once_are_followed_by_another(lab: Lab, request_: R) -> None:
-    """Meanwhile QEMU answers about the device, and does not migrate it."""
+def reconnecting(lab: Lab) -> tuple[Backend, Machine]:
+    """A back-end in Python, and a machine whose device it is connected to, again and again."""
     backend = lab.backend("vhost-user-fs")
-    backend.misbehaviour = [HangUp(request=request_, from_connection=2)]
     lab.backends.clear()
     machine = lab.machine(qtest=True)
     machine.add_socket("fs", backend.path, reconnects=True)
     machine.plug({**DEVICE, **failing(lab)})
+    return backend, machine
+
+
+@pytest.mark.parametrize("request_", HANDSHAKE, ids=lambda one: one.name)
+def test_back_ends_that_leave_at_once_are_followed_by_another(lab: Lab, request_: R) -> None:
+    """Meanwhile QEMU answers about the device, and does not migrate it."""
+    backend, machine = reconnecting(lab)
+    backend.misbehaviour = [HangUp(request=request_, from_connection=2)]
     driven(machine)
     backend.hang_up()
     wait_connected(machine, backend, TRIES)
     assert virtio_status(machine)
-    machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
-    machine.qmp.execute("migrate", uri="exec:cat > /dev/null")
-    machine.qmp.wait_event("MIGRATION", lambda data: data.get("status") in ENDS, WAIT_S)
-    assert machine.qmp.execute("query-migrate")["status"] != ARRIVED
+    assert not migrates(machine)
     backend.forget()
     backend.misbehaviour = []
     # It comes only after the whole of HANDSHAKE.
     backend.wait_for(R.SET_VRING_CALL, WAIT_S)
     assert_served(*driven(machine))
+
+
+def test_back_end_that_is_another_before_the_driver_runs_serves_it(lab: Lab) -> None:
+    backend, machine = reconnecting(lab)
+    driver = negotiated(machine)
+    backend.forget()
+    backend.hang_up()
+    backend.wait_for(R.SET_VRING_CALL, WAIT_S)
+    queue = driver.queue(fs.REQUESTQ)
+    driver.start()
+    assert_served(driver, queue)
+
+
+def test_requests_fail_with_a_new_back_end_that_can_not_be_started(lab: Lab) -> None:
+    """It lacks a feature of rings that the driver was offered, and has accepted."""
+    backend, machine = reconnecting(lab)
+    driven(machine)
+    backend.features &= ~mask([FeatureBit.EVENT_IDX])
+    backend.forget()
+    backend.hang_up()
+    backend.wait_for(R.SET_VRING_CALL, WAIT_S)
+    system = Fs(negotiated(machine, FeatureBit.EVENT_IDX), timeout=WAIT_S)
+    with pytest.raises(FuseError) as failed:
+        system.init()
+    assert failed.value.errno == errno.EIO
+
+
+def test_session_that_is_lost_does_not_migrate(lab: Lab, tmp_path: Path) -> None:
+    """The new virtiofsd has a state to send, which is not what the driver knows."""
+    with programs.virtiofsd(lab.folder, tmp_path, HOST, "fs") as first:
+        machine, transport = start(lab, "pci modern", first.socket)
+        mounted(transport)
+    chardev.wait_lost(machine.qmp, "fs")
+    lab.owned.enter_context(programs.virtiofsd(lab.folder, tmp_path, HOST, "fs"))
+    chardev.wait_connected(machine.qmp, "fs")
+    assert not migrates(machine)
+    mounted(transport)
+    assert migrates(machine)
+
+
+def migrates(machine: Machine) -> bool:
+    """Whether QEMU sends all of the VM, to nobody."""
+    machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
+    machine.qmp.execute("migrate", uri="exec:cat > /dev/null")
+    ended = machine.qmp.wait_event("MIGRATION", lambda data: data["status"] in ENDS, WAIT_S)
+    return bool(ended["status"] == ARRIVED)
 
 
 def wait_connected(machine: Machine, backend: Backend, times: int) -> None:
