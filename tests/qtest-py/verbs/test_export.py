@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from qap.export.folder import export
 from qap.fork import base, series
 from qap.fork.git import Git
 from qap.host.debian.sums import check
@@ -24,11 +23,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if base.info(PROJECT) is None:
-        pytest.skip("QEMU's source is not here yet: run ./qap tree")
-    folder = tmp_path_factory.mktemp("export") / "out"
-    export(PROJECT, folder, None)
-    return folder
+    return packagers.exported(PROJECT, tmp_path_factory, None)
 
 
 @pytest.fixture

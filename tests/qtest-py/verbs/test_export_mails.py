@@ -1,15 +1,12 @@
 """The whole queue as it is sent to QEMU, signed off, and taken by the programs of its reviewers."""
 
 import mailbox
-import os
-import sys
 from pathlib import Path
 
 import pytest
 
-from qap.export.folder import export
 from qap.export.sign_off import Person
-from qap.fork import base, series
+from qap.fork import series
 from qap.fork.git import Git
 from qap.host.paths import Project
 from qap.verify.kit import packagers
@@ -24,11 +21,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if base.info(PROJECT) is None:
-        pytest.skip("QEMU's source is not here yet: run ./qap tree")
-    folder = tmp_path_factory.mktemp("export") / "out"
-    export(PROJECT, folder, ME)
-    return folder
+    return packagers.exported(PROJECT, tmp_path_factory, ME)
 
 
 @pytest.fixture
@@ -86,8 +79,7 @@ def test_checkpatch_finds_nothing(signed: Path, review: Git, topics: list[str]) 
 def test_b4_prep_finds_nothing(
     signed: Path, review: Git, topics: list[str], tmp_path: Path
 ) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = {"PATH": path, "HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path), "TERM": "dumb"}
+    env = packagers.with_b4(tmp_path)
     packagers.run(signed / "b4/prepare", cwd=review.root, env=env)
     count = 0
     for topic in topics:

@@ -1,7 +1,5 @@
 """b4/ as b4 prep takes it."""
 
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,18 +20,13 @@ def prepared(queue: Project, tmp_path: Path) -> Git:
     git = Git(tmp_path / "clone")
     git("config", "user.name", "Me")
     git("config", "user.email", "me@mine.org")
-    packagers.run(tmp_path / "out/b4/prepare", cwd=git.root, env=surroundings(tmp_path))
+    packagers.run(tmp_path / "out/b4/prepare", cwd=git.root, env=packagers.with_b4(tmp_path))
     return git
-
-
-def surroundings(home: Path) -> dict[str, str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {"PATH": path, "HOME": str(home), "XDG_DATA_HOME": str(home), "TERM": "dumb"}
 
 
 def b4(git: Git, home: Path, *argv: str) -> str:
     offline = ("b4", "-n", "--offline-mode", "prep")
-    return packagers.run(*offline, *argv, cwd=git.root, env=surroundings(home))
+    return packagers.run(*offline, *argv, cwd=git.root, env=packagers.with_b4(home))
 
 
 @pytest.mark.parametrize("topic", ["fence", "ccw"])
@@ -53,13 +46,13 @@ def test_each_topic_is_a_branch_that_b4_knows(prepared: Git, tmp_path: Path, top
 def test_base_that_is_not_there_is_one_line(prepared: Git, tmp_path: Path) -> None:
     other = Git(tmp_path / "other")
     other.init()
-    home = surroundings(tmp_path)
+    home = packagers.with_b4(tmp_path)
     said = packagers.run(tmp_path / "out/b4/prepare", cwd=other.root, env=home, status=1)
     assert said.startswith("prepare: this repository lacks the base's commit ")
     assert said.count("\n") == 1
 
 
 def test_branches_are_not_made_twice(prepared: Git, tmp_path: Path) -> None:
-    home = surroundings(tmp_path)
+    home = packagers.with_b4(tmp_path)
     said = packagers.run(tmp_path / "out/b4/prepare", cwd=prepared.root, env=home, status=1)
     assert said == "prepare: the branch b4/fence is there already\n"

@@ -4,11 +4,15 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from qap.export.folder import export
+from qap.export.sign_off import Person
+from qap.fork import base
 from qap.fork.git import Git
 from qap.host.paths import Project
 
@@ -40,6 +44,21 @@ def run(*argv: str | Path, cwd: Path, env: Mapping[str, str] | None = None, stat
     )
     assert done.returncode == status, f"{argv[0]} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
+
+
+def exported(project: Project, factory: pytest.TempPathFactory, sender: Person | None) -> Path:
+    """The folder of an export of the whole queue; skips the test where QEMU's source is missing."""
+    if base.info(project) is None:
+        pytest.skip("QEMU's source is not here yet: run ./qap tree")
+    folder = factory.mktemp("export") / "out"
+    export(project, folder, sender)
+    return folder
+
+
+def with_b4(home: Path) -> dict[str, str]:
+    """What a program finds that calls b4, which reads no settings of the user's."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": path, "HOME": str(home), "XDG_DATA_HOME": str(home), "TERM": "dumb"}
 
 
 def files(folder: Path) -> dict[str, bytes]:
