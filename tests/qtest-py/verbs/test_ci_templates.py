@@ -21,7 +21,7 @@ CELLS = "machine=q35,device=virtio-rng,viommu=none,plug=hot,driver=accepts|refus
 PART = {
     "tests/unit ": "tests/unit/oracle/test_remedy.py ",
     "tests/avocado ": "tests/avocado/virtio_rng_pci.py --dry-run ",
-    "prove fence ": "prove fence/0010 ",
+    "prove fence ": "prove fence/0012 ",
 }
 
 
