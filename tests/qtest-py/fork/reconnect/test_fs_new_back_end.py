@@ -1,6 +1,7 @@
 """A virtiofs whose back-end is gone serves the next driver with a new one."""
 
 import errno
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import pytest
 
 from qap.host.debian.loader import HOST
 from qap.host.wait import poll_until
+from qap.hw.pci_bus import PciBus
 from qap.machine import chardev
 from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
 from qap.machine.machine import Machine
 from qap.oracle.features import FeatureBit, mask
-from qap.verify.kit.checks import assert_served, driven, negotiated, virtio_status
+from qap.verify.kit.checks import assert_served, driven, negotiated, unplug_at_reset, virtio_status
 from qap.verify.kit.lab import Lab
+from qap.verify.kit.lost_fs import Asker, asker, failing, server
 from qap.verify.kit.migrate import ARRIVED, ENDS, EVENTS
 from qap.vhost_user import programs
 from qap.vhost_user.backend import Backend
@@ -23,6 +26,7 @@ from qap.vhost_user.protocol import FrontendRequest as R
 from qap.virtio import fs
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.fs import Fs, FuseError
+from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.transport import Transport
 from qap.virtio.transports import TRANSPORTS, Beside
 
@@ -37,11 +41,6 @@ DEVICE: Device = {
 HANDSHAKE = (R.GET_FEATURES, R.GET_PROTOCOL_FEATURES, R.GET_QUEUE_NUM)
 TRIES = 4
 WAIT_S = 10.0
-
-
-def failing(lab: Lab) -> Device:
-    """The property that lets the device see its back-end go; stock QEMU has none."""
-    return {} if lab.build.is_base else {"x-fail-requests": True}
 
 
 def mounted(transport: Transport) -> Fs:
@@ -163,9 +162,53 @@ def migrates(machine: Machine) -> bool:
 
 
 def wait_connected(machine: Machine, backend: Backend, times: int) -> None:
-    """Wait until QEMU has connected this many times."""
+    """Wait until QEMU has connected at least this many times."""
     poll_until(
         lambda: (machine.alive and backend.connections >= times) or None,
         WAIT_S,
         lambda: f"connection {times} to the back-end",
     )
+
+
+def test_new_driver_is_served_by_a_new_back_end(lab: Lab) -> None:
+    """The old one is not: no other back-end knows the session that it began."""
+    backend = lab.backend("vhost-user-fs")
+    backend.service = server()
+    lab.backends.clear()
+    machine = lab.machine(qtest=True)
+    machine.add_socket("fs", backend.path, reconnects=True)
+    machine.plug({**DEVICE, **failing(lab)})
+    transport = PciModern(PciBus(machine.qtest).find(VENDOR_ID))
+    device = asker(transport)
+    assert (device.ask(), 0) == device.answer()
+    backend.hang_up()
+    wait_connected(machine, backend, 2)
+    assert (device.ask(), -errno.EIO) == device.answer()
+    device = asker(transport)
+    assert (device.ask(), 0) == device.answer()
+
+
+@pytest.mark.parametrize("when", ["in flight", "afterwards"])
+def test_killed_virtiofsd_can_be_replaced(lab: Lab, tmp_path: Path, when: str) -> None:
+    """The device is unplugged, its chardev is free, and another one serves."""
+    first = lab.owned.enter_context(programs.virtiofsd(lab.folder, tmp_path, HOST, "one"))
+    machine = lab.machine(qtest=True)
+    machine.add_socket("one", first.socket)
+    machine.plug({**DEVICE, **failing(lab), "chardev": "one"})
+    mounted = Fs(negotiated(machine))
+    assert mounted.init() >= (fs.MAJOR, fs.MINOR)
+    asking = Asker(mounted.driver, mounted.requestq, unique=1000)
+    if when == "in flight":
+        first.process.process.send_signal(signal.SIGSTOP)
+        asking.ask()
+    first.process.kill()
+    first.process.wait(WAIT_S)
+    if when == "afterwards":
+        asking.ask()
+    assert asking.answer()[1] == -errno.EIO
+    unplug_at_reset(machine)
+    machine.qmp.execute("chardev-remove", id="one")
+    second = lab.owned.enter_context(programs.virtiofsd(lab.folder, tmp_path, HOST, "two"))
+    machine.add_socket("two", second.socket)
+    machine.plug({**DEVICE, **failing(lab), "chardev": "two"})
+    assert Fs(negotiated(machine)).init() >= (fs.MAJOR, fs.MINOR)
