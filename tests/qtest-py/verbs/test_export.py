@@ -71,12 +71,7 @@ def test_rpmbuild_prepares_the_fork(exported: Path, tmp_path: Path, fork: str, s
     said = packagers.run("rpmspec", "-P", where, "rpm/qemu-qap.spec", cwd=exported)
     assert said[said.index("%patchlist") :].count(".patch\n") == len(series.patches(PROJECT))
     setup = setup.format(version=upstream.version)
-    packagers.rpm_prepared(exported / "rpm", tarball, tmp_path / "rpm", setup)
-    (source,) = (tmp_path / "rpm/BUILD").glob(f"**/{top}")
-    git = Git(source)
-    git.init()
-    git("add", "-A", "-f", ".")
-    git("commit", "-q", "--allow-empty", "-m", "prepared")
+    git = packagers.rpm_prepared(exported / "rpm", tarball, tmp_path / "rpm", setup)
     assert packagers.contents(git) == fork
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from qap.fork import series
-from qap.fork.git import Git
 from qap.verify.kit import packagers
 
 from ..project import SOURCE, Project
@@ -39,11 +38,6 @@ def test_prep_gives_the_fork(
     queue: Project, exported: Path, tarball: Path, tmp_path: Path, setup: str
 ) -> None:
     packagers.needs("rpmbuild")
-    packagers.rpm_prepared(exported / "rpm", tarball, tmp_path / "rpm", setup)
-    (source,) = (tmp_path / "rpm/BUILD").glob(f"**/{TOP}")
-    git = Git(source)
-    git.init()
-    git("add", "-A", "-f", ".")
-    git("commit", "-q", "--allow-empty", "-m", "prepared")
+    git = packagers.rpm_prepared(exported / "rpm", tarball, tmp_path / "rpm", setup)
     series.ensure(queue)
     assert packagers.contents(git, "HEAD", "roms/") == packagers.contents(queue.git)

@@ -134,12 +134,12 @@ def apply_mailboxes(git: Git, folder: Path) -> None:
         git("am", "-q", str(mailbox))
 
 
-def rpm_prepared(folder: Path, source: Path, scratch: Path, setup: str = "") -> str:
-    """Run a spec's %prep as rpmbuild does; returns what it prints.
+def rpm_prepared(folder: Path, source: Path, scratch: Path, setup: str = "") -> Git:
+    """Run a spec's %prep as rpmbuild does; returns its source, committed.
 
     Args:
         folder: the spec, and the sources beside it.
-        source: Source0, under the name that the spec has for it.
+        source: Source0, a .tar.xz of one folder of its name, under the name that the spec has.
         scratch: is made; BUILD in it gets the source.
         setup: takes the place of the line with %autosetup.
     """
@@ -153,4 +153,10 @@ def rpm_prepared(folder: Path, source: Path, scratch: Path, setup: str = "") -> 
         spec.write_text("\n".join(setup if line == old else line for line in lines) + "\n")
     # The machine may have none of the distribution's packages.
     where = [f"-D_topdir {scratch}", f"-D_sourcedir {sources}"]
-    return run("rpmbuild", "-bp", "--nodeps", *where, spec, cwd=scratch)
+    run("rpmbuild", "-bp", "--nodeps", *where, spec, cwd=scratch)
+    (prepared,) = (scratch / "BUILD").glob(f"**/{source.name.removesuffix('.tar.xz')}")
+    git = Git(prepared)
+    git.init()
+    git("add", "-A", "-f", ".")
+    git("commit", "-q", "--allow-empty", "-m", "prepared")
+    return git
