@@ -31,6 +31,7 @@ class Attempt:
     Attributes:
         emulator, machine: what runs.
         device: the device under test; its chardev, if it has one, is the back-end's.
+        kind: of the back-end.
         translates, modern: whether the back-end offers ACCESS_PLATFORM, VERSION_1.
         others: devices before it.
         extra: more options.
@@ -40,6 +41,7 @@ class Attempt:
     machine: str
     device: dict[str, object]
     emulator: str = "qemu-system-x86_64"
+    kind: str = "vhost-user-blk"
     translates: bool = False
     modern: bool = True
     others: tuple[dict[str, object], ...] = ()
@@ -50,9 +52,8 @@ class Attempt:
     def said(self, lab: Lab) -> str:
         """What QEMU says when it refuses this; "" if it takes all devices."""
         path = lab.folder / f"{len(lab.backends)}.sock"
-        kind = "vhost-user-blk"
         served = lab.owned.enter_context(
-            backend(path, kind, access_platform=self.translates, version_1=self.modern)
+            backend(path, self.kind, access_platform=self.translates, version_1=self.modern)
         )
         lab.backends.append(served)
         spec = Spec(
@@ -161,11 +162,43 @@ DEMANDS = {
     # The host bridge translates: there is no vIOMMU to leave out.
     "SE, zPCI": Attempt(f"{CCW},{OF_CG0}", BLK, S390X, extra=SIMULATED, accel="tcg", cpu="max"),
 }
+OFF = {"iommu_platform": "off"}
+PORT: dict[str, object] = {"driver": "pcie-root-port", "id": "port0"}
+FS: dict[str, object] = {"id": "dut", "chardev": "backend", "tag": "share"}
+VSOCK: dict[str, object] = {"id": "dut", "chardev": "backend"}
 LEGACY_BACK_ENDS = {
     "pci transitional": Attempt("pc", {**BLK, "disable-legacy": "off"}, modern=False),
     "pci auto": Attempt("pc", BLK, modern=False),
     "pci modern": Attempt("pc", {**BLK, "disable-legacy": "on"}, modern=False),
+    "pci modern, off": Attempt("pc", {**BLK, **OFF, "disable-legacy": "on"}, modern=False),
+    "pci port, off": Attempt("q35", {**BLK, **OFF, "bus": "port0"}, others=(PORT,), modern=False),
+    "pci non-transitional": Attempt(
+        "pc", {**BLK, "driver": "vhost-user-blk-pci-non-transitional"}, modern=False
+    ),
+    "pci modern-only": Attempt(
+        "pc",
+        {**VSOCK, "driver": "vhost-user-vsock-pci", "iommu_platform": "on"},
+        kind="vhost-user-vsock",
+        modern=False,
+    ),
     "ccw": Attempt(CCW, {**BLK, "driver": "vhost-user-blk-ccw"}, S390X, modern=False),
+}
+# The specification knows no legacy interface of these types.
+MODERN_ONLY = {
+    f"{driver}, {asked}": Attempt(
+        CCW if driver.endswith("ccw") else "pc",
+        {**own, "driver": driver, "iommu_platform": asked},
+        S390X if driver.endswith("ccw") else "qemu-system-x86_64",
+        kind,
+        modern=False,
+    )
+    for driver, kind, own in (
+        ("vhost-user-fs-pci", "vhost-user-fs", FS),
+        ("vhost-user-fs-ccw", "vhost-user-fs", FS),
+        ("vhost-user-vsock-pci", "vhost-user-vsock", {**VSOCK, "disable-legacy": "on"}),
+        ("vhost-user-vsock-pci-non-transitional", "vhost-user-vsock", VSOCK),
+    )
+    for asked in ("on", "off")
 }
 
 
@@ -211,6 +244,15 @@ def test_remedy_for_a_legacy_interface_works(lab: Lab, attempt: Attempt) -> None
     said = attempt.said(lab)
     assert f"{attempt.device['driver']} 'dut' on bus '" in said
     assert REFUSAL_PHRASE in said
+    assert_remedies_work(lab, attempt)
+
+
+@pytest.mark.parametrize("attempt", MODERN_ONLY.values(), ids=MODERN_ONLY.keys())
+def test_type_without_a_legacy_interface_needs_another_back_end(lab: Lab, attempt: Attempt) -> None:
+    """Nothing is said of an interface that there isn't."""
+    said = attempt.said(lab)
+    assert remedies(said) == ["a backend that offers VIRTIO_F_VERSION_1"]
+    assert "its legacy interface" not in said
     assert_remedies_work(lab, attempt)
 
 
