@@ -20,7 +20,7 @@ die() {{
     exit 1
 }}
 
-command -v b4 >/dev/null || die "b4 is missing: pip install b4"
+command -v b4 >/dev/null || die "b4 is missing: qap has it in .venv/bin, for PATH"
 git cat-file -e "$base^{{commit}}" 2>/dev/null ||
     die "this repository lacks the base's commit $base: clone qemu/base"
 for topic in {topics}; do

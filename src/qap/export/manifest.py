@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from qap.export import qom
 from qap.export.covers import USERS, Cover
 from qap.export.maintainers import maintainers
 from qap.export.properties import properties
@@ -25,6 +26,7 @@ def write(queue: Queue, covers: Mapping[str, Cover], folder: Path) -> None:
     }
     upstream = queue.base
     where = _bases(queue.project)
+    types = qom.names(queue.project.base_tree)
     document = {
         "schema": SCHEMA,
         "base": {
@@ -45,7 +47,7 @@ def write(queue: Queue, covers: Mapping[str, Cover], folder: Path) -> None:
             for topic, patches in queue.topics.items()
         ],
         "patches": [
-            _patch(queue, one, changes[one.topic][one.subject], folder, where[one.name])
+            _patch(queue, one, changes[one.topic][one.subject], folder, where[one.name], types)
             for one in queue.commits
         ],
     }
@@ -63,7 +65,12 @@ def _bases(project: Project) -> dict[str, list[str]]:
 
 
 def _patch(
-    queue: Queue, one: Commit, changes: str, folder: Path, bases: list[str]
+    queue: Queue,
+    one: Commit,
+    changes: str,
+    folder: Path,
+    bases: list[str],
+    types: Mapping[str, str],
 ) -> dict[str, object]:
     file = folder / "quilt" / one.name
     diff = file.read_text("utf-8", "surrogateescape").partition("\n---\n")[2]
@@ -74,7 +81,9 @@ def _patch(
         "subject": one.subject,
         "users": changes,
         "changes": text,
-        "properties": [asdict(each) for each in properties(diff)],
+        "properties": [
+            {**asdict(each), "of": types.get(each.of, each.of)} for each in properties(diff)
+        ],
         "forwarded": " ".join(one.values("Forwarded")),
         "fixes": one.values("Fixes"),
         "tests": one.values("Test"),

@@ -67,7 +67,11 @@ def test_patches_are_proven(tmp_path: Path, other: Build) -> None:
     ],
 )
 def test_results_are_written_as_junit(job: str, program: str, file: str, tmp_path: Path) -> None:
-    run(job, program, tmp_path)
-    cases = list(ET.parse(tmp_path / file).iter("testcase"))
+    """A fresh checkout has no folder for them."""
+    folder = tmp_path / "results"
+    if job == "guests":
+        run(job, "mkdir", folder)
+    run(job, program, folder)
+    cases = list(ET.parse(folder / file).iter("testcase"))
     assert cases
     assert all(case.get("name") and case.get("classname") for case in cases)

@@ -14,6 +14,7 @@ from qap.fork.git import Git
 from qap.host.debian.sums import check
 from qap.host.paths import Project
 from qap.verify.kit import packagers
+from qap.verify.kit.lab import Lab
 
 PROJECT = Project.here()
 TABLE = "| `"
@@ -73,6 +74,15 @@ def test_rpmbuild_prepares_the_fork(exported: Path, tmp_path: Path, fork: str, s
     setup = setup.format(version=upstream.version)
     git = packagers.rpm_prepared(exported / "rpm", tarball, tmp_path / "rpm", setup)
     assert packagers.contents(git) == fork
+
+
+def test_properties_are_of_types_that_qemu_has(exported: Path, lab: Lab) -> None:
+    patches = json.loads((exported / "series.json").read_text())["patches"]
+    named = {each["of"] for patch in patches for each in patch["properties"]}
+    machines = (lab.machine(qtest=True), lab.s390x())
+    listed = (vm.qmp.execute("qom-list-types", abstract=True) for vm in machines)
+    there = {each["name"] for types in listed for each in types}
+    assert named and named - there == set()
 
 
 def test_packit_knows_the_files(exported: Path) -> None:

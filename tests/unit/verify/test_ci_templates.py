@@ -19,7 +19,7 @@ from qap.verify.test import SUITES
 from ..project import Project
 
 ROOT = Here.here().root
-PROGRAMS = ("./qap", ".venv/bin/pytest", ".venv/bin/avocado", "echo")
+PROGRAMS = ("./qap", ".venv/bin/pytest", ".venv/bin/avocado", "echo", "mkdir")
 COMMANDS = commands()
 
 
