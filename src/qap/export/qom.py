@@ -13,7 +13,7 @@ LINES = ("grep", "-h", "-A3", "-E", "OBJECT_DECLARE|define TYPE_")
 def names(tree: Path) -> dict[str, str]:
     """The QOM name of each C structure that a tree of QEMU declares as one type's.
 
-    A structure of several types has the name that is found last.
+    Of a macro that is defined twice, as for each target, the last counts.
     """
     try:
         text = Git(tree)(*LINES, "--", "*.h", "*.c")

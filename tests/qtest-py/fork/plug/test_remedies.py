@@ -165,7 +165,7 @@ DEMANDS = {
 OFF = {"iommu_platform": "off"}
 PORT: dict[str, object] = {"driver": "pcie-root-port", "id": "port0"}
 FS: dict[str, object] = {"id": "dut", "chardev": "backend", "tag": "share"}
-VSOCK: dict[str, object] = {"id": "dut", "chardev": "backend"}
+OTHER: dict[str, object] = {"id": "dut", "chardev": "backend"}
 LEGACY_BACK_ENDS = {
     "pci transitional": Attempt("pc", {**BLK, "disable-legacy": "off"}, modern=False),
     "pci auto": Attempt("pc", BLK, modern=False),
@@ -175,15 +175,8 @@ LEGACY_BACK_ENDS = {
     "pci non-transitional": Attempt(
         "pc", {**BLK, "driver": "vhost-user-blk-pci-non-transitional"}, modern=False
     ),
-    "pci modern-only": Attempt(
-        "pc",
-        {**VSOCK, "driver": "vhost-user-vsock-pci", "iommu_platform": "on"},
-        kind="vhost-user-vsock",
-        modern=False,
-    ),
-    "ccw": Attempt(CCW, {**BLK, "driver": "vhost-user-blk-ccw"}, S390X, modern=False),
 }
-# The specification knows no legacy interface of these types.
+# These have no legacy interface, whatever the user says.
 MODERN_ONLY = {
     f"{driver}, {asked}": Attempt(
         CCW if driver.endswith("ccw") else "pc",
@@ -195,10 +188,16 @@ MODERN_ONLY = {
     for driver, kind, own in (
         ("vhost-user-fs-pci", "vhost-user-fs", FS),
         ("vhost-user-fs-ccw", "vhost-user-fs", FS),
-        ("vhost-user-vsock-pci", "vhost-user-vsock", {**VSOCK, "disable-legacy": "on"}),
-        ("vhost-user-vsock-pci-non-transitional", "vhost-user-vsock", VSOCK),
+        ("vhost-user-vsock-pci", "vhost-user-vsock", OTHER),
+        ("vhost-user-vsock-pci-non-transitional", "vhost-user-vsock", OTHER),
+        ("vhost-user-blk-ccw", "vhost-user-blk", OTHER),
     )
     for asked in ("on", "off")
+}
+MODERN_ONLY |= {
+    f"{name}, 5.0": replace(attempt, machine=f"{CCW}-5.0")
+    for name, attempt in MODERN_ONLY.items()
+    if attempt.machine == CCW
 }
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from qap.host.debian.loader import HOST
 from qap.host.wait import poll_until
-from qap.hw.pci_bus import PciBus
 from qap.machine import chardev
 from qap.machine.device import Device
 from qap.machine.guest_memory import GuestMemory
@@ -26,7 +25,6 @@ from qap.vhost_user.protocol import FrontendRequest as R
 from qap.virtio import fs
 from qap.virtio.driver import MODERN, Behaviour, Driver
 from qap.virtio.fs import Fs, FuseError
-from qap.virtio.pci_modern import VENDOR_ID, PciModern
 from qap.virtio.transport import Transport
 from qap.virtio.transports import TRANSPORTS, Beside
 
@@ -153,32 +151,11 @@ def test_session_that_is_lost_does_not_migrate(lab: Lab, tmp_path: Path) -> None
     assert migrates(machine)
 
 
-def migrates(machine: Machine) -> bool:
-    """Whether QEMU sends all of the VM, to nobody."""
-    machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
-    machine.qmp.execute("migrate", uri="exec:cat > /dev/null")
-    ended = machine.qmp.wait_event("MIGRATION", lambda data: data["status"] in ENDS, WAIT_S)
-    return bool(ended["status"] == ARRIVED)
-
-
-def wait_connected(machine: Machine, backend: Backend, times: int) -> None:
-    """Wait until QEMU has connected at least this many times."""
-    poll_until(
-        lambda: (machine.alive and backend.connections >= times) or None,
-        WAIT_S,
-        lambda: f"connection {times} to the back-end",
-    )
-
-
 def test_new_driver_is_served_by_a_new_back_end(lab: Lab) -> None:
     """The old one is not: no other back-end knows the session that it began."""
-    backend = lab.backend("vhost-user-fs")
+    backend, machine = reconnecting(lab)
     backend.service = server()
-    lab.backends.clear()
-    machine = lab.machine(qtest=True)
-    machine.add_socket("fs", backend.path, reconnects=True)
-    machine.plug({**DEVICE, **failing(lab)})
-    transport = PciModern(PciBus(machine.qtest).find(VENDOR_ID))
+    transport = TRANSPORTS["pci modern"].connect(machine)
     device = asker(transport)
     assert (device.ask(), 0) == device.answer()
     backend.hang_up()
@@ -195,9 +172,9 @@ def test_killed_virtiofsd_can_be_replaced(lab: Lab, tmp_path: Path, when: str) -
     machine = lab.machine(qtest=True)
     machine.add_socket("one", first.socket)
     machine.plug({**DEVICE, **failing(lab), "chardev": "one"})
-    mounted = Fs(negotiated(machine))
-    assert mounted.init() >= (fs.MAJOR, fs.MINOR)
-    asking = Asker(mounted.driver, mounted.requestq, unique=1000)
+    system = Fs(negotiated(machine))
+    assert system.init() >= (fs.MAJOR, fs.MINOR)
+    asking = Asker(system.driver, system.requestq, unique=1000)
     if when == "in flight":
         first.process.process.send_signal(signal.SIGSTOP)
         asking.ask()
@@ -212,3 +189,20 @@ def test_killed_virtiofsd_can_be_replaced(lab: Lab, tmp_path: Path, when: str) -
     machine.add_socket("two", second.socket)
     machine.plug({**DEVICE, **failing(lab), "chardev": "two"})
     assert Fs(negotiated(machine)).init() >= (fs.MAJOR, fs.MINOR)
+
+
+def migrates(machine: Machine) -> bool:
+    """Whether QEMU sends all of the VM, to nobody."""
+    machine.qmp.execute("migrate-set-capabilities", capabilities=EVENTS)
+    machine.qmp.execute("migrate", uri="exec:cat > /dev/null")
+    ended = machine.qmp.wait_event("MIGRATION", lambda data: data["status"] in ENDS, WAIT_S)
+    return bool(ended["status"] == ARRIVED)
+
+
+def wait_connected(machine: Machine, backend: Backend, times: int) -> None:
+    """Wait until QEMU has connected at least this many times."""
+    poll_until(
+        lambda: (machine.alive and backend.connections >= times) or None,
+        WAIT_S,
+        lambda: f"connection {times} to the back-end",
+    )
