@@ -3,8 +3,8 @@
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -27,6 +27,8 @@ KIND = "vhost-user-net"
 # For what never ends on stock QEMU.
 GIVEN_UP_S = 8.0
 WAIT_S = 20.0
+# Longer than a main loop that turns takes to answer.
+SILENT_S = 0.5
 MANY = 12
 # Longer than a thread that adds may take to begin.
 TURNS_S = 2.0
@@ -141,6 +143,37 @@ def test_machine_runs_on_until_a_back_end_is_there(lab: Lab, chardev: str) -> No
         behind.path.rename(path)
         added.result(WAIT_S)
     assert_network_is_served(machine)
+
+
+def test_machine_runs_on_where_a_connection_that_was_under_way_fails(lab: Lab) -> None:
+    """QEMU waits for that one with its main loop, and for the next ones without."""
+    path = lab.folder / "net.sock"
+    chardev = ["-chardev", f"socket,id=net,path={path},reconnect-ms=50"]
+    arguments: dict[str, Any] = {**NETDEV, "chardev": "net"}
+    with ThreadPoolExecutor() as pool:
+        with lab.listening(path) as listener, ExitStack() as waiting:
+            fill(listener, waiting)
+            machine = lab.machine(extra=chardev, qtest=True)
+            added = pool.submit(lambda: machine.qmp.execute("netdev_add", **arguments))
+            while wait([turn := pool.submit(machine.qtest.endianness)], SILENT_S).done:
+                pass
+        path.unlink(missing_ok=True)
+        turn.result(GIVEN_UP_S)
+        turns(machine)
+        assert not added.done()
+        behind = lab.backend(KIND)
+        behind.path.rename(path)
+        added.result(WAIT_S)
+    assert_network_is_served(machine)
+
+
+def fill(listener: socket.socket, waiting: ExitStack) -> None:
+    """Connect to a listener until its backlog is full, and the next one would have to wait."""
+    with suppress(BlockingIOError):
+        while True:
+            client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            client.connect(listener.getsockname())
 
 
 def test_back_end_that_resets_its_connection_has_left(lab: Lab) -> None:
