@@ -62,7 +62,7 @@ class ConfidentialOvmf(ConfidentialTest):
 
     def test_reboots(self) -> None:
         """:avocado: tags=device:virtio-blk-pci"""
-        self.use(Ovmf.SMALL)
+        self.use(Ovmf.LARGE)
         self.prove_reboots(REBOOTS)
 
     def test_back_ends(self) -> None:
@@ -71,5 +71,5 @@ class ConfidentialOvmf(ConfidentialTest):
         :avocado: tags=device:vhost-user-fs-pci,device:vhost-user-blk-pci
         :avocado: tags=device:vhost-user-vsock-pci
         """
-        self.use(Ovmf.SMALL)
+        self.use(Ovmf.LARGE)
         self.prove_back_ends()

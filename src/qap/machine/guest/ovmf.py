@@ -11,7 +11,7 @@ FOLDER = Path("/usr/share/OVMF")
 class Ovmf(Enum):
     """A build of OVMF; the value is what stands after OVMF_CODE and OVMF_VARS.
 
-    The first phases of the 4 MiB image, SEC and PEI, have 32 bits.
+    The first phases of the 4 MiB image, SEC and PEI, have 32 bits. Debian 13 has only this one.
     """
 
     SMALL = ""
