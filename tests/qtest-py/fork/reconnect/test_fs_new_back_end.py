@@ -50,6 +50,14 @@ def mounted(transport: Transport) -> Fs:
     return system
 
 
+def plugged(lab: Lab, socket: Path) -> Machine:
+    """A machine with the device on PCI, hot-plugged, whose chardev connects again."""
+    machine = lab.machine(qtest=True)
+    machine.add_socket("fs", socket, reconnects=True)
+    machine.plug({**DEVICE, **failing(lab)})
+    return machine
+
+
 def start(lab: Lab, name: str, socket: Path) -> tuple[Machine, Transport]:
     """A machine with the device, whose chardev connects again.
 
@@ -57,9 +65,7 @@ def start(lab: Lab, name: str, socket: Path) -> tuple[Machine, Transport]:
     """
     variant = replace(TRANSPORTS[name], properties={})
     if name == "pci modern":
-        machine = lab.machine(qtest=True)
-        machine.add_socket("fs", socket, reconnects=True)
-        machine.plug({**DEVICE, **failing(lab)})
+        machine = plugged(lab, socket)
     else:
         wire = f"socket,id=fs,path={socket},reconnect-ms={chardev.RECONNECT_MS}"
         own = {"chardev": "fs", "tag": "share", **failing(lab)}
@@ -90,10 +96,7 @@ def reconnecting(lab: Lab) -> tuple[Backend, Machine]:
     """A back-end in Python, and a machine whose device it is connected to, again and again."""
     backend = lab.backend("vhost-user-fs")
     lab.backends.clear()
-    machine = lab.machine(qtest=True)
-    machine.add_socket("fs", backend.path, reconnects=True)
-    machine.plug({**DEVICE, **failing(lab)})
-    return backend, machine
+    return backend, plugged(lab, backend.path)
 
 
 @pytest.mark.parametrize("request_", HANDSHAKE, ids=lambda one: one.name)
